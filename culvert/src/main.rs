@@ -1,0 +1,3 @@
+//! culvert
+
+fn main() {}

@@ -1,0 +1,3 @@
+//! edge
+
+fn main() {}

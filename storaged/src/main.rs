@@ -1,0 +1,3 @@
+//! storaged
+
+fn main() {}
