@@ -1,1 +1,28 @@
-//! The kernel interfaces.
+//! Linux, as the daemons need it: one file per kernel interface, a safe API outside.
+//!
+//! **Invariant:** this is the only crate of the workspace with `unsafe` in it, and it decides nothing:
+//! what a daemon may do, and why, is said by the daemon (`sandbox.rs`), never here.
+#![allow(unsafe_code, reason = "the one crate that talks to the kernel below the safe wrappers")]
+#![cfg(target_os = "linux")]
+
+mod capabilities;
+pub mod descriptors;
+pub mod helper_process;
+mod landlock_rules;
+pub mod listen_fds;
+mod lockdown;
+pub mod netns;
+mod privilege;
+pub mod seccomp;
+pub mod unix_datagram;
+pub mod unix_listener;
+mod user;
+
+pub use caps::Capability;
+pub use helper_process::{Helper, fork_helper};
+pub use landlock_rules::{FileRule, LandlockError};
+pub use listen_fds::ListenFds;
+pub use lockdown::{Layer, LayerState, Lockdown};
+pub use netns::NetNs;
+pub use privilege::{ConfineError, Confined, Confinement, PrivilegeError, Privileged, SealError, Sealed};
+pub use user::{User, UserError};

@@ -1,0 +1,156 @@
+//! Unix datagram sockets with the sender's credentials (`SO_PASSCRED`, `unix(7)`).
+//!
+//! Bound before the seal; afterwards only sent to and received from. Nobody connects, so either end may
+//! restart and the other needs to do nothing.
+
+use std::io::{self, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+
+use nix::sys::socket::sockopt::PassCred;
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, setsockopt};
+
+use crate::User;
+
+/// A datagram socket bound to a path.
+#[derive(Debug)]
+pub struct DatagramSocket {
+    socket: UnixDatagram,
+}
+
+/// One datagram's origin and size.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Received {
+    /// Bytes written into the buffer.
+    pub length: usize,
+    /// The path the sender is bound to, if it is bound.
+    pub from: Option<PathBuf>,
+    /// Who sent it, by the kernel's word.
+    pub credentials: Credentials,
+}
+
+/// A process's ids, as the kernel attached them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Credentials {
+    /// Process id.
+    pub pid: i32,
+    /// User id.
+    pub uid: u32,
+    /// Group id.
+    pub gid: u32,
+}
+
+impl DatagramSocket {
+    /// Binds to `path` with `mode`, owned by `owner` if given. A socket file that a dead process left is
+    /// replaced; a live one, or anything that is no socket, is not touched.
+    pub fn bind(path: &Path, mode: u32, owner: Option<User>) -> io::Result<Self> {
+        remove_dead_socket(path, |path| UnixDatagram::unbound()?.connect(path))?;
+        let socket = UnixDatagram::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
+        if let Some(owner) = owner {
+            std::os::unix::fs::chown(path, Some(owner.uid), Some(owner.gid))?;
+        }
+        socket.set_nonblocking(true)?;
+        setsockopt(&socket, PassCred, &true)?;
+        Ok(Self { socket })
+    }
+
+    /// Receives one datagram; `WouldBlock` when there is none. One without credentials is an error.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        let mut control = nix::cmsg_space!(UnixCredentials);
+        let mut parts = [IoSliceMut::new(buffer)];
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+        let message = recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
+        let from = message.address.as_ref().and_then(UnixAddr::path).map(Path::to_path_buf);
+        let credentials = message.cmsgs()?.find_map(|part| {
+            if let ControlMessageOwned::ScmCredentials(ids) = part {
+                return Some(Credentials { pid: ids.pid(), uid: ids.uid(), gid: ids.gid() });
+            }
+            None
+        });
+        let credentials = credentials
+            .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a datagram without credentials"))?;
+        Ok(Received { length: message.bytes, from, credentials })
+    }
+
+    /// Sends one datagram to the socket bound at `to`. Never blocks.
+    pub fn send_to(&self, bytes: &[u8], to: &Path) -> io::Result<()> {
+        self.socket.send_to(bytes, to).map(|_| ())
+    }
+}
+
+impl AsFd for DatagramSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsRawFd for DatagramSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+/// Removes the socket file at `path` if nobody answers `connect`. Alive is `AddrInUse`.
+pub(crate) fn remove_dead_socket(
+    path: &Path,
+    connect: impl FnOnce(&Path) -> io::Result<()>,
+) -> io::Result<()> {
+    use std::os::unix::fs::FileTypeExt;
+    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
+    if !metadata.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "a file that is not a socket is in the way",
+        ));
+    }
+    match connect(path) {
+        Ok(()) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on this socket")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
+            Err(io::Error::new(io::ErrorKind::AddrInUse, "a socket of another type is in the way"))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_names_its_sender() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (folder.path().join("a"), folder.path().join("b"));
+        let first = DatagramSocket::bind(&a, 0o600, None).unwrap();
+        let second = DatagramSocket::bind(&b, 0o600, None).unwrap();
+        first.send_to(b"hello", &b).unwrap();
+        let mut buffer = [0; 16];
+        let received = second.receive(&mut buffer).unwrap();
+        assert_eq!(&buffer[..received.length], b"hello");
+        assert_eq!(received.from.as_deref(), Some(a.as_path()));
+        assert_eq!(received.credentials.uid, User::current().uid);
+        assert_eq!(second.receive(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_dead_socket_is_replaced_and_a_live_one_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let first = DatagramSocket::bind(&path, 0o600, None).unwrap();
+        assert_eq!(DatagramSocket::bind(&path, 0o600, None).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        drop(first);
+        DatagramSocket::bind(&path, 0o600, None).unwrap();
+    }
+
+    #[test]
+    fn a_file_in_the_way_is_not_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        std::fs::write(&path, b"mine").unwrap();
+        assert!(DatagramSocket::bind(&path, 0o600, None).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+}
