@@ -1,1 +1,31 @@
-//! placeholder
+//! The messages between `edge` and `storaged`.
+//!
+//! Every type here is parsed once, at the border, and is valid from then on: a `LogicalPath` that
+//! exists cannot climb, a `Cohort` that exists can stand in a URL, a `Token` never prints itself.
+//!
+//! **Invariant:** this crate does no IO, reads no clock, and knows neither `edge` nor `storaged`.
+#![forbid(unsafe_code)]
+
+pub mod context;
+pub mod digest;
+pub mod file;
+pub mod headers;
+mod hex;
+pub mod limits;
+pub mod logical_path;
+pub mod names;
+pub mod permission;
+pub mod policy;
+pub mod problem;
+pub mod routes;
+pub mod token;
+
+pub use context::{ContextError, Proof, RequestContext};
+pub use digest::{ContentDigest, DigestError, ETag};
+pub use file::{FileMeta, Listing, UploadReceipt};
+pub use logical_path::{LogicalPath, PathError};
+pub use names::{Cohort, EdgeName, FileId, FileType, NameError, RequestId, UserName};
+pub use permission::{FileSelector, Permission, PermissionRequest, UploadPermission};
+pub use policy::{Action, Role, ServerRole};
+pub use problem::{ProblemBody, ProblemKind};
+pub use token::{Token, TokenDigest, TokenError};

@@ -1,0 +1,18 @@
+//! Header names, lower-case as HTTP libraries want them.
+
+/// The internal key (requirement C-01: canonical).
+pub const X_INTERNAL_KEY: &str = "x-internal-key";
+/// The internal key (requirement C-01: alias; both present and different is an error).
+pub const X_API_KEY: &str = "x-api-key";
+/// base64url JSON of [`RequestContext`](crate::RequestContext).
+pub const CULVERT_CONTEXT: &str = "culvert-context";
+/// The cohort of an upload.
+pub const CULVERT_COHORT: &str = "culvert-cohort";
+/// The path of an upload, percent-encoded UTF-8.
+pub const CULVERT_PATH: &str = "culvert-path";
+/// The type of an uploaded file.
+pub const CULVERT_FILE_TYPE: &str = "culvert-file-type";
+/// `sha-256=:BASE64:` (RFC 9530).
+pub const REPR_DIGEST: &str = "repr-digest";
+/// The media type of problems (RFC 9457).
+pub const PROBLEM_JSON: &str = "application/problem+json";

@@ -1,0 +1,32 @@
+//! Every bound of the protocol between `edge` and `storaged`, with its reason.
+
+// ---- From the specification ---------------------------------------------------------------------
+
+/// Seconds that the clocks of edge and storaged may differ (requirement A-138).
+pub const MAX_CLOCK_SKEW_SECONDS: u64 = 60;
+
+// ---- Our choice ---------------------------------------------------------------------------------
+
+/// A whole path: what fits a header line and every operating system's path limit on the client's side.
+pub const MAX_PATH_BYTES: usize = 1024;
+/// One segment: `NAME_MAX` of the file systems people download to.
+pub const MAX_SEGMENT_BYTES: usize = 255;
+/// A cohort stands in URLs, metrics of operators and file names of reports: a DNS label's length.
+pub const MAX_COHORT_BYTES: usize = 63;
+/// An edge's name is a WireGuard peer's friendly name.
+pub const MAX_EDGE_NAME_BYTES: usize = 64;
+/// A user's name; long enough for a mail address.
+pub const MAX_USER_NAME_BYTES: usize = 128;
+/// A file type is a short token such as `raw_csv`.
+pub const MAX_FILE_TYPE_BYTES: usize = 64;
+/// A request id: UUID, ULID or W3C trace id, with room.
+pub const MAX_REQUEST_ID_BYTES: usize = 64;
+/// The `Culvert-Context` header before decoding. A token, names and ids come to under 600 bytes;
+/// the rest is room for the longer proofs that follow (a JWT).
+pub const MAX_CONTEXT_HEADER_BYTES: usize = 8 * 1024;
+/// A `POST /internal/v1/permissions` body: the longest path, escaped, and some.
+pub const MAX_PERMISSION_REQUEST_BYTES: usize = 16 * 1024;
+/// Files in one page of a listing when the caller names no limit.
+pub const DEFAULT_LIST_LIMIT: u32 = 100;
+/// Files in one page of a listing at most: about 1 MiB of JSON with the longest paths.
+pub const MAX_LIST_LIMIT: u32 = 1000;

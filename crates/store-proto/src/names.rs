@@ -1,0 +1,217 @@
+//! The short names of the domain: cohort, edge, user, file type, file id, request id.
+//!
+//! **Invariant:** every name is printable ASCII without `/`, so it can stand in a header, a URL
+//! segment and a log field without being escaped.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{hex, limits};
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} must be {rule}")]
+pub struct NameError {
+    what: &'static str,
+    rule: &'static str,
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $name:ident, $what:literal, $rule:literal, $check:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(String);
+
+        impl $name {
+            /// Takes `text` if it is such a name.
+            pub fn parse(text: &str) -> Result<Self, NameError> {
+                let check: fn(&[u8]) -> bool = $check;
+                if check(text.as_bytes()) {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    Err(NameError { what: $what, rule: $rule })
+                }
+            }
+
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                Self::parse(text)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+    };
+}
+
+name!(
+    /// A group of files and of the people who may touch them.
+    Cohort,
+    "a cohort",
+    "1 to 63 characters of a-z, 0-9, `_` and `-`, beginning with a letter or digit",
+    |text| (1..=limits::MAX_COHORT_BYTES).contains(&text.len())
+        && is_lower_alphanumeric(text[0])
+        && text.iter().all(|&c| is_lower_alphanumeric(c) || matches!(c, b'_' | b'-'))
+);
+
+name!(
+    /// An edge, by the friendly name of its WireGuard peer.
+    EdgeName,
+    "an edge's name",
+    "1 to 64 characters of A-Z, a-z, 0-9, `_`, `.` and `-`, beginning with a letter or digit",
+    |text| (1..=limits::MAX_EDGE_NAME_BYTES).contains(&text.len())
+        && text[0].is_ascii_alphanumeric()
+        && text.iter().all(|&c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-'))
+);
+
+name!(
+    /// Who a proof stands for.
+    UserName,
+    "a user's name",
+    "1 to 128 characters of A-Z, a-z, 0-9, `_`, `.`, `-`, `+`, `@` and `:`, beginning with a letter or digit",
+    |text| (1..=limits::MAX_USER_NAME_BYTES).contains(&text.len())
+        && text[0].is_ascii_alphanumeric()
+        && text
+            .iter()
+            .all(|&c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-' | b'+' | b'@' | b':'))
+);
+
+name!(
+    /// What kind of data a file holds, such as `raw_csv`.
+    FileType,
+    "a file type",
+    "1 to 64 characters of a-z, 0-9, `_`, `.` and `-`, beginning with a letter or digit",
+    |text| (1..=limits::MAX_FILE_TYPE_BYTES).contains(&text.len())
+        && is_lower_alphanumeric(text[0])
+        && text.iter().all(|&c| is_lower_alphanumeric(c) || matches!(c, b'_' | b'.' | b'-'))
+);
+
+name!(
+    /// Joins what edge, wgd and storaged log about one request.
+    RequestId,
+    "a request id",
+    "1 to 64 characters of A-Z, a-z, 0-9, `_`, `.`, `-` and `:`",
+    |text| (1..=limits::MAX_REQUEST_ID_BYTES).contains(&text.len())
+        && text.iter().all(|&c| c.is_ascii_alphanumeric() || matches!(c, b'_' | b'.' | b'-' | b':'))
+);
+
+fn is_lower_alphanumeric(c: u8) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
+/// A stored file: 128 random bits, written as 32 lower-case hexadecimal digits.
+///
+/// No name, path or time is in it, so it may stand in logs and on the backend.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FileId([u8; 16]);
+
+impl FileId {
+    /// An id of 16 bytes, which the caller drew at random.
+    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// Takes 32 lower-case hexadecimal digits.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        hex::decode(text)
+            .map(Self)
+            .ok_or(NameError { what: "a file id", rule: "32 lower-case hexadecimal digits" })
+    }
+
+    /// The 16 bytes.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for FileId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(&self.0))
+    }
+}
+
+impl FromStr for FileId {
+    type Err = NameError;
+    fn from_str(text: &str) -> Result<Self, NameError> {
+        Self::parse(text)
+    }
+}
+
+impl TryFrom<String> for FileId {
+    type Error = NameError;
+    fn try_from(text: String) -> Result<Self, NameError> {
+        Self::parse(&text)
+    }
+}
+
+impl From<FileId> for String {
+    fn from(id: FileId) -> String {
+        id.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cohort_can_stand_in_a_url_segment() {
+        for good in ["a", "5", "cohort_5", "a-b", &"a".repeat(63)] {
+            assert!(Cohort::parse(good).is_ok(), "{good}");
+        }
+        for bad in ["", "A", "-a", "_a", "a/b", "a b", "..", "a.b", "ä", "a\n", &"a".repeat(64)] {
+            assert!(Cohort::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_request_id_cannot_split_a_header() {
+        for bad in ["", "a b", "a\r\nb", "a\"b", "{}", &"a".repeat(65)] {
+            assert!(RequestId::parse(bad).is_err(), "{bad:?}");
+        }
+        assert!(RequestId::parse("01996c2e-7c1a-7000-8000-000000000000").is_ok());
+    }
+
+    #[test]
+    fn a_file_id_has_one_spelling() {
+        let id = FileId::from_bytes([0xab; 16]);
+        assert_eq!(FileId::parse(&id.to_string()), Ok(id));
+        assert!(FileId::parse(&id.to_string().to_uppercase()).is_err());
+        assert!(FileId::parse("../../etc/passwd").is_err());
+    }
+
+    #[test]
+    fn serde_refuses_what_parse_refuses() {
+        assert!(serde_json::from_str::<Cohort>("\"../x\"").is_err());
+        assert!(serde_json::from_str::<UserName>("\"a b\"").is_err());
+        assert!(serde_json::from_str::<EdgeName>("\"web1\"").is_ok());
+        assert!(serde_json::from_str::<FileType>("\"raw_csv\"").is_ok());
+    }
+}

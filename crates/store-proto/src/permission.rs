@@ -1,0 +1,136 @@
+//! The one round trip before a body is read: may this user do this?
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Action, Cohort, FileId, FileMeta, LogicalPath};
+
+/// The body of `POST /internal/v1/permissions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "snake_case")]
+pub enum PermissionRequest {
+    /// May this file be written?
+    Upload {
+        /// Where.
+        cohort: Cohort,
+        /// Under which name.
+        path: LogicalPath,
+        /// How long it will be, if the client said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        size: Option<u64>,
+    },
+    /// May this file be read?
+    Download {
+        /// Where.
+        cohort: Cohort,
+        /// Which.
+        #[serde(flatten)]
+        file: FileSelector,
+    },
+    /// May the cohort be listed?
+    List {
+        /// Which.
+        cohort: Cohort,
+    },
+}
+
+impl PermissionRequest {
+    /// What is asked for.
+    pub fn action(&self) -> Action {
+        match self {
+            PermissionRequest::Upload { .. } => Action::Upload,
+            PermissionRequest::Download { .. } => Action::Download,
+            PermissionRequest::List { .. } => Action::List,
+        }
+    }
+
+    /// The cohort it is about.
+    pub fn cohort(&self) -> &Cohort {
+        match self {
+            PermissionRequest::Upload { cohort, .. }
+            | PermissionRequest::Download { cohort, .. }
+            | PermissionRequest::List { cohort } => cohort,
+        }
+    }
+}
+
+/// A file, by name or by id: `"path": …` or `"file_id": …`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileSelector {
+    /// By its name in the cohort.
+    Path(LogicalPath),
+    /// By its id.
+    FileId(FileId),
+}
+
+/// The answer when it may.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Permission {
+    /// Send the body.
+    Upload(UploadPermission),
+    /// Fetch it by its id.
+    Download(FileMeta),
+    /// Ask for the listing.
+    List {},
+}
+
+/// What an upload may be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UploadPermission {
+    /// The longest body that will be taken.
+    pub max_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_json_is_the_documented_one() {
+        let table = [
+            (
+                PermissionRequest::Upload { cohort: c(), path: p(), size: Some(5) },
+                json!({"action": "upload", "cohort": "c1", "path": "a/b", "size": 5}),
+            ),
+            (
+                PermissionRequest::Download { cohort: c(), file: FileSelector::Path(p()) },
+                json!({"action": "download", "cohort": "c1", "path": "a/b"}),
+            ),
+            (
+                PermissionRequest::Download {
+                    cohort: c(),
+                    file: FileSelector::FileId(FileId::from_bytes([1; 16])),
+                },
+                json!({"action": "download", "cohort": "c1", "file_id": "01".repeat(16)}),
+            ),
+            (PermissionRequest::List { cohort: c() }, json!({"action": "list", "cohort": "c1"})),
+        ];
+        for (value, expected) in table {
+            assert_eq!(serde_json::to_value(&value).unwrap(), expected);
+            assert_eq!(serde_json::from_value::<PermissionRequest>(expected).unwrap(), value);
+        }
+        assert_eq!(
+            serde_json::to_value(Permission::Upload(UploadPermission { max_bytes: 7 })).unwrap(),
+            json!({"upload": {"max_bytes": 7}})
+        );
+        assert_eq!(serde_json::to_value(Permission::List {}).unwrap(), json!({"list": {}}));
+    }
+
+    #[test]
+    fn a_climbing_path_does_not_deserialize() {
+        let climbing = json!({"action": "upload", "cohort": "c1", "path": "../x"});
+        let error = serde_json::from_value::<PermissionRequest>(climbing).unwrap_err().to_string();
+        assert!(error.contains("`..` segment"), "{error}");
+    }
+
+    fn c() -> Cohort {
+        Cohort::parse("c1").unwrap()
+    }
+
+    fn p() -> LogicalPath {
+        LogicalPath::parse("a/b").unwrap()
+    }
+}

@@ -1,0 +1,24 @@
+//! The paths of the internal API.
+
+use crate::{Cohort, FileId};
+
+/// `GET`: is the store usable?
+pub const HEALTH: &str = "/internal/storage/health";
+/// `POST`: stream a file in.
+pub const UPLOAD: &str = "/internal/storage/upload";
+/// `POST`: may this user do this?
+pub const PERMISSIONS: &str = "/internal/v1/permissions";
+/// `GET|HEAD` with an id behind it: stream a file out.
+pub const FILES: &str = "/internal/storage/files/";
+/// `GET` with `{cohort}/files` behind it: list.
+pub const COHORTS: &str = "/internal/v1/cohorts/";
+
+/// The path of one file.
+pub fn file(id: FileId) -> String {
+    format!("{FILES}{id}")
+}
+
+/// The path of a cohort's listing.
+pub fn cohort_files(cohort: &Cohort) -> String {
+    format!("{COHORTS}{cohort}/files")
+}
