@@ -1,0 +1,121 @@
+//! `cargo xtask test`: unit tests, then the namespace scenarios, then one line of counts.
+//!
+//! Invariant: what was asked for and could not run is a failure; nothing is left out in silence.
+
+use std::ffi::OsStr;
+use std::process::Command;
+
+use anyhow::{Result, bail, ensure};
+
+use crate::results::Results;
+use crate::{packages, steps};
+
+/// Property tests read this number of cases (proptest's default is 256).
+const SLOW_PROPTEST_CASES: &str = "20000";
+
+/// What the names of tests about security contain.
+const SECURITY_WORDS: [&str; 12] = [
+    "capabil",
+    "confine",
+    "forg",
+    "landlock",
+    "lockdown",
+    "privilege",
+    "redact",
+    "refuse",
+    "replay",
+    "seal",
+    "seccomp",
+    "secret",
+];
+
+pub(crate) fn run(selection: Option<&str>) -> Result<()> {
+    match selection {
+        None => run_selected(&[]),
+        Some("slow") => run_slow(),
+        Some("security") => run_selected(&SECURITY_WORDS),
+        Some(name) => run_selected(&[name]),
+    }
+}
+
+fn run_selected(filters: &[&str]) -> Result<()> {
+    let path = packages::provide()?;
+    build_programs()?;
+    let mut results = Results::default();
+    unit_tests(&mut results, &path, filters, None)?;
+    scenarios(&mut results, &path, filters)?;
+    conclude(&results)
+}
+
+fn run_slow() -> Result<()> {
+    let path = packages::provide()?;
+    let mut results = Results::default();
+    unit_tests(&mut results, &path, &[], Some(SLOW_PROPTEST_CASES))?;
+    conclude(&results)
+}
+
+/// The programs that scenarios start: built once, before any of them runs.
+pub(crate) fn build_programs() -> Result<()> {
+    let mut build = steps::cargo();
+    build.args([
+        "build",
+        "--package",
+        "wgd",
+        "--package",
+        "edge",
+        "--package",
+        "storaged",
+        "--package",
+        "culvert",
+    ]);
+    ensure!(steps::run(&mut build)?, "the programs do not build");
+    Ok(())
+}
+
+fn unit_tests(
+    results: &mut Results,
+    path: &OsStr,
+    filters: &[&str],
+    proptest_cases: Option<&str>,
+) -> Result<()> {
+    let mut tests = steps::cargo();
+    tests.args(["test", "--workspace", "--exclude", "culvert-netns", "--no-fail-fast"]);
+    if let Some(cases) = proptest_cases {
+        tests.env("PROPTEST_CASES", cases);
+    }
+    suite(results, "unit tests", tests, path, filters)
+}
+
+/// Runs the namespace scenarios and adds what they report.
+pub(crate) fn scenarios(results: &mut Results, path: &OsStr, filters: &[&str]) -> Result<()> {
+    let mut tests = steps::cargo();
+    tests.args(["test", "--package", "culvert-netns", "--no-fail-fast"]);
+    suite(results, "namespace scenarios", tests, path, filters)
+}
+
+fn suite(
+    results: &mut Results,
+    name: &str,
+    mut tests: Command,
+    path: &OsStr,
+    filters: &[&str],
+) -> Result<()> {
+    tests.env("PATH", path);
+    if !filters.is_empty() {
+        tests.arg("--").args(filters);
+    }
+    let failed_before = results.failed();
+    let succeeded = steps::run_and_watch(&mut tests, |line| results.line(line))?;
+    results.suite_ended(name, succeeded, failed_before);
+    Ok(())
+}
+
+/// The last line, and an error unless at least one test ran and none failed.
+pub(crate) fn conclude(results: &Results) -> Result<()> {
+    println!("\n{}", results.summary());
+    if results.ran() == 0 {
+        bail!("no test matched");
+    }
+    ensure!(results.failed() == 0, "{} failed", results.failed());
+    Ok(())
+}
