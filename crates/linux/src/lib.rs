@@ -14,6 +14,8 @@ mod lockdown;
 pub mod netns;
 mod privilege;
 pub mod seccomp;
+pub mod tun;
+pub mod udp;
 pub mod unix_datagram;
 pub mod unix_listener;
 mod user;

@@ -1,0 +1,162 @@
+//! A TUN device: whole IP packets, one a read and one a write, with no header before them.
+//!
+//! Invariant: the descriptor does not block, and the name is the one that the kernel gave back, so a device
+//! that is renamed or moved to another network namespace later is still reached by this value.
+use crate::Privileged;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd};
+use tun_tap::{Iface, Mode};
+
+/// The longest interface name without its terminating NUL (`IFNAMSIZ` in linux/if.h is 16).
+pub const MAX_NAME_BYTES: usize = 15;
+
+const CONTROL_DEVICE: &str = "/dev/net/tun";
+
+/// An open TUN device; closing it removes the interface unless somebody made it persistent.
+#[derive(Debug)]
+pub struct Tun {
+    file: File,
+    name: String,
+}
+
+/// Why a TUN device cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum TunError {
+    /// The name is not one the kernel would take.
+    #[error("interface {0:?}: a name has 1 to 15 bytes out of a-z A-Z 0-9 _ = + . - and is not . or ..")]
+    Name(String),
+    /// The control device is not there.
+    #[error("/dev/net/tun: {0}: load the tun module or pass the device in")]
+    Missing(#[source] io::Error),
+    /// Somebody holds the interface open, or an interface of another kind has the name.
+    #[error("interface {name}: in use by another program, or not a TUN device")]
+    InUse {
+        /// The interface.
+        name: String,
+        /// EBUSY or EINVAL as the kernel gave it.
+        #[source]
+        source: io::Error,
+    },
+    /// Neither CAP_NET_ADMIN nor ownership of the persistent device.
+    #[error("interface {name}: {source}: making a TUN device needs CAP_NET_ADMIN; run as root")]
+    Permission {
+        /// The interface.
+        name: String,
+        /// EPERM or EACCES as the kernel gave it.
+        #[source]
+        source: io::Error,
+    },
+    /// Anything else.
+    #[error("interface {name}: {source}")]
+    Other {
+        /// The interface.
+        name: String,
+        /// As the kernel gave it.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Tun {
+    /// Makes the interface in this thread's network namespace, or attaches to a persistent one of that name.
+    ///
+    /// # Errors
+    /// When the name is impossible, the control device is missing, or the kernel refuses.
+    pub fn create(_: &Privileged, name: &str) -> Result<Self, TunError> {
+        if !is_interface_name(name) {
+            return Err(TunError::Name(name.to_owned()));
+        }
+        if let Err(error) = std::fs::metadata(CONTROL_DEVICE) {
+            return Err(TunError::Missing(error));
+        }
+        let interface =
+            Iface::without_packet_info(name, Mode::Tun).map_err(|error| TunError::at(name, error))?;
+        let name = interface.name().to_owned();
+        // SAFETY: `into_raw_fd` gives up ownership of an open descriptor, so this `File` is its only owner.
+        let file = unsafe { File::from_raw_fd(interface.into_raw_fd()) };
+        set_nonblocking(&file).map_err(|error| TunError::at(&name, error))?;
+        Ok(Self { file, name })
+    }
+
+    /// The interface's name at birth.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Reads one packet. `EBADFD` says that the interface was deleted.
+    ///
+    /// # Errors
+    /// `WouldBlock` when no packet waits; else what the kernel says.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&self.file).read(buffer)
+    }
+
+    /// Writes one packet.
+    ///
+    /// # Errors
+    /// What the kernel says: `EIO` while the link is down, `EINVAL` for what is no IP packet.
+    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
+        (&self.file).write(packet).map(drop)
+    }
+}
+
+impl AsFd for Tun {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl TunError {
+    fn at(name: &str, source: io::Error) -> Self {
+        let name = name.to_owned();
+        match source.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Self::Missing(source),
+            Some(libc::EBUSY | libc::EINVAL) => Self::InUse { name, source },
+            Some(libc::EPERM | libc::EACCES) => Self::Permission { name, source },
+            _ => Self::Other { name, source },
+        }
+    }
+}
+
+/// Whether `name` is one that both the kernel and wg-quick take for an interface.
+#[must_use]
+pub fn is_interface_name(name: &str) -> bool {
+    (1..=MAX_NAME_BYTES).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_=+.-".contains(&byte))
+}
+
+fn set_nonblocking(file: &File) -> io::Result<()> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    let flags = OFlag::from_bits_retain(fcntl(file, FcntlArg::F_GETFL)?);
+    fcntl(file, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_kernel_and_wg_quick() {
+        for good in ["wg0", "a", "123456789012345", "wg-a_b=c+d.e"] {
+            assert!(is_interface_name(good), "{good}");
+        }
+        for bad in ["", "1234567890123456", "wg 0", "wg/0", "wg%d", ".", "..", "wgä"] {
+            assert!(!is_interface_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn errors_say_what_to_do() {
+        let text = TunError::at("wg0", io::Error::from_raw_os_error(libc::ENODEV)).to_string();
+        assert!(text.starts_with("/dev/net/tun: ") && text.contains("load the tun module"), "{text}");
+        let text = TunError::at("wg0", io::Error::from_raw_os_error(libc::EBUSY)).to_string();
+        assert!(text.contains("wg0: in use"), "{text}");
+        let text = TunError::at("wg0", io::Error::from_raw_os_error(libc::EPERM)).to_string();
+        assert!(text.contains("CAP_NET_ADMIN"), "{text}");
+    }
+}
