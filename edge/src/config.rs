@@ -1,0 +1,380 @@
+//! The configuration: what the file, the environment and the command line come to.
+//!
+//! A [`Config`] that exists is coherent: storaged stands at a literal address inside the tunnel, the
+//! role was said and is one edge can be, and plain HTTP on the public side was asked for in words.
+//! All mistakes in values are reported together, each with its key.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use daemon::config::{ConfigError, Problems};
+use daemon::secret::SecretString;
+use ipnet::IpNet;
+use linux::User;
+use store_proto::{EdgeName, ServerRole};
+
+mod raw;
+pub use raw::RawConfig;
+
+const DEFAULT_LISTEN: &str = "0.0.0.0:8000";
+const DEFAULT_PREFIX: &str = "10.100.0.0/24";
+const DEFAULT_METRICS: &str = "127.0.0.1:9587";
+const DEFAULT_ADMIN: &str = "/run/culvert/edge.sock";
+const DEFAULT_EVENTS: &str = "/run/culvert/edge.events";
+
+/// How strict the lock-down is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// A missing layer is an error.
+    Production,
+    /// A missing layer is reported.
+    Lab,
+}
+
+/// The configuration, parsed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// The name under which storaged knows this edge: its WireGuard peer's friendly name.
+    pub name: EdgeName,
+    /// `web`, or `testing` on loopback.
+    pub role: ServerRole,
+    /// How strict the lock-down is.
+    pub profile: Profile,
+    /// The public address, unless a listener is handed in.
+    pub listen: SocketAddr,
+    /// storaged.
+    pub services: SocketAddr,
+    /// The tunnel's addresses.
+    pub tunnel_prefix: IpNet,
+    /// Where the internal key is: a path or `credential:NAME`.
+    pub internal_api_key_file: Option<String>,
+    /// Metrics and health; `None`: off, unless a listener is handed in.
+    pub metrics_listen: Option<SocketAddr>,
+    /// The admin socket; `None`: off, unless a listener is handed in.
+    pub admin_socket: Option<PathBuf>,
+    /// Where wgd sends its events; `None`: off.
+    pub events_socket: Option<PathBuf>,
+    /// Who may use the admin socket beside root.
+    pub admin_users: Vec<User>,
+    /// Whose datagrams are wgd's events, beside root's.
+    pub wgd_user: Option<User>,
+    /// Who edge becomes.
+    pub user: Option<User>,
+    /// What can be changed while running.
+    pub limits: Limits,
+}
+
+/// Limits a site can set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest body; `None`: storaged alone decides.
+    pub max_body_bytes: Option<u64>,
+    /// Connections at once; more wait in the kernel's queue.
+    pub max_connections: usize,
+    /// Requests under way at once; more are refused.
+    pub max_requests: usize,
+    /// From the first byte of a head (or the end of the last request) to its end.
+    pub header_timeout: Duration,
+    /// The longest pause within a body, in either direction.
+    pub idle_timeout: Duration,
+    /// How long a stop waits for what is under way.
+    pub drain_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            max_body_bytes: None,
+            // About 70 KiB each while a body passes: 1,024 stay within 72 MiB.
+            max_connections: 1024,
+            max_requests: 512,
+            header_timeout: Duration::from_secs(15),
+            // A laptop that changes its network is back within a minute.
+            idle_timeout: Duration::from_secs(60),
+            // Below systemd's TimeoutStopSec of 90 s.
+            drain_timeout: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What the environment says: the names that the platform's deployments use.
+#[derive(Default)]
+pub struct Environment {
+    /// `SERVER_ROLE`
+    pub server_role: Option<String>,
+    /// `SERVICES_URL`
+    pub services_url: Option<String>,
+    /// `INTERNAL_API_KEY`: works, and is a finding, for an environment can be read by others.
+    pub internal_api_key: Option<SecretString>,
+}
+
+impl Environment {
+    /// Reads this process's environment.
+    pub fn of_this_process() -> Self {
+        let text = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Environment {
+            server_role: text("SERVER_ROLE"),
+            services_url: text("SERVICES_URL"),
+            internal_api_key: text("INTERNAL_API_KEY").map(SecretString::new),
+        }
+    }
+}
+
+impl Config {
+    /// Gives the file's text (`name` is its name, for messages) a meaning.
+    pub fn parse(name: &str, text: &str, environment: &Environment) -> Result<Config, ConfigError> {
+        let raw: RawConfig = daemon::config::parse(name, text)?;
+        Self::from_raw(name, raw, environment)
+    }
+
+    fn from_raw(file: &str, raw: RawConfig, environment: &Environment) -> Result<Config, ConfigError> {
+        let mut problems = Problems::new(file);
+        let name = required(
+            &mut problems,
+            "name",
+            raw.name.as_deref(),
+            "the name under which storaged knows this edge",
+        );
+        let name = name.and_then(|text| problems.take("name", EdgeName::parse(text)));
+        let role = environment.server_role.as_deref().or(raw.role.as_deref());
+        let role =
+            required(&mut problems, "role", role, "\"web\", or \"testing\" on loopback; there is no default");
+        let role = role.and_then(|text| problems.take("role", role_of(text)));
+        let profile = problems.take("profile", profile_of(raw.profile.as_deref().unwrap_or("production")));
+        let listen = address(&mut problems, "listen", raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN));
+        if !raw.plain_http {
+            problems.add(
+                "plain_http",
+                "must be true: TLS on the public side is not built yet, so it has to be said",
+            );
+        }
+        let prefix_text = raw.tunnel_prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
+        let prefix = prefix_text
+            .parse::<IpNet>()
+            .map_err(|_| format!("{prefix_text:?} is not a prefix such as {DEFAULT_PREFIX}"));
+        let tunnel_prefix = problems.take("tunnel_prefix", prefix);
+        let services_url = environment.services_url.as_deref().or(raw.services_url.as_deref());
+        let services_url =
+            required(&mut problems, "services_url", services_url, "such as \"http://10.100.0.11:8001\"");
+        let services = match (services_url, tunnel_prefix) {
+            (Some(url), Some(prefix)) => problems
+                .take("services_url", services_address(url, prefix, role == Some(ServerRole::Testing))),
+            (Some(_) | None, _) => None,
+        };
+        if raw.internal_api_key_file.is_none() && environment.internal_api_key.is_none() {
+            problems.add("internal_api_key_file", "is missing: a path or \"credential:NAME\"");
+        }
+        let metrics_text = raw.metrics_listen.as_deref().unwrap_or(DEFAULT_METRICS);
+        let metrics_listen = (!metrics_text.is_empty())
+            .then(|| address(&mut problems, "metrics_listen", metrics_text))
+            .flatten();
+        let mut user = |key: &str, text: &str| problems.take(key, User::resolve(text));
+        let wgd_user = raw.wgd_user.as_deref().and_then(|text| user("wgd_user", text));
+        let own_user = raw.user.as_deref().and_then(|text| user("user", text));
+        let admin_users = raw.admin_users.unwrap_or_default();
+        let admin_users = admin_users.iter().filter_map(|text| user("admin_users", text)).collect();
+        let limits = limits(&mut problems, &raw.limits);
+        let path = |text: Option<String>, default: &str| {
+            let text = text.unwrap_or_else(|| default.to_owned());
+            (!text.is_empty()).then(|| PathBuf::from(text))
+        };
+        problems.finish()?;
+        let all_said = (name, role, profile, listen, services, tunnel_prefix);
+        let (Some(name), Some(role), Some(profile), Some(listen), Some(services), Some(tunnel_prefix)) =
+            all_said
+        else {
+            // every `None` above came with a problem
+            return Err(ConfigError::Values(vec![format!("{file}: incomplete")]));
+        };
+        Ok(Config {
+            name,
+            role,
+            profile,
+            listen,
+            services,
+            tunnel_prefix,
+            internal_api_key_file: raw.internal_api_key_file,
+            metrics_listen,
+            admin_socket: path(raw.admin_socket, DEFAULT_ADMIN),
+            events_socket: path(raw.events_socket, DEFAULT_EVENTS),
+            admin_users,
+            wgd_user,
+            user: own_user,
+            limits,
+        })
+    }
+
+    /// The keys in which `other` differs and which only a restart can change: sockets are bound,
+    /// and the allowed port of storaged is sealed.
+    pub fn needs_restart(&self, other: &Config) -> Vec<&'static str> {
+        let changed = [
+            ("name", self.name != other.name),
+            ("role", self.role != other.role),
+            ("profile", self.profile != other.profile),
+            ("listen", self.listen != other.listen),
+            ("services_url", self.services != other.services),
+            ("tunnel_prefix", self.tunnel_prefix != other.tunnel_prefix),
+            ("metrics_listen", self.metrics_listen != other.metrics_listen),
+            ("admin_socket", self.admin_socket != other.admin_socket),
+            ("events_socket", self.events_socket != other.events_socket),
+            ("admin_users", self.admin_users != other.admin_users),
+            ("wgd_user", self.wgd_user != other.wgd_user),
+            ("user", self.user != other.user),
+            ("limits.max_connections", self.limits.max_connections != other.limits.max_connections),
+            ("limits.max_requests", self.limits.max_requests != other.limits.max_requests),
+            ("limits.drain_timeout", self.limits.drain_timeout != other.limits.drain_timeout),
+        ];
+        changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+    }
+}
+
+/// As a file that would give the same configuration; the internal key is not part of it.
+impl fmt::Display for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let profile = match self.profile {
+            Profile::Production => "production",
+            Profile::Lab => "lab",
+        };
+        writeln!(f, "name = {:?}", self.name.as_str())?;
+        writeln!(f, "role = {:?}", self.role.name())?;
+        writeln!(f, "profile = {profile:?}")?;
+        writeln!(f, "listen = \"{}\"", self.listen)?;
+        writeln!(f, "plain_http = true")?;
+        writeln!(f, "services_url = \"http://{}\"", self.services)?;
+        writeln!(f, "tunnel_prefix = \"{}\"", self.tunnel_prefix)?;
+        match &self.internal_api_key_file {
+            Some(reference) => writeln!(f, "internal_api_key_file = {reference:?}")?,
+            None => writeln!(f, "# the internal key comes from INTERNAL_API_KEY (redacted)")?,
+        }
+        let metrics = self.metrics_listen.map(|address| address.to_string()).unwrap_or_default();
+        let path =
+            |path: &Option<PathBuf>| path.as_deref().map_or(String::new(), |p| p.display().to_string());
+        writeln!(f, "metrics_listen = {metrics:?}")?;
+        writeln!(f, "admin_socket = {:?}", path(&self.admin_socket))?;
+        writeln!(f, "events_socket = {:?}", path(&self.events_socket))?;
+        let ids = |user: &User| format!("{}:{}", user.uid, user.gid);
+        writeln!(f, "admin_users = {:?}", self.admin_users.iter().map(ids).collect::<Vec<_>>())?;
+        for (key, user) in [("wgd_user", self.wgd_user), ("user", self.user)] {
+            if let Some(user) = user {
+                writeln!(f, "{key} = {:?}", ids(&user))?;
+            }
+        }
+        writeln!(f, "\n[limits]")?;
+        writeln!(f, "max_body_bytes = {}", self.limits.max_body_bytes.unwrap_or(0))?;
+        writeln!(f, "max_connections = {}", self.limits.max_connections)?;
+        writeln!(f, "max_requests = {}", self.limits.max_requests)?;
+        writeln!(f, "header_timeout = \"{}ms\"", self.limits.header_timeout.as_millis())?;
+        writeln!(f, "idle_timeout = \"{}ms\"", self.limits.idle_timeout.as_millis())?;
+        writeln!(f, "drain_timeout = \"{}ms\"", self.limits.drain_timeout.as_millis())
+    }
+}
+
+fn required<'a>(problems: &mut Problems, key: &str, value: Option<&'a str>, hint: &str) -> Option<&'a str> {
+    if value.is_none() {
+        problems.add(key, format!("is missing: {hint}"));
+    }
+    value
+}
+
+fn role_of(text: &str) -> Result<ServerRole, String> {
+    match ServerRole::parse(text) {
+        Some(role @ (ServerRole::Web | ServerRole::Testing)) => Ok(role),
+        Some(ServerRole::Services) => Err("edge cannot be \"services\"; storaged is".to_owned()),
+        None => Err(format!("{text:?} is neither \"web\" nor \"testing\"")),
+    }
+}
+
+fn profile_of(text: &str) -> Result<Profile, String> {
+    match text {
+        "production" => Ok(Profile::Production),
+        "lab" => Ok(Profile::Lab),
+        other => Err(format!("{other:?} is neither \"production\" nor \"lab\"")),
+    }
+}
+
+fn address(problems: &mut Problems, key: &str, text: &str) -> Option<SocketAddr> {
+    let parsed =
+        text.parse().map_err(|_| format!("{text:?} is not an address with a port, such as 127.0.0.1:8000"));
+    problems.take(key, parsed)
+}
+
+/// Requirement C-02: plain HTTP only to a literal address inside the tunnel.
+fn services_address(url: &str, tunnel: IpNet, testing: bool) -> Result<SocketAddr, String> {
+    if url.starts_with("https://") {
+        return Err(format!(
+            "{url:?}: TLS within the tunnel is not built yet; use http:// to an address inside {tunnel}"
+        ));
+    }
+    let rest = url.strip_prefix("http://").ok_or_else(|| format!("{url:?} does not begin with http://"))?;
+    let authority = rest.strip_suffix('/').unwrap_or(rest);
+    if authority.contains(['/', '?', '#', '@']) {
+        return Err(format!("{url:?} must be http://ADDRESS:PORT and nothing more"));
+    }
+    let address: SocketAddr = authority.parse().map_err(|_| {
+        format!("{url:?} needs a literal address and a port: a name could lead out of the tunnel")
+    })?;
+    if address.port() == 0 {
+        return Err(format!("{url:?}: port 0 is none"));
+    }
+    let inside = tunnel.contains(&address.ip());
+    if inside || (testing && is_loopback(address.ip())) {
+        return Ok(address);
+    }
+    Err(format!("{url:?} lies outside the tunnel ({tunnel}): what edge sends would not be encrypted"))
+}
+
+fn is_loopback(address: IpAddr) -> bool {
+    address.is_loopback()
+}
+
+fn limits(problems: &mut Problems, raw: &raw::RawLimits) -> Limits {
+    let default = Limits::default();
+    let mut duration = |key: &str, text: &Option<String>, default: Duration| match text {
+        None => default,
+        Some(text) => problems.take(key, duration_of(text)).unwrap_or(default),
+    };
+    let header_timeout = duration("limits.header_timeout", &raw.header_timeout, default.header_timeout);
+    let idle_timeout = duration("limits.idle_timeout", &raw.idle_timeout, default.idle_timeout);
+    let drain_timeout = duration("limits.drain_timeout", &raw.drain_timeout, default.drain_timeout);
+    let mut count = |key: &str, value: Option<usize>, default: usize| match value {
+        None => default,
+        Some(value @ 1..=65_536) => value,
+        Some(value) => {
+            problems.add(key, format!("{value} is not between 1 and 65536"));
+            default
+        }
+    };
+    Limits {
+        max_body_bytes: raw.max_body_bytes.filter(|limit| *limit != 0),
+        max_connections: count("limits.max_connections", raw.max_connections, default.max_connections),
+        max_requests: count("limits.max_requests", raw.max_requests, default.max_requests),
+        header_timeout,
+        idle_timeout,
+        drain_timeout,
+    }
+}
+
+/// `250ms`, `10s`, `2m`, `1h`; zero would mean never or at once, so it is neither.
+fn duration_of(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = match &text[digits.len()..] {
+        "ms" => Some(1),
+        "s" => Some(1000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let milliseconds =
+        digits.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    match milliseconds {
+        Some(milliseconds @ 1..=86_400_000) => Ok(Duration::from_millis(milliseconds)),
+        Some(_) | None => {
+            Err(format!("{text:?} is not a duration such as \"500ms\", \"30s\" or \"5m\", up to a day"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,38 @@
+//! The configuration file as it is written.
+
+use serde::Deserialize;
+
+/// `edge.toml`. Every value is text or a number here; meaning comes with [`super::Config`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RawConfig {
+    pub(super) name: Option<String>,
+    pub(super) role: Option<String>,
+    pub(super) profile: Option<String>,
+    pub(super) listen: Option<String>,
+    #[serde(default)]
+    pub(super) plain_http: bool,
+    pub(super) services_url: Option<String>,
+    pub(super) tunnel_prefix: Option<String>,
+    pub(super) internal_api_key_file: Option<String>,
+    pub(super) metrics_listen: Option<String>,
+    pub(super) admin_socket: Option<String>,
+    pub(super) events_socket: Option<String>,
+    pub(super) admin_users: Option<Vec<String>>,
+    pub(super) wgd_user: Option<String>,
+    pub(super) user: Option<String>,
+    #[serde(default)]
+    pub(super) limits: RawLimits,
+}
+
+/// The `[limits]` table.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLimits {
+    pub(super) max_body_bytes: Option<u64>,
+    pub(super) max_connections: Option<usize>,
+    pub(super) max_requests: Option<usize>,
+    pub(super) header_timeout: Option<String>,
+    pub(super) idle_timeout: Option<String>,
+    pub(super) drain_timeout: Option<String>,
+}

@@ -1,0 +1,123 @@
+//! Good and bad configuration files.
+
+use super::*;
+
+const GOOD: &str = r#"
+name = "web1"
+role = "web"
+plain_http = true
+services_url = "http://10.100.0.11:8001"
+internal_api_key_file = "/etc/culvert/internal.key"
+"#;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse("edge.toml", text, &Environment::default())
+}
+
+fn message(text: &str) -> String {
+    parse(text).unwrap_err().to_string()
+}
+
+#[test]
+fn a_small_file_gets_the_defaults() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.services, "10.100.0.11:8001".parse().unwrap());
+    assert_eq!(config.listen, "0.0.0.0:8000".parse().unwrap());
+    assert_eq!(config.profile, Profile::Production);
+    assert_eq!(config.metrics_listen, Some("127.0.0.1:9587".parse().unwrap()));
+    assert_eq!(config.limits, Limits::default());
+}
+
+#[test]
+fn the_printed_configuration_reads_as_the_same() {
+    let text = format!(
+        "{GOOD}\nuser = \"0:0\"\nprofile = \"lab\"\nadmin_socket = \"\"\n[limits]\nmax_body_bytes = 5\nidle_timeout = \"2m\"\n"
+    );
+    let config = parse(&text).unwrap();
+    assert_eq!(parse(&config.to_string()).unwrap(), config);
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once_with_key_and_value() {
+    let message = message(
+        r#"
+        role = "services"
+        profile = "prod"
+        listen = "8000"
+        services_url = "http://192.0.2.1:8001"
+        tunnel_prefix = "10.100.0.0/24"
+        metrics_listen = "x"
+        [limits]
+        idle_timeout = "soon"
+        max_connections = 0
+    "#,
+    );
+    for part in [
+        "edge.toml: name: is missing",
+        "edge.toml: role: edge cannot be \"services\"",
+        "profile: \"prod\"",
+        "listen: \"8000\"",
+        "plain_http: must be true",
+        "services_url: \"http://192.0.2.1:8001\" lies outside the tunnel (10.100.0.0/24)",
+        "internal_api_key_file: is missing",
+        "metrics_listen: \"x\"",
+        "limits.idle_timeout: \"soon\"",
+        "limits.max_connections: 0",
+    ] {
+        assert!(message.contains(part), "{part:?} in:\n{message}");
+    }
+}
+
+#[test]
+fn storaged_is_a_literal_address_inside_the_tunnel() {
+    for url in [
+        "http://storaged:8001",
+        "http://10.100.1.11:8001",
+        "http://127.0.0.1:8001",
+        "http://10.100.0.11",
+        "http://10.100.0.11:0",
+        "http://10.100.0.11:8001/x",
+        "http://user@10.100.0.11:8001",
+        "http://[::1]:8001",
+        "https://10.100.0.11:8001",
+        "10.100.0.11:8001",
+        "",
+    ] {
+        let text = GOOD.replace("http://10.100.0.11:8001", url);
+        assert!(message(&text).contains("services_url"), "{url}");
+    }
+}
+
+#[test]
+fn testing_may_use_loopback_and_web_may_not() {
+    let text = GOOD.replace("10.100.0.11:8001", "127.0.0.1:9").replace("\"web\"", "\"testing\"");
+    assert!(parse(&text).is_ok());
+    assert!(parse(&text.replace("127.0.0.1", "192.0.2.1")).is_err());
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line() {
+    let message = message(&format!("{GOOD}listn = \"x\"\n"));
+    assert!(message.starts_with("edge.toml:7:1:") && message.contains("listn"), "{message}");
+}
+
+#[test]
+fn the_environment_goes_before_the_file() {
+    let environment = Environment {
+        server_role: Some("testing".into()),
+        services_url: Some("http://127.0.0.1:7".into()),
+        internal_api_key: Some(SecretString::new("0123456789abcdef".into())),
+    };
+    let text = "name = \"web1\"\nplain_http = true\nrole = \"web\"\n";
+    let config = Config::parse("edge.toml", text, &environment).unwrap();
+    assert_eq!(config.role, ServerRole::Testing);
+    assert_eq!(config.services.port(), 7);
+    assert!(!config.to_string().contains("0123456789abcdef"));
+}
+
+#[test]
+fn a_reload_names_what_only_a_restart_can_change() {
+    let old = parse(GOOD).unwrap();
+    let new = parse(&format!("{}\n[limits]\nidle_timeout = \"1s\"\n", GOOD.replace("web1", "web2"))).unwrap();
+    assert_eq!(old.needs_restart(&new), ["name"]);
+}

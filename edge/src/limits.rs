@@ -1,0 +1,48 @@
+//! Every bound of edge, with the reason for its number.
+//!
+//! Whatever a stranger can make grow has a line here: nothing in edge is limited by memory alone.
+
+use std::time::Duration;
+
+// --- from the specification ---------------------------------------------------------------------
+
+/// A silent cut of the tunnel must end in 503 within 3 s: this much without proof of life opens the
+/// circuit, and half a second is left to abort the streams and answer.
+pub const PROOF_OF_LIFE: Duration = Duration::from_millis(2500);
+/// Health requests come each second.
+pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// What a refused client may still send before the connection is dropped under it, in bytes.
+pub const LINGER_BYTES: usize = 256 * 1024;
+/// How long a refused client may take to notice the refusal.
+pub const LINGER_TIME: Duration = Duration::from_secs(2);
+
+// --- our choice ---------------------------------------------------------------------------------
+
+/// Request line and header section. Our longest honest head is a 1,024-byte path, percent-encoded
+/// to 3 KiB, and a token; 16 KiB leaves room for what proxies add.
+pub const HEAD_BYTES: usize = 16 * 1024;
+/// Header fields in one head; hyper's own default, stated because it is a limit.
+pub const HEAD_FIELDS: usize = 100;
+/// hyper's read buffer for one connection, and so the largest body frame: as large as one offloaded
+/// TCP segment, small enough that a thousand idle uploads fit into 64 MiB.
+pub const FRAME_BYTES: usize = 64 * 1024;
+/// A JSON answer of storaged that edge collects (permission, receipt, problem). Listings stream.
+pub const ANSWER_BYTES: usize = 64 * 1024;
+/// A connection to storaged is up within a tunnel round trip; a lost SYN is retried after one second.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The kernel gives a connection up when its data stays unacknowledged for this long.
+pub const TCP_USER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long storaged may take to answer a permission question; the circuit catches a dead tunnel
+/// earlier, this catches one request that hangs.
+pub const PERMISSION_TIMEOUT: Duration = Duration::from_secs(10);
+/// Durable write and ledger commit after the last byte of a body. A disk under a scrub is slow; a
+/// minute says that it is not coming back.
+pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Idle connections to storaged that are kept for the next request.
+pub const POOLED_CONNECTIONS: usize = 32;
+/// Younger than any keep-alive limit storaged may have, so that a pooled connection is seldom stale.
+pub const POOLED_IDLE: Duration = Duration::from_secs(20);
+/// A listing's cursor is opaque to edge, but not endless.
+pub const CURSOR_BYTES: usize = 2 * 1024;
+/// What a refused client is told to wait, in seconds: the time one probe takes to see the tunnel again.
+pub const RETRY_AFTER_SECONDS: u32 = 2;

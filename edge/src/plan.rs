@@ -1,0 +1,323 @@
+//! What is to be done with a request: the one place where edge decides.
+//!
+//! [`plan`] is called with the head alone, answers [`Plan::Ask`], and is called again with what
+//! storaged granted. It reads no clock and no socket; the shell (`request`, `stream`) executes what
+//! it says and decides nothing. Every refusal that the head alone justifies comes before the
+//! question, so that it costs no round trip.
+
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
+};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Method};
+use store_proto::headers::{CULVERT_FILE_TYPE, REPR_DIGEST};
+use store_proto::{
+    Cohort, ContentDigest, FileMeta, FileSelector, FileType, LogicalPath, Permission, PermissionRequest,
+    Token,
+};
+
+use crate::conditional::{if_match_holds, if_none_match_names, if_range_holds};
+use crate::limits::CURSOR_BYTES;
+use crate::range::{ByteRange, Selection, select};
+use crate::refusal::Refusal;
+use crate::target::Target;
+
+/// What edge itself has to say about any request at this moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// The largest body, whatever storaged allows; `None`: storaged alone decides.
+    pub max_body_bytes: Option<u64>,
+    /// Whether storaged is known to be reachable.
+    pub tunnel_up: bool,
+    /// Whether edge is stopping.
+    pub draining: bool,
+}
+
+/// What to do.
+#[derive(Debug)]
+pub enum Plan {
+    /// Answer with this and leave the body unread.
+    Refuse(Refusal),
+    /// Ask storaged, then plan again with its answer.
+    Ask(Token, PermissionRequest),
+    /// Pass a page of the listing on.
+    List(Token, Page),
+    /// Stream the body to storaged.
+    Receive(Reception),
+    /// 304: the client has these bytes.
+    NotModified(FileMeta),
+    /// Stream a file, or a part of it, to the client.
+    Send(Transmission),
+}
+
+/// A page of a listing.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Page {
+    /// Of which cohort.
+    pub cohort: Cohort,
+    /// storaged's mark of where to go on, opaque here.
+    pub cursor: Option<String>,
+    /// How many files at most.
+    pub limit: Option<u32>,
+}
+
+/// An upload that storaged has allowed.
+#[derive(Debug)]
+pub struct Reception {
+    /// Where it goes.
+    pub cohort: Cohort,
+    /// Under which name.
+    pub path: LogicalPath,
+    /// What the client says it is.
+    pub file_type: Option<FileType>,
+    /// What the client says its hash is; storaged verifies it.
+    pub digest: Option<ContentDigest>,
+    /// Its length, if announced.
+    pub length: Option<u64>,
+    /// The longest body that is taken.
+    pub max_bytes: u64,
+}
+
+/// A download that storaged has allowed.
+#[derive(Debug)]
+pub struct Transmission {
+    /// The file.
+    pub file: FileMeta,
+    /// The stretch asked for; `None`: all of it.
+    pub range: Option<ByteRange>,
+    /// `HEAD` sends none.
+    pub with_body: bool,
+}
+
+/// Decides. `granted` is storaged's answer to an earlier [`Plan::Ask`] of the same head.
+pub fn plan(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Plan {
+    decide(head, granted, policy).unwrap_or_else(Plan::Refuse)
+}
+
+fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result<Plan, Refusal> {
+    let target = Target::parse(head.uri.path())?;
+    let verb = verb(&target, &head.method)?;
+    let upload = match verb {
+        Verb::Put => Some(upload_head(head, policy)?),
+        Verb::Get | Verb::Head => None,
+    };
+    let token = token(&head.headers)?;
+    match target {
+        Target::Files(cohort) => {
+            let page = page(cohort, head.uri.query())?;
+            standing(policy)?;
+            Ok(Plan::List(token, page))
+        }
+        Target::File(cohort, path) => {
+            if head.uri.query().is_some() {
+                return Err(Refusal::Query("this resource takes none"));
+            }
+            standing(policy)?;
+            match (granted, upload) {
+                (None, Some(upload)) => {
+                    let size = upload.length;
+                    Ok(Plan::Ask(token, PermissionRequest::Upload { cohort, path, size }))
+                }
+                (None, None) => {
+                    let file = FileSelector::Path(path);
+                    Ok(Plan::Ask(token, PermissionRequest::Download { cohort, file }))
+                }
+                (Some(Permission::Upload(permission)), Some(upload)) => {
+                    let UploadHead { length, digest, file_type } = upload;
+                    let max_bytes = permission.max_bytes.min(policy.max_body_bytes.unwrap_or(u64::MAX));
+                    if length.is_some_and(|length| length > max_bytes) {
+                        return Err(Refusal::TooLarge { limit: max_bytes });
+                    }
+                    Ok(Plan::Receive(Reception { cohort, path, file_type, digest, length, max_bytes }))
+                }
+                (Some(Permission::Download(file)), None) => download(&head.headers, file, verb),
+                // storaged granted something else than was asked for
+                (Some(Permission::Upload(_) | Permission::List {}), None)
+                | (Some(Permission::Download(_) | Permission::List {}), Some(_)) => Err(Refusal::StoreAnswer),
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Verb {
+    Get,
+    Head,
+    Put,
+}
+
+fn verb(target: &Target, method: &Method) -> Result<Verb, Refusal> {
+    let allow = match target {
+        Target::Files(_) => "GET",
+        Target::File(..) => "GET, HEAD, PUT",
+    };
+    match (target, method.as_str()) {
+        (Target::Files(_) | Target::File(..), "GET") => Ok(Verb::Get),
+        (Target::File(..), "HEAD") => Ok(Verb::Head),
+        (Target::File(..), "PUT") => Ok(Verb::Put),
+        (Target::Files(_) | Target::File(..), _) => Err(Refusal::Method { allow }),
+    }
+}
+
+fn standing(policy: &Policy) -> Result<(), Refusal> {
+    if policy.draining {
+        return Err(Refusal::Draining);
+    }
+    if !policy.tunnel_up {
+        return Err(Refusal::TunnelUnavailable);
+    }
+    Ok(())
+}
+
+fn token(headers: &HeaderMap) -> Result<Token, Refusal> {
+    let value = single(headers, &AUTHORIZATION, "Authorization")?;
+    let value = value.ok_or(Refusal::Unauthenticated("there is none"))?;
+    let (scheme, credentials) = value.split_once(' ').unwrap_or((value, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Refusal::Unauthenticated("the scheme is another"));
+    }
+    Token::parse(credentials.trim()).map_err(|_| Refusal::Unauthenticated("the token is malformed"))
+}
+
+struct UploadHead {
+    length: Option<u64>,
+    digest: Option<ContentDigest>,
+    file_type: Option<FileType>,
+}
+
+/// Reads the head of an upload. What changes the meaning of a PUT and is not served is refused:
+/// ignoring it would store something else than the client meant.
+fn upload_head(head: &Parts, policy: &Policy) -> Result<UploadHead, Refusal> {
+    let headers = &head.headers;
+    let refuse = |name, rule: &str| Refusal::Header { name, rule: rule.to_owned() };
+    if headers.contains_key(CONTENT_RANGE) {
+        return Err(refuse("Content-Range", "a PUT replaces a whole file (RFC 9110 §14.5)"));
+    }
+    if single(headers, &CONTENT_ENCODING, "Content-Encoding")?.is_some_and(|v| v != "identity") {
+        return Err(refuse(
+            "Content-Encoding",
+            "bodies are stored as they come; leave the encoding to the file",
+        ));
+    }
+    if headers.contains_key(IF_MATCH) {
+        return Err(refuse("If-Match", "files are written once; new versions are not served yet"));
+    }
+    if single(headers, &IF_NONE_MATCH, "If-None-Match")?.is_some_and(|v| v != "*") {
+        return Err(refuse("If-None-Match", "only * is served: files are written once"));
+    }
+    let length = match single(headers, &CONTENT_LENGTH, "Content-Length")? {
+        None => None,
+        Some(text) => {
+            Some(text.parse().map_err(|_| refuse("Content-Length", "it is not a number of bytes"))?)
+        }
+    };
+    if let (Some(length), Some(limit)) = (length, policy.max_body_bytes)
+        && length > limit
+    {
+        return Err(Refusal::TooLarge { limit });
+    }
+    let repr = digest(headers, REPR_DIGEST, "Repr-Digest")?;
+    // Without a content coding the content is the representation, so both fields name one hash.
+    let content = digest(headers, "content-digest", "Content-Digest")?;
+    if let (Some(repr), Some(content)) = (repr, content)
+        && repr != content
+    {
+        return Err(refuse("Content-Digest", "it differs from Repr-Digest"));
+    }
+    let file_type = single(headers, &HeaderName::from_static(CULVERT_FILE_TYPE), "Culvert-File-Type")?
+        .map(FileType::parse)
+        .transpose()
+        .map_err(|error| refuse("Culvert-File-Type", &error.to_string()))?;
+    Ok(UploadHead { length, digest: repr.or(content), file_type })
+}
+
+fn digest(
+    headers: &HeaderMap,
+    key: &'static str,
+    name: &'static str,
+) -> Result<Option<ContentDigest>, Refusal> {
+    single(headers, &HeaderName::from_static(key), name)?
+        .map(ContentDigest::from_repr_digest)
+        .transpose()
+        .map_err(|_| Refusal::Header {
+            name,
+            rule: "it must hold one sha-256=:BASE64: (RFC 9530)".to_owned(),
+        })
+}
+
+/// The value of a header that may stand once.
+fn single<'a>(
+    headers: &'a HeaderMap,
+    key: &HeaderName,
+    name: &'static str,
+) -> Result<Option<&'a str>, Refusal> {
+    let refuse = |rule: &str| Refusal::Header { name, rule: rule.to_owned() };
+    let mut values = headers.get_all(key).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(refuse("it stands there twice"));
+    }
+    value.to_str().map(|text| Some(text.trim())).map_err(|_| refuse("it is not printable ASCII"))
+}
+
+/// A list header's values as one text; lists may be spread over several fields.
+fn list(headers: &HeaderMap, key: &HeaderName) -> Option<String> {
+    let values: Vec<_> = headers.get_all(key).iter().filter_map(|value| value.to_str().ok()).collect();
+    (!values.is_empty()).then(|| values.join(", "))
+}
+
+/// RFC 9110 §13.2.2: If-Match, then If-None-Match, then Range with If-Range.
+fn download(headers: &HeaderMap, file: &FileMeta, verb: Verb) -> Result<Plan, Refusal> {
+    if list(headers, &IF_MATCH).is_some_and(|value| !if_match_holds(&value, &file.etag)) {
+        return Err(Refusal::Precondition);
+    }
+    if list(headers, &IF_NONE_MATCH).is_some_and(|value| if_none_match_names(&value, &file.etag)) {
+        return Ok(Plan::NotModified(file.clone()));
+    }
+    let send = |range, with_body| Ok(Plan::Send(Transmission { file: file.clone(), range, with_body }));
+    if verb == Verb::Head {
+        return send(None, false); // a Range is defined for GET alone (§14.2)
+    }
+    let same = headers.get(IF_RANGE).is_none_or(|v| v.to_str().is_ok_and(|v| if_range_holds(v, &file.etag)));
+    let mut ranges = headers.get_all(RANGE).iter();
+    let range = match (ranges.next().and_then(|value| value.to_str().ok()), ranges.next()) {
+        (Some(value), None) if same => select(value, file.size),
+        (Some(_) | None, _) => Selection::Whole,
+    };
+    match range {
+        Selection::Whole => send(None, true),
+        Selection::Part(range) => send(Some(range), true),
+        Selection::Unsatisfiable => Err(Refusal::Range { size: file.size }),
+    }
+}
+
+fn page(cohort: Cohort, query: Option<&str>) -> Result<Page, Refusal> {
+    let mut page = Page { cohort, cursor: None, limit: None };
+    for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
+        match pair.split_once('=') {
+            Some(("cursor", value)) if page.cursor.is_none() => {
+                // The cursor comes from storaged and goes back as it came: URL-safe characters only.
+                if value.is_empty() || value.len() > CURSOR_BYTES || !value.bytes().all(is_cursor_byte) {
+                    return Err(Refusal::Query("the cursor is not one of ours"));
+                }
+                page.cursor = Some(value.to_owned());
+            }
+            Some(("limit", value)) if page.limit.is_none() => {
+                let limit = value
+                    .parse()
+                    .ok()
+                    .filter(|limit| (1..=store_proto::limits::MAX_LIST_LIMIT).contains(limit));
+                page.limit = Some(limit.ok_or(Refusal::Query("limit is a number from 1 to 1000"))?);
+            }
+            Some(_) | None => return Err(Refusal::Query("it takes cursor and limit, once each")),
+        }
+    }
+    Ok(page)
+}
+
+fn is_cursor_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.' | b'~' | b'%' | b'=')
+}
+
+#[cfg(test)]
+mod tests;

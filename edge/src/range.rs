@@ -1,0 +1,143 @@
+//! One `Range` of a download.
+//!
+//! A range is decided against the size of the file before anything is fetched: what leaves this
+//! module lies inside the file. RFC 9110 §14 is followed where it leaves no choice; where it does, a
+//! `Range` we do not serve (several ranges, another unit, bad syntax) is ignored and the whole sent.
+
+/// Bytes `first..=last` of a file; never empty, never beyond its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteRange {
+    first: u64,
+    last: u64,
+}
+
+impl ByteRange {
+    /// The first byte's position.
+    pub fn first(&self) -> u64 {
+        self.first
+    }
+
+    /// The last byte's position (inclusive, as on the wire).
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// How many bytes.
+    pub fn length(&self) -> u64 {
+        self.last - self.first + 1
+    }
+}
+
+/// What a `Range` header means for a file of a known size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Selection {
+    /// Everything: no range, or one that is to be ignored.
+    Whole,
+    /// One stretch.
+    Part(ByteRange),
+    /// The range lies outside the file: 416.
+    Unsatisfiable,
+}
+
+/// Applies a `Range` header's value to a file of `size` bytes.
+pub fn select(value: &str, size: u64) -> Selection {
+    let Some((unit, set)) = value.split_once('=') else { return Selection::Whole };
+    if !unit.trim().eq_ignore_ascii_case("bytes") {
+        return Selection::Whole;
+    }
+    let Some((first, last)) = set.trim().split_once('-') else { return Selection::Whole };
+    match (position(first), position(last)) {
+        // several ranges end up here too: a comma is no digit
+        (Position::Bad, _) | (_, Position::Bad) | (Position::Absent, Position::Absent) => Selection::Whole,
+        (Position::Absent, Position::At(suffix)) => {
+            if suffix == 0 || size == 0 {
+                return Selection::Unsatisfiable;
+            }
+            Selection::Part(ByteRange { first: size.saturating_sub(suffix), last: size - 1 })
+        }
+        (Position::At(first), Position::Absent) => from(first, u64::MAX, size),
+        (Position::At(first), Position::At(last)) if last < first => Selection::Whole,
+        (Position::At(first), Position::At(last)) => from(first, last, size),
+    }
+}
+
+fn from(first: u64, last: u64, size: u64) -> Selection {
+    if first >= size {
+        return Selection::Unsatisfiable;
+    }
+    Selection::Part(ByteRange { first, last: last.min(size - 1) })
+}
+
+enum Position {
+    Absent,
+    At(u64),
+    Bad,
+}
+
+fn position(text: &str) -> Position {
+    if text.is_empty() {
+        return Position::Absent;
+    }
+    if !text.bytes().all(|b| b.is_ascii_digit()) {
+        return Position::Bad;
+    }
+    // A number beyond u64 is beyond any file: the largest position stands for it.
+    Position::At(text.parse().unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(value: &str, size: u64, expected: &str) {
+        let seen = match select(value, size) {
+            Selection::Whole => "whole".to_owned(),
+            Selection::Unsatisfiable => "416".to_owned(),
+            Selection::Part(r) => format!("{}-{} ({})", r.first(), r.last(), r.length()),
+        };
+        assert_eq!(seen, expected, "{value} of {size}");
+    }
+
+    #[test]
+    fn one_range_is_clipped_to_the_file() {
+        check("bytes=0-0", 10, "0-0 (1)");
+        check("bytes=0-9", 10, "0-9 (10)");
+        check("bytes=3-", 10, "3-9 (7)");
+        check("bytes=3-99999999999999999999999", 10, "3-9 (7)");
+        check("bytes=-4", 10, "6-9 (4)");
+        check("bytes=-400", 10, "0-9 (10)");
+        check("Bytes=9-9", 10, "9-9 (1)");
+        check("bytes= 1-2 ", 10, "1-2 (2)");
+    }
+
+    #[test]
+    fn a_range_outside_the_file_is_unsatisfiable() {
+        check("bytes=10-", 10, "416");
+        check("bytes=10-12", 10, "416");
+        check("bytes=99999999999999999999999-", 10, "416");
+        check("bytes=-0", 10, "416");
+        check("bytes=0-", 0, "416");
+        check("bytes=-1", 0, "416");
+    }
+
+    #[test]
+    fn what_is_not_one_byte_range_is_ignored() {
+        for value in [
+            "bytes",
+            "bytes=",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes=0-1,3-4",
+            "bytes=5-2",
+            "items=0-1",
+            "0-1",
+            "bytes=+1-2",
+            "bytes=1--2",
+            "bytes=0x1-2",
+            "",
+            "bytes==0-1",
+        ] {
+            check(value, 10, "whole");
+        }
+    }
+}

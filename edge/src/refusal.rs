@@ -1,0 +1,247 @@
+//! Every way in which edge says no, as one closed enum.
+//!
+//! A refusal is at once the problem document, the status and the metric's reason. It never holds a
+//! path, a token or a name, so it can be logged and counted as it is.
+
+use std::time::Duration;
+
+use store_proto::ProblemKind;
+
+use crate::limits::RETRY_AFTER_SECONDS;
+
+/// Why a request gets no 2xx; its text is the problem's detail.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// No such route.
+    #[error("files live under /v1/cohorts/COHORT/files/PATH")]
+    NoRoute,
+    /// The route exists, the method does not.
+    #[error("this resource answers {allow}")]
+    Method {
+        /// The `Allow` header's value.
+        allow: &'static str,
+    },
+    /// The path of the file breaks a rule, which is named without the path.
+    #[error("{0}")]
+    Path(String),
+    /// The cohort's name breaks a rule, which is named without the name.
+    #[error("{0}")]
+    CohortName(String),
+    /// A query that the route does not take.
+    #[error("the query is refused: {0}")]
+    Query(&'static str),
+    /// A header that cannot be honoured and must not be ignored.
+    #[error("the header {name} is refused: {rule}")]
+    Header {
+        /// The header's name.
+        name: &'static str,
+        /// The broken rule, in words.
+        rule: String,
+    },
+    /// The head is not HTTP/1.1 as edge speaks it.
+    #[error("the request's head cannot be understood")]
+    Head,
+    /// The head is larger than edge reads.
+    #[error("the request's head may have {limit} bytes")]
+    HeadTooLarge {
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// No usable credentials.
+    #[error("send the header Authorization: Bearer TOKEN; {0}")]
+    Unauthenticated(&'static str),
+    /// The body is larger than allowed here.
+    #[error("a body may have {limit} bytes here")]
+    TooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The body ended early.
+    #[error("the body ended before its announced end; nothing was stored")]
+    IncompleteBody,
+    /// The client paused for too long within a body.
+    #[error("the body paused for more than {} s; nothing was stored", .after.as_secs())]
+    SlowBody {
+        /// The idle limit.
+        after: Duration,
+    },
+    /// `If-Match` does not hold.
+    #[error("the file is not in the state that If-Match asks for")]
+    Precondition,
+    /// The range lies outside the file.
+    #[error("the file has {size} bytes")]
+    Range {
+        /// The file's size.
+        size: u64,
+    },
+    /// The tunnel or storaged is away.
+    #[error("the secure zone cannot be reached now; nothing was kept here")]
+    TunnelUnavailable,
+    /// storaged took too long for one answer while the tunnel lives.
+    #[error("the store did not answer in time; whether a file is stored can be seen by asking for it")]
+    StoreTimeout,
+    /// storaged answered what edge cannot understand.
+    #[error("the store's answer could not be understood")]
+    StoreAnswer,
+    /// As many requests as allowed are under way.
+    #[error("as many requests as allowed are under way; try again")]
+    Busy,
+    /// edge is stopping.
+    #[error("this edge is stopping; try again")]
+    Draining,
+    /// storaged's own refusal, passed on: its kind and what it says to the client.
+    #[error("{}", .detail.as_deref().unwrap_or(kind.title()))]
+    Store {
+        /// What is wrong.
+        kind: ProblemKind,
+        /// storaged's words, only where they speak about the request.
+        detail: Option<String>,
+        /// When to come back, in seconds.
+        retry_after_seconds: Option<u32>,
+    },
+}
+
+/// The reason under which a refusal is counted; a metric label, so closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Reason {
+    /// Authentication or authorisation.
+    Auth,
+    /// Too many.
+    RateLimit,
+    /// Too large.
+    TooLarge,
+    /// The request's own fault.
+    BadRequest,
+    /// edge is stopping.
+    Draining,
+    /// Tunnel or storaged.
+    UpstreamDown,
+    /// The state of the store: absent, conflict, precondition, no room.
+    State,
+}
+
+impl Reason {
+    /// All of them, so that their counters exist before the first refusal.
+    pub const ALL: [Reason; 7] = [
+        Reason::Auth,
+        Reason::RateLimit,
+        Reason::TooLarge,
+        Reason::BadRequest,
+        Reason::Draining,
+        Reason::UpstreamDown,
+        Reason::State,
+    ];
+
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Reason::Auth => "auth",
+            Reason::RateLimit => "rate_limit",
+            Reason::TooLarge => "too_large",
+            Reason::BadRequest => "bad_request",
+            Reason::Draining => "draining",
+            Reason::UpstreamDown => "upstream_down",
+            Reason::State => "state",
+        }
+    }
+}
+
+impl Refusal {
+    /// The problem's type, and with it status and title.
+    pub fn kind(&self) -> ProblemKind {
+        match self {
+            Refusal::NoRoute => ProblemKind::NotFound,
+            Refusal::Method { .. } => ProblemKind::MethodNotAllowed,
+            Refusal::Path(_) => ProblemKind::InvalidPath,
+            Refusal::CohortName(_) | Refusal::Query(_) | Refusal::Header { .. } | Refusal::Head => {
+                ProblemKind::BadRequest
+            }
+            Refusal::HeadTooLarge { .. } => ProblemKind::HeadersTooLarge,
+            Refusal::Unauthenticated(_) => ProblemKind::Unauthenticated,
+            Refusal::TooLarge { .. } => ProblemKind::TooLarge,
+            Refusal::IncompleteBody => ProblemKind::IncompleteBody,
+            Refusal::SlowBody { .. } => ProblemKind::BodyTimeout,
+            Refusal::Precondition => ProblemKind::PreconditionFailed,
+            Refusal::Range { .. } => ProblemKind::RangeNotSatisfiable,
+            Refusal::TunnelUnavailable => ProblemKind::TunnelUnavailable,
+            Refusal::StoreTimeout => ProblemKind::BackendUnavailable,
+            Refusal::StoreAnswer => ProblemKind::BadGateway,
+            Refusal::Busy | Refusal::Draining => ProblemKind::Overloaded,
+            Refusal::Store { kind, .. } => *kind,
+        }
+    }
+
+    /// Seconds for `Retry-After`: where coming back is the answer.
+    pub fn retry_after_seconds(&self) -> Option<u32> {
+        if let Refusal::Store { retry_after_seconds: Some(seconds), .. } = self {
+            return Some(*seconds);
+        }
+        (self.kind().status() == 503).then_some(RETRY_AFTER_SECONDS)
+    }
+
+    /// The reason it is counted under.
+    pub fn reason(&self) -> Reason {
+        if *self == Refusal::Draining {
+            return Reason::Draining;
+        }
+        match self.kind() {
+            ProblemKind::Unauthenticated | ProblemKind::CohortForbidden | ProblemKind::EdgeForbidden => {
+                Reason::Auth
+            }
+            ProblemKind::LockedOut | ProblemKind::RateLimited | ProblemKind::Overloaded => Reason::RateLimit,
+            ProblemKind::TooLarge | ProblemKind::HeadersTooLarge => Reason::TooLarge,
+            ProblemKind::BadRequest
+            | ProblemKind::InvalidPath
+            | ProblemKind::DigestMismatch
+            | ProblemKind::IncompleteBody
+            | ProblemKind::BodyTimeout
+            | ProblemKind::NotFound
+            | ProblemKind::MethodNotAllowed
+            | ProblemKind::TypeNotAllowed => Reason::BadRequest,
+            ProblemKind::Internal
+            | ProblemKind::BadGateway
+            | ProblemKind::TunnelUnavailable
+            | ProblemKind::LedgerUnavailable
+            | ProblemKind::BackendUnavailable
+            | ProblemKind::PeerUnverified
+            | ProblemKind::ClockSkew
+            | ProblemKind::WrongStore => Reason::UpstreamDown,
+            ProblemKind::UnknownCohort
+            | ProblemKind::UnknownFile
+            | ProblemKind::Conflict
+            | ProblemKind::RetentionLocked
+            | ProblemKind::ExpiredCapability
+            | ProblemKind::UsedCapability
+            | ProblemKind::PreconditionFailed
+            | ProblemKind::RangeNotSatisfiable
+            | ProblemKind::Quota => Reason::State,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_tunnel_is_503_and_asks_to_come_back() {
+        let refusal = Refusal::TunnelUnavailable;
+        assert_eq!(refusal.kind().status(), 503);
+        assert_eq!(refusal.kind().urn(), "urn:culvert:problem:tunnel-unavailable");
+        assert_eq!(refusal.retry_after_seconds(), Some(RETRY_AFTER_SECONDS));
+    }
+
+    #[test]
+    fn a_stores_denial_counts_as_authentication() {
+        let kind = ProblemKind::Unauthenticated;
+        let refusal = Refusal::Store { kind, detail: None, retry_after_seconds: None };
+        assert_eq!(refusal.reason(), Reason::Auth);
+        assert_eq!(refusal.retry_after_seconds(), None);
+    }
+
+    #[test]
+    fn stopping_is_counted_apart_from_being_busy() {
+        assert_eq!(Refusal::Draining.reason(), Reason::Draining);
+        assert_eq!(Refusal::Busy.reason(), Reason::RateLimit);
+    }
+}
