@@ -1,0 +1,127 @@
+//! Parts of the system-call tables that several daemons share. Each daemon's own table, and which of these
+//! parts it takes, stands in its `sandbox.rs`.
+
+use linux::seccomp::Condition::{Equals, Masked};
+use linux::seccomp::{SyscallRule, allow, allow_when};
+
+/// What any program of ours needs to run, log and end.
+pub const BASE: &[SyscallRule] = &[
+    allow(libc::SYS_read, "read", "descriptors that are open"),
+    allow(libc::SYS_write, "write", "logs on stderr, eventfd, sockets"),
+    allow(libc::SYS_readv, "readv", "descriptors that are open"),
+    allow(libc::SYS_writev, "writev", "sockets"),
+    allow(libc::SYS_pread64, "pread64", "process figures from descriptors opened before"),
+    allow(libc::SYS_close, "close", "descriptors"),
+    allow(libc::SYS_futex, "futex", "locks and parking"),
+    allow(libc::SYS_brk, "brk", "the allocator"),
+    allow_when(
+        libc::SYS_mmap,
+        "mmap",
+        &[&[Masked { argument: 2, mask: libc::PROT_EXEC as u64, value: 0 }]],
+        "the allocator and thread stacks; never executable",
+    ),
+    allow_when(
+        libc::SYS_mprotect,
+        "mprotect",
+        &[&[Masked { argument: 2, mask: libc::PROT_EXEC as u64, value: 0 }]],
+        "the allocator and guard pages; never executable",
+    ),
+    allow(libc::SYS_munmap, "munmap", "the allocator"),
+    allow(libc::SYS_mremap, "mremap", "the allocator, growing in place"),
+    allow(libc::SYS_madvise, "madvise", "the allocator and ended threads' stacks"),
+    allow(libc::SYS_clock_gettime, "clock_gettime", "clock sources that have no vDSO"),
+    allow(libc::SYS_gettimeofday, "gettimeofday", "clock sources that have no vDSO"),
+    allow(libc::SYS_time, "time", "clock sources that have no vDSO"),
+    allow(libc::SYS_getcpu, "getcpu", "the allocator, where there is no vDSO"),
+    allow(libc::SYS_clock_nanosleep, "clock_nanosleep", "sleeping"),
+    allow(libc::SYS_nanosleep, "nanosleep", "sleeping"),
+    allow(libc::SYS_sched_yield, "sched_yield", "spinning locks"),
+    allow(libc::SYS_getrandom, "getrandom", "ids, keys, hash seeds"),
+    allow(libc::SYS_rt_sigaction, "rt_sigaction", "default action before an abort"),
+    allow(libc::SYS_rt_sigprocmask, "rt_sigprocmask", "thread start and abort"),
+    allow(libc::SYS_rt_sigreturn, "rt_sigreturn", "returning from a signal handler"),
+    allow(libc::SYS_sigaltstack, "sigaltstack", "each thread's stack-overflow guard"),
+    allow(libc::SYS_restart_syscall, "restart_syscall", "the kernel restarts a sleep with it"),
+    allow(libc::SYS_gettid, "gettid", "abort"),
+    allow(libc::SYS_getpid, "getpid", "abort"),
+    allow_when(
+        libc::SYS_tgkill,
+        "tgkill",
+        &[&[Equals(2, libc::SIGABRT as u64)]],
+        "abort() after a broken invariant; no other signal",
+    ),
+    allow(libc::SYS_exit, "exit", "a thread ends"),
+    allow(libc::SYS_exit_group, "exit_group", "the process ends"),
+];
+
+/// Starting threads after the seal. Only threads: any new namespace or process has other flags.
+pub const THREADS: &[SyscallRule] = &[
+    allow_when(
+        libc::SYS_clone,
+        "clone",
+        &[&[Masked { argument: 0, mask: THREAD_FLAGS | FORBIDDEN_FLAGS, value: THREAD_FLAGS }]],
+        "worker threads of a blocking pool",
+    ),
+    allow(libc::SYS_set_robust_list, "set_robust_list", "thread start"),
+    allow(libc::SYS_rseq, "rseq", "thread start"),
+    allow(libc::SYS_sched_getaffinity, "sched_getaffinity", "thread start, stack bounds"),
+    allow_when(
+        libc::SYS_prctl,
+        "prctl",
+        // PR_SET_VMA, include/uapi/linux/prctl.h: the allocator names its arenas.
+        &[&[Equals(0, libc::PR_SET_NAME as u64)], &[Equals(0, 0x5356_4d41)]],
+        "thread names, names of anonymous memory",
+    ),
+];
+
+const THREAD_FLAGS: u64 =
+    (libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD) as u64;
+const FORBIDDEN_FLAGS: u64 =
+    (libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_NEWPID) as u64;
+
+/// The tokio runtime's reactor and signals.
+pub const TOKIO: &[SyscallRule] = &[
+    allow(libc::SYS_epoll_wait, "epoll_wait", "the reactor waits"),
+    allow(libc::SYS_epoll_pwait, "epoll_pwait", "the reactor waits, on other C libraries"),
+    allow(libc::SYS_epoll_ctl, "epoll_ctl", "the reactor learns of sockets"),
+];
+
+/// Accepting and serving connections on listeners that are open.
+pub const SERVE: &[SyscallRule] = &[
+    allow(libc::SYS_accept4, "accept4", "connections on listeners bound before the seal"),
+    allow(libc::SYS_recvfrom, "recvfrom", "sockets"),
+    allow(libc::SYS_sendto, "sendto", "sockets; no way to name a new peer on a connected one"),
+    allow(libc::SYS_recvmsg, "recvmsg", "descriptors and credentials on Unix sockets"),
+    allow(libc::SYS_sendmsg, "sendmsg", "Unix sockets"),
+    allow(libc::SYS_shutdown, "shutdown", "half-close"),
+    allow(libc::SYS_getpeername, "getpeername", "who is connected"),
+    allow(libc::SYS_getsockname, "getsockname", "where we are connected"),
+    allow(libc::SYS_getsockopt, "getsockopt", "SO_PEERCRED, SO_ERROR"),
+    allow_when(
+        libc::SYS_setsockopt,
+        "setsockopt",
+        &[&[Equals(1, libc::IPPROTO_TCP as u64)], &[Equals(1, libc::SOL_SOCKET as u64)]],
+        "TCP_NODELAY, time-outs, linger; no IP-level options",
+    ),
+    allow_when(
+        libc::SYS_fcntl,
+        "fcntl",
+        &[
+            &[Equals(1, libc::F_GETFL as u64)],
+            &[Equals(1, libc::F_SETFL as u64)],
+            &[Equals(1, libc::F_GETFD as u64)],
+            &[Equals(1, libc::F_SETFD as u64)],
+            &[Equals(1, libc::F_DUPFD_CLOEXEC as u64)],
+        ],
+        "non-blocking mode, close-on-exec",
+    ),
+    allow_when(libc::SYS_ioctl, "ioctl", &[&[Equals(1, libc::FIONBIO)]], "non-blocking mode, nothing else"),
+];
+
+/// Reading files that are handed in by descriptor on a reload.
+pub const HANDED_IN_FILES: &[SyscallRule] = &[
+    allow(libc::SYS_fstat, "fstat", "sizes of files handed in"),
+    allow(libc::SYS_statx, "statx", "sizes of files handed in"),
+    allow(libc::SYS_newfstatat, "newfstatat", "sizes of files handed in, by descriptor"),
+    allow(libc::SYS_lseek, "lseek", "how much of a file handed in is left"),
+];
