@@ -1,1 +1,8 @@
-//! placeholder
+//! Headers of the packets that travel inside the tunnel.
+//!
+//! **Invariant:** this crate knows bytes only: it holds no socket and no key, and never reads a clock.
+#![forbid(unsafe_code)]
+
+pub mod ip;
+
+pub use ip::{IpError, IpHeader, IpVersion};

@@ -1,1 +1,23 @@
-//! placeholder
+//! WireGuard as a value: peers, allowed IPs, sessions and the configuration interface, without IO.
+//!
+//! Bytes and `now` go into a [`Device`], datagrams, packets and events come out through an [`Output`].
+//!
+//! **Invariant:** nothing here owns a descriptor, sleeps or reads a clock of its own. (The Noise
+//! implementation behind `session` does read one; it is fed and watched there and nowhere else.)
+#![forbid(unsafe_code)]
+
+pub mod allowed_ips;
+mod drop_reason;
+mod endpoint;
+mod key;
+pub mod limits;
+mod output;
+mod state;
+mod update;
+
+pub use drop_reason::{Counters, DropReason, Drops};
+pub use endpoint::{Endpoint, LocalAddress};
+pub use key::{KeyError, PresharedKey, PublicKey, SecretKey};
+pub use output::{ChangedKey, DeviceEvent, Output, PeerIdentity};
+pub use state::{DeviceState, HandshakeCounts, PeerState};
+pub use update::{AllowedIpChange, Change, DeviceUpdate, PeerUpdate};

@@ -1,0 +1,61 @@
+//! Every bound of the protocol core, and why it is what it is.
+
+/// Bounds that the protocol fixes: changing one breaks interoperation.
+pub mod from_the_specification {
+    use std::time::Duration;
+
+    /// Message 1, WireGuard paper §5.4.2.
+    pub const INITIATION_BYTES: usize = 148;
+    /// Message 2, paper §5.4.3.
+    pub const RESPONSE_BYTES: usize = 92;
+    /// Cookie reply, paper §5.4.7.
+    pub const COOKIE_REPLY_BYTES: usize = 64;
+    /// Header (16) and authentication tag (16) around a data packet, paper §5.4.6.
+    pub const DATA_OVERHEAD_BYTES: usize = 32;
+    /// Inner packets are zero-padded to a multiple of this, paper §5.4.6.
+    pub const PADDING_BYTES: usize = 16;
+    /// No new initiation sooner than this after a handshake message was sent, paper §6.1.
+    pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+    /// After this age a session neither seals nor opens, paper §6.1.
+    pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
+}
+
+/// Bounds that are ours to choose.
+pub mod our_choice {
+    use std::time::Duration;
+
+    /// Largest inner packet: what fits a UDP datagram over IPv6 with the WireGuard header around it
+    /// (65,535 − 40 − 8 − 32, rounded down to the padding).
+    pub const MAX_PACKET_BYTES: usize = 65_440;
+    /// Scratch space: any UDP payload fits, so that a received datagram never meets a short buffer
+    /// (the Noise implementation panics on one).
+    pub const SCRATCH_BYTES: usize = 65_536 + super::from_the_specification::DATA_OVERHEAD_BYTES;
+    /// Packets that wait for a handshake, per peer: the kernel's `MAX_STAGED_PACKETS`. The oldest
+    /// goes first, for the newest is the one whose sender still waits.
+    pub const MAX_STAGED_PACKETS: usize = 128;
+    /// How often a live session's timers are looked at: boringtun's own device uses the same step,
+    /// and its shortest rule is 5 s.
+    pub const TICK: Duration = Duration::from_millis(250);
+    /// A peer counts as down after this long without an authenticated packet: the age at which no
+    /// session can be left.
+    pub const PEER_DOWN_AFTER: Duration = super::from_the_specification::REJECT_AFTER_TIME;
+    /// Handshake messages a second before proof of address (a cookie) is asked for. One costs about
+    /// 0.2 ms of CPU, so the flood is held at some 5 % of a core.
+    pub const HANDSHAKES_PER_SECOND_BEFORE_COOKIES: u64 = 250;
+    /// Old sessions kept to open what is still under way after a pre-shared key changed.
+    pub const MAX_DRAINING_SESSIONS: usize = 2;
+    /// The MTU until the shell names the interface's.
+    pub const DEFAULT_MTU: u16 = 1420;
+    /// Smallest MTU a configuration may ask for: what every IPv4 host must take (RFC 791).
+    pub const MIN_MTU: u16 = 576;
+    /// Largest MTU a configuration may ask for: a datagram's 65,535 less the 80 bytes around it.
+    pub const MAX_MTU: u16 = 65_440;
+    /// Length of a peer's friendly name: it becomes a metric label.
+    pub const MAX_FRIENDLY_NAME_BYTES: usize = 64;
+    /// Largest configuration request a client may send: 130,560 prefixes take some 6 MB.
+    pub const MAX_UAPI_REQUEST_BYTES: usize = 16 << 20;
+    /// Longest line of such a request: no value is longer than a key or an address.
+    pub const MAX_UAPI_LINE_BYTES: usize = 4096;
+    /// Session ranges are 24 bits wide; half of them free keeps the random choice short.
+    pub const MAX_SESSION_RANGES: usize = 1 << 23;
+}

@@ -1,0 +1,83 @@
+//! What a [`Device`](crate::Device) gives back: datagrams, packets and events.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::{Endpoint, PublicKey};
+
+/// The shell's ears. Every call happens while one of the device's inputs runs, in order.
+pub trait Output {
+    /// Send this datagram. Borrowed from the device's scratch space: copy it or send it now.
+    fn transmit(&mut self, to: Endpoint, datagram: &[u8]);
+    /// Write this decrypted packet to the TUN; its source has been checked.
+    fn deliver(&mut self, packet: &[u8]);
+    /// Something an operator or another daemon wants to know.
+    fn event(&mut self, event: DeviceEvent);
+}
+
+/// Who a peer is, to the outside.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PeerIdentity {
+    /// The key that proves it.
+    pub public_key: PublicKey,
+    /// The operator's word for it, if the configuration has one.
+    pub friendly_name: Option<Arc<str>>,
+    /// Up since then; `None` while the peer is down.
+    pub since: Option<Instant>,
+}
+
+impl fmt::Debug for PeerIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.friendly_name.as_deref().unwrap_or_default())?;
+        write!(f, "({})", self.public_key)
+    }
+}
+
+/// Turning points in a peer's life.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceEvent {
+    /// First completed handshake, or the first after [`DeviceEvent::PeerDown`].
+    PeerUp {
+        /// Whose.
+        peer: PeerIdentity,
+    },
+    /// Nothing authenticated came for 180 s, or the peer was removed while up.
+    PeerDown {
+        /// Whose.
+        peer: PeerIdentity,
+    },
+    /// A handshake completed: both sides hold fresh keys.
+    Handshake {
+        /// With whom.
+        peer: PeerIdentity,
+        /// From our initiation to the response; `None` when the peer initiated.
+        took: Option<Duration>,
+    },
+    /// An authenticated packet came from another outer address than before.
+    Roamed {
+        /// Who.
+        peer: PeerIdentity,
+        /// The address it left.
+        from: SocketAddr,
+        /// The address it has now.
+        to: SocketAddr,
+    },
+    /// A key was replaced on a running device.
+    KeyChanged {
+        /// The peer, or for our own key our new public key.
+        peer: PeerIdentity,
+        /// Which key.
+        key: ChangedKey,
+    },
+}
+
+/// Which key changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ChangedKey {
+    /// The device's private key.
+    Own,
+    /// A peer's pre-shared key.
+    Preshared,
+}
