@@ -1,0 +1,96 @@
+//! The ledger: what happened, and which files exist because of it.
+//!
+//! **Invariant:** a change of state and the record of it stand in one transaction, and nobody is told of
+//! either before that transaction is durable. One thread writes ([`writer`]); everybody reads.
+//!
+//! The layout is described in `docs/formats/ledger.md`.
+
+pub mod apply;
+pub mod audit;
+pub mod read;
+pub mod record;
+pub mod recover;
+pub mod tables;
+pub mod writer;
+
+pub use apply::{Command, Outcome};
+pub use read::Reader;
+pub use record::{Action, Ending, Host, Origin, Phase, Record};
+pub use tables::{FileRow, StoreId};
+pub use writer::{Ledger, LedgerUnavailable};
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use redb::{Database, ReadableDatabase as _, StorageBackend};
+
+/// Why a ledger cannot be made or opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// There is one already; it is never overwritten.
+    #[error("{0}: a ledger exists already")]
+    Exists(PathBuf),
+    /// There is none.
+    #[error("{0}: there is no ledger; `culvert init storaged` makes one")]
+    Missing(PathBuf),
+    /// It is there and cannot be opened.
+    #[error("{path}: {error}", path = .path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What redb says.
+        error: redb::Error,
+    },
+    /// It holds what this version does not understand.
+    #[error("{path}: {why}", path = .path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+}
+
+/// Makes the ledger of a new store, with its first record.
+pub fn create(path: &Path, store: StoreId, first: Record) -> Result<(), OpenError> {
+    if path.symlink_metadata().is_ok() {
+        return Err(OpenError::Exists(path.to_owned()));
+    }
+    let database = builder().create(path).map_err(|error| database_error(path, error.into()))?;
+    tables::initialize(&database, store, &first).map_err(|error| database_error(path, error))
+}
+
+/// Opens an existing ledger and checks its format version.
+pub fn open(path: &Path) -> Result<(Arc<Database>, StoreId), OpenError> {
+    if path.symlink_metadata().is_err() {
+        return Err(OpenError::Missing(path.to_owned()));
+    }
+    let database = builder().open(path).map_err(|error| database_error(path, error.into()))?;
+    check(path, database)
+}
+
+/// Opens a ledger on any storage: tests put a failing disk under it.
+pub fn open_on(backend: impl StorageBackend) -> Result<Database, redb::DatabaseError> {
+    builder().create_with_backend(backend)
+}
+
+/// The page cache's bound; redb's own default is 1 GiB, far over a daemon of 64 MiB.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(CACHE_BYTES);
+    builder
+}
+
+fn check(path: &Path, database: Database) -> Result<(Arc<Database>, StoreId), OpenError> {
+    let transaction = database.begin_read().map_err(|error| database_error(path, error.into()))?;
+    let store = tables::check_format(&transaction)
+        .map_err(|why| OpenError::Format { path: path.to_owned(), why: why.to_string() })?;
+    drop(transaction);
+    Ok((Arc::new(database), store))
+}
+
+fn database_error(path: &Path, error: redb::Error) -> OpenError {
+    OpenError::Database { path: path.to_owned(), error }
+}

@@ -1,0 +1,388 @@
+//! One line of the audit trail.
+//!
+//! **Invariant:** a record is written once, as JSON with its keys in alphabetical order and without
+//! white space, so equal records are equal bytes. `index` counts without gaps; `time_ms` never goes back.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+use store_proto::{Cohort, ContentDigest, EdgeName, FileId, FileType, LogicalPath, RequestId, UserName};
+
+/// The format of [`Record`].
+pub const RECORD_VERSION: u32 = 1;
+
+/// What happened. Fields are in alphabetical order, for that is the order on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// What was done or tried.
+    pub action: Action,
+    /// The cohort it was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cohort: Option<Cohort>,
+    /// A closed word or short sentence about this occurrence; never the user's data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// How it ended; in an intent there is none yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ending: Option<Ending>,
+    /// What went wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The file it was about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_id: Option<FileId>,
+    /// Its type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_type: Option<FileType>,
+    /// The process that wrote this.
+    pub host: Host,
+    /// Counts from 0 without gaps.
+    pub index: u64,
+    /// In an outcome: the index of its intent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intent: Option<u64>,
+    /// Who asked, and through what.
+    pub origin: Origin,
+    /// The file's name in its cohort.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<LogicalPath>,
+    /// Before or after.
+    pub phase: Phase,
+    /// SHA-256 of the file's bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<ContentDigest>,
+    /// The file's length; of a transfer: the bytes that went over.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub size: Option<u64>,
+    /// Wall clock in milliseconds since 1970, raised to the previous record's if the clock went back.
+    pub time_ms: u64,
+    /// [`RECORD_VERSION`].
+    pub v: u32,
+}
+
+/// Where a record was written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Host {
+    /// The kernel's id of this boot, if it could be read at start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
+    /// The machine's name at start.
+    pub hostname: String,
+    /// storaged's process id.
+    pub process_id: u32,
+    /// The server's role.
+    pub role: String,
+}
+
+/// Who asked, and through what.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Origin {
+    /// For a verb on the admin socket: who called, as `uid=… pid=…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub caller: Option<String>,
+    /// The client's address, as edge saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_address: Option<IpAddr>,
+    /// The edge, by its peer name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge: Option<EdgeName>,
+    /// The edge's process id, as it says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub edge_process_id: Option<u32>,
+    /// The public key of the WireGuard peer that delivered the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peer_public_key: Option<String>,
+    /// Joins the logs of edge and storaged.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<RequestId>,
+    /// The tunnel address the connection came from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_address: Option<IpAddr>,
+    /// Whom the proof stands for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<UserName>,
+}
+
+/// Before or after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Durable before the first byte is written or served.
+    Intent,
+    /// What came of it; also the phase of what has no before.
+    Outcome,
+}
+
+/// How it ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Ending {
+    /// Done.
+    Succeeded,
+    /// Not done, by our or the disk's fault, or because the input was wrong.
+    Failed,
+    /// The other side went away.
+    Aborted,
+    /// Not allowed.
+    Denied,
+}
+
+impl Ending {
+    /// Every ending.
+    pub const ALL: [Ending; 4] = [Ending::Succeeded, Ending::Failed, Ending::Aborted, Ending::Denied];
+
+    /// The word on disk and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Ending::Succeeded => "succeeded",
+            Ending::Failed => "failed",
+            Ending::Aborted => "aborted",
+            Ending::Denied => "denied",
+        }
+    }
+}
+
+macro_rules! actions {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal;)*) => {
+        /// What was done or tried: the closed list, on disk and in metrics.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Action {
+            $($(#[$doc])* #[serde(rename = $name)] $variant,)*
+        }
+
+        impl Action {
+            /// Every action.
+            pub const ALL: &[Action] = &[$(Action::$variant,)*];
+
+            /// The word on disk and in metrics.
+            pub fn name(self) -> &'static str {
+                match self { $(Action::$variant => $name,)* }
+            }
+
+            /// Finds an action by its word.
+            pub fn parse(name: &str) -> Option<Action> {
+                Self::ALL.iter().copied().find(|action| action.name() == name)
+            }
+        }
+    };
+}
+
+actions! {
+    /// A file became part of the store.
+    NasRawCreated = "nas_raw_created";
+    /// A file left the store, verified.
+    NasRawDeleted = "nas_raw_deleted";
+    /// A derived DuckDB file became part of the store.
+    NasDuckdbCreated = "nas_duckdb_created";
+    /// A report became part of the store.
+    NasReportCreated = "nas_report_created";
+    /// A work copy was handed out.
+    WorkCopyCreated = "work_copy_created";
+    /// A work copy is gone, verified.
+    WorkCopyDeleted = "work_copy_deleted";
+    /// A conversion began.
+    ConversionStarted = "conversion_started";
+    /// A conversion ended well.
+    ConversionCompleted = "conversion_completed";
+    /// A conversion ended badly.
+    ConversionFailed = "conversion_failed";
+    /// Extraction of identifiers began.
+    PatientIdExtractionStarted = "patient_id_extraction_started";
+    /// Extraction of identifiers ended well.
+    PatientIdExtractionCompleted = "patient_id_extraction_completed";
+    /// Extraction of identifiers ended badly.
+    PatientIdExtractionFailed = "patient_id_extraction_failed";
+    /// Processing began.
+    ProcessingStarted = "processing_started";
+    /// Processing ended well.
+    ProcessingCompleted = "processing_completed";
+    /// Processing ended badly.
+    ProcessingFailed = "processing_failed";
+    /// Bytes from edge to storaged.
+    FileUploadedViaStream = "file_uploaded_via_stream";
+    /// Bytes from storaged to edge.
+    FileDownloadedViaStream = "file_downloaded_via_stream";
+    /// A temporary or partial object was removed.
+    ScratchCleanup = "scratch_cleanup";
+    /// A request was refused.
+    AccessDenied = "access.denied";
+    /// A page of a cohort's file names was served.
+    AccessListed = "access.listed";
+    /// A file's metadata was served.
+    AccessMetadata = "access.metadata";
+    /// The store was made.
+    AdminInit = "admin.init";
+    /// storaged began to serve.
+    AdminStarted = "admin.started";
+    /// storaged ended in order.
+    AdminStopped = "admin.stopped";
+    /// The configuration was swapped, or refused.
+    AdminReload = "admin.reload";
+    /// The trail was read.
+    AdminAuditTrail = "admin.audit_trail";
+    /// The status was read.
+    AdminStatus = "admin.status";
+    /// The admin socket was asked for something it does not know or allow.
+    AdminRefused = "admin.refused";
+    /// wgd says that a peer's tunnel came up.
+    TunnelUp = "tunnel.up";
+    /// wgd says that a peer's tunnel went down.
+    TunnelDown = "tunnel.down";
+    /// wgd says that a peer came from another address.
+    TunnelRoamed = "tunnel.roamed";
+    /// wgd says that a peer has another key.
+    TunnelKeyChanged = "tunnel.key_changed";
+}
+
+impl Record {
+    /// A record without a subject yet; the writer sets `index` and `time_ms`.
+    pub fn new(action: Action, phase: Phase, host: Host, origin: Origin) -> Record {
+        Record {
+            action,
+            cohort: None,
+            detail: None,
+            ending: None,
+            error: None,
+            file_id: None,
+            file_type: None,
+            host,
+            index: 0,
+            intent: None,
+            origin,
+            path: None,
+            phase,
+            sha256: None,
+            size: None,
+            time_ms: 0,
+            v: RECORD_VERSION,
+        }
+    }
+
+    /// The bytes on disk.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("strings, numbers and unit variants always serialize")
+    }
+
+    /// Reads the bytes on disk.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Record, serde_json::Error> {
+        serde_json::from_slice(bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_eighteen_seed_actions_have_their_names() {
+        let seeds = [
+            "nas_raw_created",
+            "nas_raw_deleted",
+            "nas_duckdb_created",
+            "nas_report_created",
+            "work_copy_created",
+            "work_copy_deleted",
+            "conversion_started",
+            "conversion_completed",
+            "conversion_failed",
+            "patient_id_extraction_started",
+            "patient_id_extraction_completed",
+            "patient_id_extraction_failed",
+            "processing_started",
+            "processing_completed",
+            "processing_failed",
+            "file_uploaded_via_stream",
+            "file_downloaded_via_stream",
+            "scratch_cleanup",
+        ];
+        assert_eq!(seeds.len(), 18);
+        for name in seeds {
+            let action = Action::parse(name).unwrap_or_else(|| panic!("{name} is missing"));
+            assert_eq!(serde_json::to_string(&action).unwrap(), format!("\"{name}\""));
+        }
+    }
+
+    #[test]
+    fn a_record_is_json_with_sorted_keys() {
+        let text = String::from_utf8(full().to_bytes()).unwrap();
+        assert_eq!(Record::from_bytes(text.as_bytes()).unwrap(), full());
+        assert!(!text.contains(": ") && !text.contains('\n'));
+        let mut last = -1;
+        for key in [
+            "action",
+            "cohort",
+            "detail",
+            "ending",
+            "error",
+            "file_id",
+            "file_type",
+            "host",
+            "index",
+            "intent",
+            "origin",
+            "path",
+            "phase",
+            "sha256",
+            "size",
+            "time_ms",
+            "v",
+        ] {
+            let at = i64::try_from(text.find(&format!("\"{key}\":")).unwrap()).unwrap();
+            assert!(at > last, "{key} is out of order in {text}");
+            last = at;
+        }
+        for object in [&text[text.find("\"host\"").unwrap()..], &text[text.find("\"origin\"").unwrap()..]] {
+            let inner = &object[object.find('{').unwrap() + 1..object.find('}').unwrap()];
+            let keys: Vec<&str> = inner
+                .split(",\"")
+                .map(|member| member.trim_start_matches('"').split('"').next().unwrap())
+                .collect();
+            assert!(keys.is_sorted(), "{keys:?}");
+        }
+    }
+
+    #[test]
+    fn a_user_mentioned_by_name_needs_no_escape() {
+        let mut record = full();
+        record.error = Some("a \"quote\"\nand a line".into());
+        assert!(!record.to_bytes().contains(&b'\n'));
+    }
+
+    fn full() -> Record {
+        Record {
+            cohort: Some(Cohort::parse("c1").unwrap()),
+            detail: Some("d".into()),
+            ending: Some(Ending::Failed),
+            error: Some("e".into()),
+            file_id: Some(FileId::from_bytes([1; 16])),
+            file_type: Some(FileType::parse("raw_csv").unwrap()),
+            intent: Some(3),
+            path: Some(LogicalPath::parse("a/b").unwrap()),
+            sha256: Some(ContentDigest::from_bytes([2; 32])),
+            size: Some(4),
+            ..Record::new(
+                Action::FileUploadedViaStream,
+                Phase::Outcome,
+                Host {
+                    boot_id: Some("b".into()),
+                    hostname: "h".into(),
+                    process_id: 1,
+                    role: "services".into(),
+                },
+                Origin {
+                    caller: Some("uid=0".into()),
+                    client_address: Some("192.0.2.1".parse().unwrap()),
+                    edge: Some(EdgeName::parse("web1").unwrap()),
+                    edge_process_id: Some(5),
+                    peer_public_key: Some("k".into()),
+                    request_id: Some(RequestId::parse("r").unwrap()),
+                    source_address: Some("10.100.0.10".parse().unwrap()),
+                    user: Some(UserName::parse("ada").unwrap()),
+                },
+            )
+        }
+    }
+}

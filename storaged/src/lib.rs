@@ -1,0 +1,10 @@
+//! storaged: keeps files, and a record of everything that happened to them, behind the tunnel.
+//!
+//! **Invariant:** a request counts only if the WireGuard peer that delivered it is a registered edge, the
+//! internal key matches, the user's own proof verifies here, and policy allows the action; nothing is
+//! acknowledged before it is durable and recorded; nothing is served before its intent is recorded.
+#![forbid(unsafe_code)]
+
+pub mod ledger;
+pub mod limits;
+pub mod objects;

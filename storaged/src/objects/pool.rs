@@ -1,0 +1,77 @@
+//! The threads that touch the volumes.
+//!
+//! **Invariant:** their number is fixed at start. Jobs wait in a queue that needs no bound of its own,
+//! because each belongs to a transfer slot or to one of a handful of background tasks.
+
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::oneshot;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A handle on the threads; they end when the last handle is dropped.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    jobs: Sender<Job>,
+}
+
+/// The job was lost: it panicked, or the threads are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("an input/output thread failed")]
+pub struct JobLost;
+
+impl From<JobLost> for std::io::Error {
+    fn from(lost: JobLost) -> std::io::Error {
+        std::io::Error::other(lost)
+    }
+}
+
+impl Pool {
+    /// Starts `threads` threads.
+    pub fn start(threads: usize) -> std::io::Result<Pool> {
+        let (jobs, queue) = channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        for number in 0..threads {
+            let queue = Arc::clone(&queue);
+            std::thread::Builder::new().name(format!("io-{number}")).spawn(move || work(&queue))?;
+        }
+        Ok(Pool { jobs })
+    }
+
+    /// Runs a job and waits for it without holding a thread of the runtime. If the caller stops waiting, the
+    /// job still runs.
+    pub async fn run<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JobLost> {
+        let (done, result) = oneshot::channel();
+        let job = Box::new(move || {
+            let _ = done.send(job());
+        });
+        self.jobs.send(job).map_err(|_| JobLost)?;
+        result.await.map_err(|_| JobLost)
+    }
+}
+
+fn work(queue: &Mutex<Receiver<Job>>) {
+    loop {
+        // The guard is dropped before the job runs; a panic in a job cannot poison the queue.
+        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = next else { return };
+        // The panic hook has printed the place; whoever waits is told by the dropped channel.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(job));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_loses_one_job_and_no_thread() {
+        let pool = Pool::start(1).unwrap();
+        assert_eq!(pool.run(|| -> u8 { panic!("on purpose") }).await, Err(JobLost));
+        assert_eq!(pool.run(|| 5).await, Ok(5));
+    }
+}
