@@ -12,6 +12,7 @@ mod landlock_rules;
 pub mod listen_fds;
 mod lockdown;
 pub mod netns;
+pub mod packet_socket;
 mod privilege;
 pub mod seccomp;
 pub mod tun;
