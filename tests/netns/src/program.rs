@@ -1,0 +1,404 @@
+//! Programs that run on a host: started, watched, ended.
+//!
+//! A helper (role `enter`) goes into the host's namespaces, binds the listeners that a service manager would hand in,
+//! and becomes the program by `exec`. So nothing is done between `fork` and `exec`, and no unsafe code is needed.
+
+use std::ffi::OsString;
+use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid};
+use serde::{Deserialize, Serialize};
+
+use crate::host::{Host, Place};
+use crate::log::Log;
+use crate::process_status::ProcessStatus;
+use crate::reexec::{self, HELPER_FAILED, Role};
+use crate::wait;
+
+/// How long a program may take to end after SIGTERM before it is killed.
+const STOP_BOUND: Duration = Duration::from_secs(10);
+
+/// First descriptor of the listeners (sd_listen_fds(3)).
+const FIRST_LISTENER: i32 = 3;
+
+/// A program about to start.
+#[derive(Debug)]
+#[must_use = "a program that is not started does nothing"]
+pub struct Program<'a> {
+    host: &'a Host,
+    label: String,
+    entry: Entry,
+    environment: Vec<(OsString, OsString)>,
+    judged: bool,
+}
+
+/// What the helper is told, as JSON in its only argument.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    holder: u32,
+    in_tunnel: bool,
+    listeners: Vec<Listener>,
+    command: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Listener {
+    name: String,
+    at: ListenAt,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum ListenAt {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl<'a> Program<'a> {
+    pub(crate) fn new(host: &'a Host, name: &str) -> Program<'a> {
+        let label = name.rsplit('/').next().unwrap_or(name).to_owned();
+        let entry = Entry {
+            holder: host.pid(),
+            in_tunnel: false,
+            listeners: Vec::new(),
+            command: vec![name.to_owned()],
+        };
+        Program { host, label, entry, environment: Vec::new(), judged: false }
+    }
+
+    pub(crate) fn judged(mut self) -> Self {
+        self.judged = true;
+        self
+    }
+
+    /// Its arguments.
+    pub fn arguments(mut self, arguments: &[&str]) -> Self {
+        self.entry.command.extend(arguments.iter().map(|&argument| argument.to_owned()));
+        self
+    }
+
+    /// A variable of its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.into(), value.into()));
+        self
+    }
+
+    /// Where it runs; its listeners are made in the host's own network all the same.
+    pub fn at(mut self, place: Place) -> Self {
+        self.entry.in_tunnel = place == Place::Tunnel;
+        self
+    }
+
+    /// A TCP listener of the host's own network, handed in by this name.
+    pub fn listener(mut self, name: &str, address: SocketAddr) -> Self {
+        self.entry.listeners.push(Listener { name: name.to_owned(), at: ListenAt::Tcp(address) });
+        self
+    }
+
+    /// A Unix stream listener, handed in by this name.
+    pub fn unix_listener(mut self, name: &str, path: &str) -> Self {
+        self.entry.listeners.push(Listener { name: name.to_owned(), at: ListenAt::Unix(path.into()) });
+        self
+    }
+
+    /// Starts it.
+    pub fn start(self) -> Result<Running> {
+        let entry = serde_json::to_string(&self.entry).context("describe the program")?;
+        let mut command = reexec::command(Role::Enter)?;
+        command.arg(entry).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.envs(self.environment);
+        let mut child = command.spawn().with_context(|| format!("start {}", self.label))?;
+        let (output, log) = (Log::default(), Log::default());
+        let mut readers = Vec::new();
+        readers.extend(child.stdout.take().map(|pipe| output.follow(pipe)));
+        readers.extend(child.stderr.take().map(|pipe| log.follow(pipe)));
+        let label = format!("{}@{}", self.label, self.host.name());
+        self.host.remember(Started { label: label.clone(), log: log.clone(), judged: self.judged });
+        Ok(Running { label, child, output, log, readers, status: None })
+    }
+
+    /// Runs it to its end, at most for `bound`.
+    pub fn run(self, bound: Duration) -> Result<Finished> {
+        let mut running = self.start()?;
+        let status = running.wait(bound)?;
+        running.join_readers();
+        Ok(Finished {
+            label: running.label.clone(),
+            status,
+            output: running.output.lines().join("\n"),
+            errors: running.log.lines().join("\n"),
+        })
+    }
+}
+
+/// A program that was started, kept for the end of the scenario.
+#[derive(Clone, Debug)]
+pub struct Started {
+    /// `program@host`.
+    pub label: String,
+    /// What it wrote to its standard error.
+    pub log: Log,
+    /// Whether its warnings count.
+    pub judged: bool,
+}
+
+/// A program that ran to its end.
+#[derive(Debug)]
+pub struct Finished {
+    /// `program@host`.
+    pub label: String,
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub output: String,
+    /// Its standard error.
+    pub errors: String,
+}
+
+impl Finished {
+    /// Its standard output if it ended well.
+    pub fn success(self) -> Result<String> {
+        ensure!(
+            self.status.success(),
+            "{} ended with {}: {}\n{}",
+            self.label,
+            describe(self.status),
+            self.errors,
+            self.output
+        );
+        Ok(self.output)
+    }
+
+    /// Its exit code and standard error, for programs that shall fail.
+    pub fn refusal(self) -> Result<(i32, String)> {
+        match self.status.code() {
+            Some(0) => {
+                bail!("{} ended well and should not have:\n{}\n{}", self.label, self.output, self.errors)
+            }
+            Some(code) => Ok((code, self.errors)),
+            None => bail!("{} was ended by a signal ({})", self.label, describe(self.status)),
+        }
+    }
+}
+
+/// A running program. Dropping it kills it.
+#[derive(Debug)]
+pub struct Running {
+    label: String,
+    child: Child,
+    output: Log,
+    log: Log,
+    readers: Vec<JoinHandle<()>>,
+    status: Option<ExitStatus>,
+}
+
+impl Running {
+    /// `program@host`.
+    pub fn label(&self) -> &str {
+        &self.label
+    }
+
+    /// Its number inside the world.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Its standard error.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Its standard output.
+    pub fn output(&self) -> &Log {
+        &self.output
+    }
+
+    /// What the kernel says of each of its threads.
+    pub fn threads(&self) -> Result<Vec<ProcessStatus>> {
+        ProcessStatus::of_threads(self.pid())
+    }
+
+    /// Fails with its last words if it has ended.
+    pub fn still_runs(&mut self) -> Result<()> {
+        if let Some(status) = self.child.try_wait().with_context(|| format!("look after {}", self.label))? {
+            self.status = Some(status);
+            self.join_readers();
+            bail!("{} ended with {}:\n{}", self.label, describe(status), self.log.lines().join("\n"));
+        }
+        Ok(())
+    }
+
+    /// Looks until `ready` gives a value, and gives up at once when the program ends.
+    pub fn until<T>(
+        &mut self,
+        what: &str,
+        bound: Duration,
+        mut ready: impl FnMut() -> Result<T>,
+    ) -> Result<T> {
+        let mut ended = None;
+        let outcome = wait::until(&format!("{} to {what}", self.label), bound, || match self.still_runs() {
+            Ok(()) => ready().map(Some),
+            Err(error) => {
+                ended = Some(error);
+                Ok(None)
+            }
+        })?;
+        match (outcome, ended) {
+            (Some(value), _) => Ok(value),
+            (None, Some(error)) => Err(error),
+            (None, None) => bail!("{} ended", self.label),
+        }
+    }
+
+    /// Waits for its end; kills it after `bound` and says so.
+    pub fn wait(&mut self, bound: Duration) -> Result<ExitStatus> {
+        if let Some(status) = self.status {
+            return Ok(status);
+        }
+        let start = wait::now();
+        loop {
+            if let Some(status) = self.child.try_wait().with_context(|| format!("wait for {}", self.label))? {
+                self.status = Some(status);
+                return Ok(status);
+            }
+            if wait::now().duration_since(start) > bound {
+                self.kill()?;
+                bail!(
+                    "{} did not end within {:.0} s:\n{}\n{}",
+                    self.label,
+                    bound.as_secs_f64(),
+                    self.output.lines().join("\n"),
+                    self.log.lines().join("\n")
+                );
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = Pid::from_raw(i32::try_from(self.pid()).context("a process number")?);
+        kill(pid, signal).with_context(|| format!("send {signal} to {}", self.label))
+    }
+
+    /// Asks it to end, and gives its exit status.
+    pub fn stop(mut self) -> Result<ExitStatus> {
+        self.signal(Signal::SIGTERM)?;
+        self.wait(STOP_BOUND)
+    }
+
+    /// Kills it as a crash would.
+    pub fn kill(&mut self) -> Result<()> {
+        self.child.kill().with_context(|| format!("kill {}", self.label))?;
+        self.status = Some(self.child.wait().with_context(|| format!("reap {}", self.label))?);
+        Ok(())
+    }
+
+    /// Its children's names and numbers: the helper processes of a daemon.
+    pub fn children(&self) -> Result<Vec<(u32, String)>> {
+        let listed = fs::read_to_string(format!("/proc/{0}/task/{0}/children", self.pid()))
+            .with_context(|| format!("list the children of {}", self.label))?;
+        let mut children = Vec::new();
+        for pid in listed.split_whitespace() {
+            let pid: u32 = pid.parse().context("a process number")?;
+            let name = fs::read_to_string(format!("/proc/{pid}/comm")).context("read a child's name")?;
+            children.push((pid, name.trim_end().to_owned()));
+        }
+        Ok(children)
+    }
+
+    fn join_readers(&mut self) {
+        for reader in self.readers.drain(..) {
+            let _ = reader.join();
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) if code == i32::from(HELPER_FAILED) => {
+            format!("code {code} (the harness's own helper?)")
+        }
+        (Some(code), _) => format!("code {code}"),
+        (None, Some(signal)) => match Signal::try_from(signal) {
+            Ok(Signal::SIGSYS) => "SIGSYS: its system-call filter killed it".to_owned(),
+            Ok(signal) => signal.to_string(),
+            Err(_) => format!("signal {signal}"),
+        },
+        (None, None) => "no status".to_owned(),
+    }
+}
+
+/// Role `enter`.
+pub(crate) fn enter_and_become(arguments: &[OsString]) -> Result<ExitCode> {
+    let [entry] = arguments else { bail!("needs one argument") };
+    let entry: Entry =
+        serde_json::from_str(entry.to_str().context("not UTF-8")?).context("read the order")?;
+    let root = PathBuf::from(format!("/proc/{}/ns", entry.holder));
+    {
+        let mounts = fs::File::open(root.join("mnt")).context("open the host's mount namespace")?;
+        let names = fs::File::open(root.join("uts")).context("open the host's name")?;
+        let network = fs::File::open(root.join("net")).context("open the host's network")?;
+        setns(network, CloneFlags::CLONE_NEWNET).context("enter the host's network")?;
+        setns(names, CloneFlags::CLONE_NEWUTS).context("enter the host's name")?;
+        setns(mounts, CloneFlags::CLONE_NEWNS).context("enter the host's mounts")?;
+    }
+    let mut names = Vec::new();
+    let mut listeners = Vec::new();
+    for (index, listener) in entry.listeners.iter().enumerate() {
+        let socket = bind(&listener.at)?;
+        let number = FIRST_LISTENER + i32::try_from(index).context("too many listeners")?;
+        // Descriptors are given out lowest first and nothing else is open; only then is no dup2 needed.
+        ensure!(socket.as_raw_fd() == number, "descriptor {number} was not free for a listener");
+        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).context("keep a listener over exec")?;
+        names.push(listener.name.as_str());
+        listeners.push(socket);
+    }
+    if entry.in_tunnel {
+        let tunnel = fs::File::open("/run/netns/tunnel").context("open the tunnel's namespace")?;
+        setns(tunnel, CloneFlags::CLONE_NEWNET).context("enter the tunnel's namespace")?;
+    }
+    let (name, rest) = entry.command.split_first().context("an empty command")?;
+    let mut command = Command::new(name);
+    command.args(rest).current_dir("/");
+    if !names.is_empty() {
+        command
+            .env("LISTEN_PID", getpid().to_string())
+            .env("LISTEN_FDS", names.len().to_string())
+            .env("LISTEN_FDNAMES", names.join(":"));
+    }
+    // Returns only if it fails.
+    Err(command.exec()).with_context(|| format!("run {name}"))
+}
+
+fn bind(at: &ListenAt) -> Result<OwnedFd> {
+    match at {
+        ListenAt::Tcp(address) => {
+            Ok(TcpListener::bind(address).with_context(|| format!("listen on {address}"))?.into())
+        }
+        ListenAt::Unix(path) => {
+            let _ = fs::remove_file(path);
+            Ok(UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?.into())
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! WireGuard by the stock tools: keys, `wg show`, and wireguard-go as the other side.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::host::{Host, Place};
+use crate::program::Running;
+
+/// A key pair, in WireGuard's base64.
+#[derive(Clone, Debug)]
+pub struct KeyPair {
+    /// The private key.
+    pub private: String,
+    /// The public key.
+    pub public: String,
+}
+
+impl KeyPair {
+    /// A new pair, by `wg genkey` and `wg pubkey`.
+    pub fn generate(host: &Host) -> Result<KeyPair> {
+        let made = host.run(&["sh", "-c", "k=$(wg genkey); echo $k; echo $k | wg pubkey"])?.success()?;
+        let (private, public) = made.split_once('\n').context("wg printed no pair")?;
+        Ok(KeyPair { private: private.to_owned(), public: public.trim().to_owned() })
+    }
+}
+
+/// A new preshared key.
+pub fn generate_preshared_key(host: &Host) -> Result<String> {
+    Ok(host.run(&["wg", "genpsk"])?.success()?.trim().to_owned())
+}
+
+/// A peer as `wg show <if> dump` prints it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShownPeer {
+    /// Its public key.
+    pub public_key: String,
+    /// Whether it has a preshared key.
+    pub has_preshared_key: bool,
+    /// Where it is.
+    pub endpoint: Option<String>,
+    /// The addresses behind it.
+    pub allowed_ips: Vec<String>,
+    /// Seconds since the epoch of its last handshake; 0 for none.
+    pub latest_handshake: u64,
+    /// Bytes received.
+    pub received: u64,
+    /// Bytes sent.
+    pub sent: u64,
+    /// Seconds between keep-alives.
+    pub keepalive: Option<u16>,
+}
+
+/// The peers of `interface`, as the stock tool sees them.
+pub fn show(host: &Host, interface: &str) -> Result<Vec<ShownPeer>> {
+    let dump = host.run(&["wg", "show", interface, "dump"])?.success()?;
+    dump.lines().skip(1).map(|line| parse_peer(line).with_context(|| format!("read `{line}`"))).collect()
+}
+
+fn parse_peer(line: &str) -> Result<ShownPeer> {
+    let fields: Vec<&str> = line.split('\t').collect();
+    let [key, psk, endpoint, allowed, handshake, received, sent, keepalive] = fields[..] else {
+        anyhow::bail!("{} fields", fields.len());
+    };
+    Ok(ShownPeer {
+        public_key: key.to_owned(),
+        has_preshared_key: psk != "(none)",
+        endpoint: (endpoint != "(none)").then(|| endpoint.to_owned()),
+        allowed_ips: allowed.split(',').map(str::to_owned).collect(),
+        latest_handshake: handshake.parse().context("the handshake's time")?,
+        received: received.parse().context("bytes received")?,
+        sent: sent.parse().context("bytes sent")?,
+        keepalive: keepalive.parse().ok(),
+    })
+}
+
+/// Debian's wireguard-go on a host: its device is `interface`, in the host's outer network, configured by `wg setconf`
+/// from `/etc/wireguard/<interface>.conf` without wg-quick's own keys.
+pub fn start_wireguard_go(host: &Host, interface: &str, address: &str, config: &str) -> Result<Running> {
+    let path = format!("/etc/wireguard/{interface}.conf");
+    host.write(&path, config)?;
+    let mut running = host
+        .program("wireguard-go")
+        .arguments(&["-f", interface])
+        .variable("WG_PROCESS_FOREGROUND", "1")
+        .start()?;
+    running.until("answer on its socket", Duration::from_secs(10), || {
+        host.run(&["wg", "show", interface, "listen-port"])?.success()
+    })?;
+    host.run(&["wg", "setconf", interface, &path])?.success()?;
+    host.run(&["ip", "address", "add", address, "dev", interface])?.success()?;
+    host.run(&["ip", "link", "set", interface, "mtu", "1420", "up"])?.success()?;
+    Ok(running)
+}
+
+/// Pings `address` until one answer came; fails after `bound`.
+pub fn ping(host: &Host, place: Place, address: &str, bound: Duration) -> Result<()> {
+    let seconds = bound.as_secs().max(1).to_string();
+    let output = host.run_at(place, &["ping", "-c", "1", "-i", "0.2", "-w", &seconds, address])?.success()?;
+    ensure!(output.contains("1 received"), "no answer: {output}");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_the_dump_is_read() {
+        let peer = parse_peer("KEY=\t(none)\t192.0.2.1:51820\t10.0.0.1/32,fd00::/8\t17\t1\t2\toff").unwrap();
+        assert_eq!(peer.allowed_ips, ["10.0.0.1/32", "fd00::/8"]);
+        assert_eq!((peer.latest_handshake, peer.received, peer.sent, peer.keepalive), (17, 1, 2, None));
+        assert!(!peer.has_preshared_key);
+    }
+}
