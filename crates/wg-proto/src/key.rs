@@ -110,6 +110,11 @@ impl SecretKey {
         SecretKey::from_bytes(&*bytes_from_base64(text)?)
     }
 
+    /// As UAPI writes it.
+    pub fn from_hex(text: &str) -> Result<SecretKey, KeyError> {
+        SecretKey::from_bytes(&*bytes_from_hex(text)?)
+    }
+
     /// A fresh key from the system's randomness.
     pub fn generate() -> Result<SecretKey, getrandom::Error> {
         let mut bytes = Zeroizing::new([0; KEY_BYTES]);

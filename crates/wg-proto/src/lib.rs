@@ -7,14 +7,20 @@
 #![forbid(unsafe_code)]
 
 pub mod allowed_ips;
+mod device;
 mod drop_reason;
 mod endpoint;
+mod identity;
 mod key;
 pub mod limits;
 mod output;
+mod peer;
+mod session;
 mod state;
+mod timers;
 mod update;
 
+pub use device::Device;
 pub use drop_reason::{Counters, DropReason, Drops};
 pub use endpoint::{Endpoint, LocalAddress};
 pub use key::{KeyError, PresharedKey, PublicKey, SecretKey};

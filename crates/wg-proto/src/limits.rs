@@ -16,6 +16,8 @@ pub mod from_the_specification {
     pub const PADDING_BYTES: usize = 16;
     /// No new initiation sooner than this after a handshake message was sent, paper §6.1.
     pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+    /// The initiator makes new keys when they are this old, paper §6.1.
+    pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
     /// After this age a session neither seals nor opens, paper §6.1.
     pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 }

@@ -1,0 +1,457 @@
+//! A WireGuard interface without IO: bytes and `now` in, datagrams, packets and events out.
+//!
+//! Inputs are [`Device::apply`], [`Device::handle_tun`], [`Device::handle_udp`] and
+//! [`Device::handle_timeout`]; each speaks through the [`Output`] it is given while it runs. Between
+//! them the shell waits for its descriptors, or for [`Device::next_timeout`], whichever is first.
+//!
+//! **Invariants:** a packet is sealed only for the peer whose allowed IPs hold its destination, and
+//! delivered only if they hold its source. No peer has our own key. Everything that goes no further
+//! is counted under one [`DropReason`].
+
+mod message;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use packet::IpHeader;
+
+use crate::allowed_ips::AllowedIps;
+use crate::identity::{Admission, Identity};
+use crate::limits::from_the_specification::COOKIE_REPLY_BYTES;
+use crate::limits::our_choice::{DEFAULT_MTU, SCRATCH_BYTES};
+use crate::peer::{Context, Peer, Ranges};
+use crate::session::Scratch;
+use crate::{
+    AllowedIpChange, Change, ChangedKey, Counters, DeviceEvent, DeviceState, DeviceUpdate, DropReason,
+    Endpoint, Output, PeerIdentity, PeerUpdate, PublicKey, SecretKey,
+};
+use message::Message;
+
+/// Names a peer for as long as it is there.
+pub(crate) type PeerId = usize;
+
+/// One interface: our key, its peers and the routing between them.
+pub struct Device {
+    identity: Option<Identity>,
+    listen_port: u16,
+    fwmark: u32,
+    mtu: u16,
+    /// By [`PeerId`]; places are used again.
+    peers: Vec<Option<Slot>>,
+    free: Vec<PeerId>,
+    arrivals: u64,
+    by_key: HashMap<PublicKey, PeerId>,
+    allowed_ips: AllowedIps<PeerId>,
+    ranges: Ranges,
+    counters: Counters,
+    /// Not later than what any peer waits for; exact after [`Device::handle_timeout`].
+    deadline: Option<Instant>,
+    scratch: Box<Scratch>,
+    padded: Box<Scratch>,
+}
+
+impl Default for Device {
+    fn default() -> Device {
+        Device::new()
+    }
+}
+
+impl Device {
+    /// Without key, peers and port: everything comes by [`Device::apply`].
+    pub fn new() -> Device {
+        Device {
+            identity: None,
+            listen_port: 0,
+            fwmark: 0,
+            mtu: DEFAULT_MTU,
+            peers: Vec::new(),
+            free: Vec::new(),
+            arrivals: 0,
+            by_key: HashMap::new(),
+            allowed_ips: AllowedIps::default(),
+            ranges: Ranges::default(),
+            counters: Counters::default(),
+            deadline: None,
+            scratch: scratch(),
+            padded: scratch(),
+        }
+    }
+
+    /// A packet that the host routed into the tunnel.
+    pub fn handle_tun(&mut self, packet: &[u8], now: Instant, out: &mut impl Output) {
+        let Ok(header) = IpHeader::parse(packet) else {
+            return self.count_drop(DropReason::Malformed);
+        };
+        let Some(id) = self.allowed_ips.lookup(header.destination) else {
+            return self.count_drop(DropReason::NoRoute);
+        };
+        self.with_peer(id, now, out, |peer, cx| peer.send(&packet[..header.total_length], cx));
+    }
+
+    /// A datagram from the network.
+    pub fn handle_udp(&mut self, datagram: &[u8], from: Endpoint, now: Instant, out: &mut impl Output) {
+        let result = match Message::of(datagram) {
+            Some(Message::Data { receiver }) => self.handle_data(receiver, datagram, from, now, out),
+            Some(Message::Initiation) => self.handle_initiation(datagram, from, now, out),
+            Some(Message::Response { receiver }) => self.handle_response(receiver, datagram, from, now, out),
+            Some(Message::Cookie { receiver }) => self.handle_cookie(receiver, datagram, now, out),
+            None => Err((None, DropReason::Malformed)),
+        };
+        if let Err((id, reason)) = result {
+            self.count_drop(reason);
+            if let Some((_, peer)) = id.and_then(|id| self.peers[id].as_mut()) {
+                peer.count_drop(reason);
+            }
+        }
+    }
+
+    /// Does what is due by now.
+    pub fn handle_timeout(&mut self, now: Instant, out: &mut impl Output) {
+        if self.deadline.is_none_or(|deadline| now < deadline) {
+            return;
+        }
+        let (peers, _, mut cx) = self.parts(now, out);
+        let mut deadline = None;
+        for (_, peer) in peers.iter_mut().flatten() {
+            peer.service(&mut cx);
+            deadline = earliest(deadline, peer.next_timeout());
+        }
+        self.deadline = deadline;
+    }
+
+    /// When to call [`Device::handle_timeout`] at the latest.
+    pub fn next_timeout(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Makes the device what the update says. The update has been validated, so this cannot fail.
+    ///
+    /// Endpoints, keepalives, allowed IPs and pre-shared keys of live peers change without touching
+    /// their sessions. A new private key ends all sessions and begins new handshakes.
+    pub fn apply(&mut self, update: DeviceUpdate, now: Instant, out: &mut impl Output) {
+        let handshake_anew = match update.private_key {
+            Change::Keep => Vec::new(),
+            Change::Clear => self.set_identity(None, now, out),
+            Change::Set(key) => self.set_identity(Some(key), now, out),
+        };
+        self.listen_port = update.listen_port.unwrap_or(self.listen_port);
+        self.fwmark = update.fwmark.unwrap_or(self.fwmark);
+        if update.replace_peers {
+            for id in 0..self.peers.len() {
+                self.remove_peer(id, out);
+            }
+        }
+        let mut owed_keepalives = Vec::new();
+        for peer in update.peers {
+            if let Some(id) = self.apply_peer(peer, now, out) {
+                owed_keepalives.push(id);
+            }
+        }
+        // Last, so that a request which names the key or the endpoint after the peer works as well.
+        // The peer may be gone again by now.
+        for id in handshake_anew {
+            if self.peers[id].is_some() {
+                self.with_peer(id, now, out, |peer, cx| peer.initiate(cx));
+            }
+        }
+        for id in owed_keepalives {
+            if self.peers[id].is_some() {
+                self.with_peer(id, now, out, |peer, cx| peer.send_keepalive(cx));
+            }
+        }
+    }
+
+    /// A snapshot: for UAPI `get`, metrics and status.
+    pub fn state(&self, now: Instant) -> DeviceState {
+        let mut peers: Vec<_> = self
+            .peers
+            .iter()
+            .enumerate()
+            .filter_map(|(id, slot)| slot.as_ref().map(|(arrival, peer)| (*arrival, id, peer)))
+            .collect();
+        peers.sort_unstable_by_key(|(arrival, ..)| *arrival);
+        DeviceState {
+            private_key: self.identity.as_ref().map(|identity| identity.secret().clone()),
+            public_key: self.identity.as_ref().map(Identity::public),
+            listen_port: self.listen_port,
+            fwmark: self.fwmark,
+            peers: peers
+                .into_iter()
+                .map(|(_, id, peer)| {
+                    let mut state = peer.state(now);
+                    state.allowed_ips = self.allowed_ips.of_peer(id).collect();
+                    state
+                })
+                .collect(),
+        }
+    }
+
+    /// Whose inner address this is, by cryptokey routing. Packets with this source come from that
+    /// peer or not at all.
+    pub fn peer_by_source(&self, source: IpAddr) -> Option<PeerIdentity> {
+        let id = self.allowed_ips.lookup(source)?;
+        self.peers[id].as_ref().map(|(_, peer)| peer.identity())
+    }
+
+    /// The interface's MTU: padding stops there.
+    pub fn set_mtu(&mut self, mtu: u16) {
+        self.mtu = mtu;
+    }
+
+    /// What the device has counted.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Counts a drop that the shell met: the kernel refused a write or a send.
+    pub fn count_drop(&mut self, reason: DropReason) {
+        self.counters.drops.count(reason, 1);
+    }
+
+    fn handle_data(
+        &mut self,
+        receiver: u32,
+        datagram: &[u8],
+        from: Endpoint,
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), (Option<PeerId>, DropReason)> {
+        if datagram.len() > SCRATCH_BYTES {
+            return Err((None, DropReason::TooBig));
+        }
+        let id = self.ranges.owner(receiver).ok_or((None, DropReason::UnknownIndex))?;
+        let (peers, allowed_ips, mut cx) = self.parts(now, &mut *out);
+        let peer = present(peers, id);
+        if peer.tick_is_due(now) {
+            peer.service(&mut cx);
+        }
+        let result = match peer.open(receiver, datagram, from, &mut cx) {
+            Ok(None) => Ok(None),
+            Ok(Some(packet)) => match IpHeader::parse(packet) {
+                Err(_) => Err(DropReason::Malformed),
+                Ok(header) if allowed_ips.lookup(header.source) == Some(id) => Ok(Some(header.total_length)),
+                Ok(_) => Err(DropReason::SourceNotAllowed),
+            },
+            Err(reason) => Err(reason),
+        };
+        let next = peer.next_timeout();
+        self.deadline = earliest(self.deadline, next);
+        match result {
+            Ok(Some(length)) => out.deliver(&self.scratch[..length]),
+            Ok(None) => {}
+            Err(reason) => return Err((Some(id), reason)),
+        }
+        Ok(())
+    }
+
+    fn handle_initiation(
+        &mut self,
+        message: &[u8],
+        from: Endpoint,
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), (Option<PeerId>, DropReason)> {
+        self.admit(message, from, out).map_err(|reason| (None, reason))?;
+        let Some(identity) = &self.identity else { return Err((None, DropReason::NoSession)) };
+        let initiator = identity.initiator_of(message).map_err(|reason| (None, reason))?;
+        let id = *self.by_key.get(&initiator).ok_or((None, DropReason::UnknownPeer))?;
+        self.with_peer(id, now, out, |peer, cx| peer.accept_initiation(message, from, cx))
+            .map_err(|reason| (Some(id), reason))
+    }
+
+    fn handle_response(
+        &mut self,
+        receiver: u32,
+        message: &[u8],
+        from: Endpoint,
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), (Option<PeerId>, DropReason)> {
+        self.admit(message, from, out).map_err(|reason| (None, reason))?;
+        let id = self.ranges.owner(receiver).ok_or((None, DropReason::UnknownIndex))?;
+        self.with_peer(id, now, out, |peer, cx| peer.accept_response(receiver, message, from, cx))
+            .map_err(|reason| (Some(id), reason))
+    }
+
+    fn handle_cookie(
+        &mut self,
+        receiver: u32,
+        message: &[u8],
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), (Option<PeerId>, DropReason)> {
+        let id = self.ranges.owner(receiver).ok_or((None, DropReason::UnknownIndex))?;
+        self.with_peer(id, now, out, |peer, cx| peer.accept_cookie(receiver, message, cx))
+            .map_err(|reason| (Some(id), reason))
+    }
+
+    /// The gate before handshakes.
+    fn admit(&mut self, message: &[u8], from: Endpoint, out: &mut impl Output) -> Result<(), DropReason> {
+        let Some(identity) = &self.identity else { return Err(DropReason::NoSession) };
+        let mut cookie = [0; COOKIE_REPLY_BYTES];
+        match identity.admit(message, from.remote.ip(), &mut cookie) {
+            Admission::Pass => Ok(()),
+            Admission::Refuse(reason) => Err(reason),
+            Admission::Cookie(reply) => {
+                self.counters.cookie_replies_sent += 1;
+                out.transmit(from, reply);
+                Err(DropReason::Mac2Missing)
+            }
+        }
+    }
+
+    /// Gives the peers that spoke with us under the old key: those need a handshake.
+    fn set_identity(&mut self, key: Option<SecretKey>, now: Instant, out: &mut impl Output) -> Vec<PeerId> {
+        let same = match (&self.identity, &key) {
+            (Some(identity), Some(key)) => identity.secret().same_as(key),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        if same {
+            return Vec::new();
+        }
+        let had_key = self.identity.is_some();
+        self.identity = key.map(Identity::new);
+        let mut handshake_anew = Vec::new();
+        for (id, slot) in self.peers.iter_mut().enumerate() {
+            let Some((_, peer)) = slot else { continue };
+            let had_sessions = peer.forget_sessions(&mut self.ranges);
+            if had_sessions || peer.wants_keepalives() {
+                handshake_anew.push(id);
+            }
+        }
+        let Some(public_key) = self.identity.as_ref().map(Identity::public) else { return Vec::new() };
+        if let Some(&own) = self.by_key.get(&public_key) {
+            self.remove_peer(own, out);
+        }
+        if had_key {
+            let peer = PeerIdentity { public_key, friendly_name: None, since: Some(now) };
+            out.event(DeviceEvent::KeyChanged { peer, key: ChangedKey::Own });
+        }
+        handshake_anew
+    }
+
+    /// Gives the peer if it is owed a keepalive.
+    fn apply_peer(&mut self, update: PeerUpdate, now: Instant, out: &mut impl Output) -> Option<PeerId> {
+        if self.identity.as_ref().is_some_and(|identity| identity.public() == update.public_key) {
+            return None;
+        }
+        let known = self.by_key.get(&update.public_key).copied();
+        if update.remove {
+            if let Some(id) = known {
+                self.remove_peer(id, out);
+            }
+            return None;
+        }
+        let id = match known {
+            Some(id) => id,
+            None if update.update_only => return None,
+            None => self.add_peer(update.public_key),
+        };
+        if update.replace_allowed_ips {
+            self.allowed_ips.remove_peer(id);
+        }
+        for change in update.allowed_ips {
+            match change {
+                AllowedIpChange::Add(prefix) => self.allowed_ips.insert(prefix, id),
+                AllowedIpChange::Remove(prefix) => self.allowed_ips.remove(prefix, id),
+            }
+        }
+        let owed = self.with_peer(id, now, out, |peer, cx| {
+            if let Some(name) = update.friendly_name {
+                peer.set_friendly_name(name);
+            }
+            match update.preshared_key {
+                Change::Keep => {}
+                Change::Clear => peer.set_preshared_key(None, cx),
+                Change::Set(key) => peer.set_preshared_key(Some(key), cx),
+            }
+            if let Some(remote) = update.endpoint {
+                peer.set_endpoint(Endpoint::to(remote));
+            }
+            update.persistent_keepalive.is_some_and(|seconds| peer.set_keepalive(seconds, now))
+        });
+        owed.then_some(id)
+    }
+
+    fn add_peer(&mut self, public_key: PublicKey) -> PeerId {
+        let id = self.free.pop().unwrap_or(self.peers.len());
+        let slot = Some((self.arrivals, Box::new(Peer::new(id, public_key))));
+        self.arrivals += 1;
+        match self.peers.get_mut(id) {
+            Some(free) => *free = slot,
+            None => self.peers.push(slot),
+        }
+        self.by_key.insert(public_key, id);
+        id
+    }
+
+    fn remove_peer(&mut self, id: PeerId, out: &mut impl Output) {
+        let Some((_, mut peer)) = self.peers[id].take() else { return };
+        self.free.push(id);
+        peer.forget_sessions(&mut self.ranges);
+        self.allowed_ips.remove_peer(id);
+        self.by_key.remove(&peer.public_key());
+        let peer = peer.identity();
+        if peer.since.is_some() {
+            out.event(DeviceEvent::PeerDown { peer });
+        }
+    }
+
+    /// Runs `f` with a peer that is there, its timers up to date, and notes when it wants to be
+    /// looked at again.
+    fn with_peer<O: Output, T>(
+        &mut self,
+        id: PeerId,
+        now: Instant,
+        out: &mut O,
+        f: impl FnOnce(&mut Peer, &mut Context<'_, O>) -> T,
+    ) -> T {
+        let (peers, _, mut cx) = self.parts(now, out);
+        let peer = present(peers, id);
+        if peer.tick_is_due(now) {
+            peer.service(&mut cx);
+        }
+        let result = f(peer, &mut cx);
+        let next = peer.next_timeout();
+        self.deadline = earliest(self.deadline, next);
+        result
+    }
+
+    /// The device taken apart, so that a peer can work while it is borrowed from it.
+    fn parts<'a, O>(
+        &'a mut self,
+        now: Instant,
+        out: &'a mut O,
+    ) -> (&'a mut [Option<Slot>], &'a AllowedIps<PeerId>, Context<'a, O>) {
+        let cx = Context {
+            now,
+            out,
+            identity: self.identity.as_ref(),
+            ranges: &mut self.ranges,
+            counters: &mut self.counters,
+            scratch: &mut self.scratch,
+            padded: &mut self.padded,
+            mtu: usize::from(self.mtu),
+        };
+        (&mut self.peers, &self.allowed_ips, cx)
+    }
+}
+
+/// A peer, with its number of arrival.
+type Slot = (u64, Box<Peer>);
+
+fn present(peers: &mut [Option<Slot>], id: PeerId) -> &mut Peer {
+    let slot = peers[id].as_mut();
+    &mut slot.expect("keys, routes and ranges go with their peer, in `remove_peer`").1
+}
+
+fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
+}
+
+fn scratch() -> Box<Scratch> {
+    let bytes: Box<[u8]> = vec![0; SCRATCH_BYTES].into_boxed_slice();
+    bytes.try_into().expect("made with exactly this length")
+}

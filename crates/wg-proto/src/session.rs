@@ -1,0 +1,279 @@
+//! One Noise session with a peer: the only place that touches boringtun's `Tunn`.
+//!
+//! What `Tunn` expects of its callers and does not check stops here: buffers it panics on when they
+//! are short, the call that is repeated until `Done`, a clock of its own that stands still between
+//! calls of `update_timers`, and a limiter and a queue of its own, both of which stay unused.
+//!
+//! **Invariants:** scratch space holds any datagram, so no buffer is short. `ready` says exactly
+//! whether `Tunn` holds a session to seal with; nothing is sealed without one, so its queue, which
+//! drops silently, stays empty. Before a handshake begins or ends the private clock has been moved.
+
+use std::time::Duration;
+
+use boringtun::noise::errors::WireGuardError;
+use boringtun::noise::{Tunn, TunnResult};
+use boringtun::x25519;
+
+use crate::identity::Identity;
+use crate::limits::our_choice::SCRATCH_BYTES;
+use crate::{DropReason, PresharedKey, PublicKey};
+
+/// Room for any datagram, made once.
+pub(crate) type Scratch = [u8; SCRATCH_BYTES];
+
+pub(crate) struct Session {
+    /// 11 KB, so not inside the peer.
+    tunn: Box<Tunn>,
+    /// The upper 24 bits of every index this session hands out.
+    range: u32,
+    ready: bool,
+    /// The index of our latest response, until a packet that uses it proves that it arrived.
+    unconfirmed: Option<u32>,
+    /// `false` for a low-order peer key.
+    can_agree: bool,
+}
+
+/// What a data datagram held.
+pub(crate) enum Content<'a> {
+    Keepalive,
+    Packet(&'a [u8]),
+    /// Authentic, but no IP packet.
+    NotIp,
+}
+
+/// A data datagram that authenticated.
+pub(crate) struct Opened<'a> {
+    pub(crate) content: Content<'a>,
+    /// The first packet under keys that we answered with: the handshake is complete.
+    pub(crate) confirms: bool,
+}
+
+/// What the session's timers ask for.
+pub(crate) enum Tick<'a> {
+    Nothing,
+    /// A handshake message: a first one, or again after no answer came.
+    Initiation(&'a [u8]),
+    Keepalive(&'a [u8]),
+    /// 90 s of handshakes went unanswered, or the session is long dead. Nothing happens by itself now.
+    GaveUp,
+}
+
+impl Session {
+    pub(crate) fn new(
+        identity: &Identity,
+        peer: &PublicKey,
+        preshared_key: Option<&PresharedKey>,
+        range: u32,
+    ) -> Session {
+        let tunn = Tunn::new(
+            identity.secret().to_x25519(),
+            x25519::PublicKey::from(*peer.as_bytes()),
+            preshared_key.map(|key| *key.reveal_bytes()),
+            None,
+            range,
+            Some(identity.unlimited()),
+        );
+        Session {
+            tunn: Box::new(tunn),
+            range,
+            ready: false,
+            unconfirmed: None,
+            can_agree: identity.can_agree_with(peer),
+        }
+    }
+
+    pub(crate) fn range(&self) -> u32 {
+        self.range
+    }
+
+    /// Whether there are keys to seal with.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.ready
+    }
+
+    /// Whether keys can be in use, ours or those the peer has still to confirm.
+    pub(crate) fn may_hold_keys(&self) -> bool {
+        self.ready || self.unconfirmed.is_some()
+    }
+
+    /// Whether a handshake can ever succeed.
+    pub(crate) fn can_agree(&self) -> bool {
+        self.can_agree
+    }
+
+    /// Seals a packet (padded already) or, if empty, a keepalive. `None` unless ready.
+    pub(crate) fn seal<'a>(&mut self, padded: &[u8], scratch: &'a mut Scratch) -> Option<&'a [u8]> {
+        if !self.ready {
+            return None;
+        }
+        datagram(self.tunn.encapsulate(padded, scratch))
+    }
+
+    /// Begins a handshake. `None` if one is under way already, or none can succeed.
+    pub(crate) fn initiate<'a>(&mut self, scratch: &'a mut Scratch) -> Option<&'a [u8]> {
+        if !self.can_agree {
+            return None;
+        }
+        self.wake(scratch);
+        datagram(self.tunn.format_handshake_initiation(scratch, false))
+    }
+
+    /// Answers an initiation that is known to be from this peer.
+    pub(crate) fn accept_initiation<'a>(
+        &mut self,
+        initiation: &[u8],
+        scratch: &'a mut Scratch,
+    ) -> Result<&'a [u8], DropReason> {
+        self.wake(scratch);
+        match self.tunn.decapsulate(None, initiation, scratch) {
+            TunnResult::WriteToNetwork(response) => {
+                self.unconfirmed = response.get(4..8).and_then(|index| {
+                    let index = index.try_into().ok()?;
+                    Some(u32::from_le_bytes(index))
+                });
+                // The repeated call is left out on purpose: it would try to seal under keys that the
+                // peer has not confirmed, find none, and answer an initiation with an initiation.
+                Ok(response)
+            }
+            TunnResult::Err(error) => Err(drop_reason(&error)),
+            TunnResult::Done | TunnResult::WriteToTunnelV4(..) | TunnResult::WriteToTunnelV6(..) => {
+                Err(DropReason::Malformed)
+            }
+        }
+    }
+
+    /// Takes the answer to our initiation, and gives `send` what is to follow it: the keepalive that
+    /// proves the keys to the peer.
+    pub(crate) fn accept_response(
+        &mut self,
+        response: &[u8],
+        scratch: &mut Scratch,
+        mut send: impl FnMut(&[u8]),
+    ) -> Result<(), DropReason> {
+        let mut result = self.tunn.decapsulate(None, response, scratch);
+        if let TunnResult::Err(error) = &result {
+            return Err(drop_reason(error));
+        }
+        self.ready = true;
+        while let Some(datagram) = datagram(result) {
+            send(datagram);
+            result = self.tunn.decapsulate(None, &[], scratch);
+        }
+        Ok(())
+    }
+
+    /// Takes a cookie; the next initiation carries it.
+    pub(crate) fn accept_cookie(&mut self, reply: &[u8], scratch: &mut Scratch) -> Result<(), DropReason> {
+        match self.tunn.decapsulate(None, reply, scratch) {
+            TunnResult::Err(error) => Err(drop_reason(&error)),
+            TunnResult::Done
+            | TunnResult::WriteToNetwork(_)
+            | TunnResult::WriteToTunnelV4(..)
+            | TunnResult::WriteToTunnelV6(..) => Ok(()),
+        }
+    }
+
+    /// Opens a data datagram whose receiver index lies in our range; it fits the scratch space, and
+    /// its packet lies at the beginning of that afterwards.
+    pub(crate) fn open<'a>(
+        &mut self,
+        datagram: &[u8],
+        scratch: &'a mut Scratch,
+    ) -> Result<Opened<'a>, DropReason> {
+        let content = match self.tunn.decapsulate(None, datagram, scratch) {
+            TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
+                Content::Packet(packet)
+            }
+            TunnResult::Done => Content::Keepalive,
+            // The datagram's form was checked before, so this is about what it held: by now the tag
+            // has been verified and the counter spent.
+            TunnResult::Err(WireGuardError::InvalidPacket) => Content::NotIp,
+            TunnResult::Err(error) => return Err(drop_reason(&error)),
+            TunnResult::WriteToNetwork(_) => return Err(DropReason::Malformed),
+        };
+        // Opening makes the session the current one, so there is one to seal with.
+        self.ready = true;
+        let confirms = self.unconfirmed.is_some() && self.unconfirmed == receiver_index(datagram);
+        if confirms {
+            self.unconfirmed = None;
+        }
+        Ok(Opened { content, confirms })
+    }
+
+    /// Moves the private clock and asks the session's timers. To be called every `TICK` as long as
+    /// it does not say [`Tick::GaveUp`].
+    pub(crate) fn tick<'a>(&mut self, scratch: &'a mut Scratch) -> Tick<'a> {
+        let result = self.tunn.update_timers(scratch);
+        let gave_up = matches!(result, TunnResult::Err(_));
+        self.ready = self.tunn.time_since_last_handshake().is_some();
+        if gave_up {
+            self.unconfirmed = None;
+            return Tick::GaveUp;
+        }
+        match datagram(result) {
+            None => Tick::Nothing,
+            Some(message) if message.first() == Some(&MESSAGE_INITIATION) => Tick::Initiation(message),
+            Some(message) => Tick::Keepalive(message),
+        }
+    }
+
+    /// Whether [`Session::tick`] has nothing to do until a handshake begins.
+    pub(crate) fn is_dormant(&self) -> bool {
+        self.tunn.is_expired()
+    }
+
+    /// Estimated inbound loss (0–1), and the round trip of the last handshake that we began.
+    pub(crate) fn statistics(&self) -> (f32, Option<Duration>) {
+        let (_, _, _, loss, rtt_ms) = self.tunn.stats();
+        (loss, rtt_ms.map(|ms| Duration::from_millis(u64::from(ms))))
+    }
+
+    /// A dormant session's clock stands where it was left; a handshake that began there would be
+    /// over its time at the next tick.
+    fn wake(&mut self, scratch: &mut Scratch) {
+        if self.tunn.is_expired() {
+            // Says only that it is expired, which is known.
+            let _ = self.tunn.update_timers(scratch);
+        }
+    }
+}
+
+/// First byte of message 1, paper §5.4.2.
+const MESSAGE_INITIATION: u8 = 1;
+
+/// The receiver index of a data message, paper §5.4.6.
+fn receiver_index(datagram: &[u8]) -> Option<u32> {
+    Some(u32::from_le_bytes(datagram.get(4..8)?.try_into().ok()?))
+}
+
+fn datagram(result: TunnResult<'_>) -> Option<&[u8]> {
+    match result {
+        TunnResult::WriteToNetwork(datagram) => Some(datagram),
+        TunnResult::Done
+        | TunnResult::Err(_)
+        | TunnResult::WriteToTunnelV4(..)
+        | TunnResult::WriteToTunnelV6(..) => None,
+    }
+}
+
+fn drop_reason(error: &WireGuardError) -> DropReason {
+    match error {
+        WireGuardError::InvalidCounter
+        | WireGuardError::DuplicateCounter
+        | WireGuardError::WrongTai64nTimestamp => DropReason::Replay,
+        WireGuardError::InvalidAeadTag
+        | WireGuardError::WrongKey
+        | WireGuardError::InvalidTai64nTimestamp => DropReason::DecryptFailed,
+        WireGuardError::NoCurrentSession | WireGuardError::WrongIndex | WireGuardError::UnexpectedPacket => {
+            DropReason::UnknownIndex
+        }
+        WireGuardError::InvalidMac => DropReason::Mac1Invalid,
+        WireGuardError::UnderLoad => DropReason::Mac2Missing,
+        WireGuardError::ConnectionExpired => DropReason::NoSession,
+        WireGuardError::DestinationBufferTooSmall
+        | WireGuardError::IncorrectPacketLength
+        | WireGuardError::WrongPacketType
+        | WireGuardError::InvalidPacket
+        | WireGuardError::LockFailed => DropReason::Malformed,
+    }
+}

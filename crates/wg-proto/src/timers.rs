@@ -1,0 +1,163 @@
+//! The timers of a peer that are ours: persistent keepalive, giving up and beginning again, up and
+//! down, and when to look next.
+//!
+//! **Invariant:** everything here is arithmetic on the `now` it is given. What the Noise session times
+//! on a clock of its own is only asked every [`TICK`].
+
+use std::time::{Duration, Instant};
+
+use crate::limits::from_the_specification::{REKEY_AFTER_TIME, REKEY_TIMEOUT};
+use crate::limits::our_choice::{PEER_DOWN_AFTER, TICK};
+
+/// Who began the handshake that the current keys come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Initiator,
+    Responder,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Timers {
+    /// Zero is off.
+    keepalive: Duration,
+    /// The last authenticated datagram in either direction, or the last try to send a keepalive:
+    /// where the keepalive interval counts from.
+    last_traffic: Option<Instant>,
+    /// The last authenticated datagram from the peer.
+    last_received: Option<Instant>,
+    /// The last handshake message we sent, while it may still be answered.
+    handshake_sent: Option<Instant>,
+    /// When both sides agreed on keys, and who had begun.
+    completed: Option<(Instant, Role)>,
+    next_tick: Option<Instant>,
+    up_since: Option<Instant>,
+    up_before: Duration,
+}
+
+impl Timers {
+    pub(crate) fn sent(&mut self, now: Instant) {
+        self.last_traffic = Some(now);
+    }
+
+    pub(crate) fn received(&mut self, now: Instant) {
+        self.last_traffic = Some(now);
+        self.last_received = Some(now);
+    }
+
+    pub(crate) fn handshake_message_sent(&mut self, now: Instant) {
+        self.handshake_sent = Some(now);
+        self.keep_ticking(now);
+    }
+
+    pub(crate) fn handshake_completed(&mut self, now: Instant, role: Role) {
+        self.handshake_sent = None;
+        self.completed = Some((now, role));
+        self.keep_ticking(now);
+    }
+
+    /// The session gave up: the next reason to speak may begin a handshake at once.
+    pub(crate) fn handshake_over(&mut self) {
+        self.handshake_sent = None;
+    }
+
+    pub(crate) fn last_handshake(&self) -> Option<Instant> {
+        self.completed.map(|(at, _)| at)
+    }
+
+    /// Two handshake messages of ours stand at least `REKEY_TIMEOUT` apart: else two peers that speak
+    /// at the same moment answer each other's initiations for ever.
+    pub(crate) fn may_initiate(&self, now: Instant) -> bool {
+        self.handshake_sent.is_none_or(|sent| now >= sent + REKEY_TIMEOUT)
+    }
+
+    /// The initiator renews keys once they are this old. Keepalives count as use here: without data
+    /// the session itself would let them lapse.
+    pub(crate) fn keys_are_old(&self, now: Instant) -> bool {
+        self.completed.is_some_and(|(at, role)| role == Role::Initiator && now >= at + REKEY_AFTER_TIME)
+    }
+
+    /// Sets the interval. `true` if it was off before: then one goes out at once.
+    pub(crate) fn set_keepalive(&mut self, interval: Duration, now: Instant) -> bool {
+        let was_off = self.keepalive.is_zero();
+        self.keepalive = interval;
+        if was_off {
+            self.last_traffic.get_or_insert(now);
+        }
+        was_off && !interval.is_zero()
+    }
+
+    pub(crate) fn keepalive(&self) -> Duration {
+        self.keepalive
+    }
+
+    /// Whether a keepalive is due; if so, the interval begins anew, whether or not it can be sent.
+    pub(crate) fn take_keepalive(&mut self, now: Instant) -> bool {
+        let due = self.keepalive_at().is_some_and(|at| now >= at);
+        if due {
+            self.last_traffic = Some(now);
+        }
+        due
+    }
+
+    /// Whether the session's timers are to be asked now.
+    pub(crate) fn tick_is_due(&self, now: Instant) -> bool {
+        self.next_tick.is_some_and(|at| now >= at)
+    }
+
+    pub(crate) fn tick_again(&mut self, now: Instant) {
+        self.next_tick = Some(now + TICK);
+    }
+
+    pub(crate) fn keep_ticking(&mut self, now: Instant) {
+        self.next_tick.get_or_insert(now + TICK);
+    }
+
+    pub(crate) fn stop_ticking(&mut self) {
+        self.next_tick = None;
+    }
+
+    /// `true` if the peer was down.
+    pub(crate) fn up(&mut self, now: Instant) -> bool {
+        if self.up_since.is_some() {
+            return false;
+        }
+        self.up_since = Some(now);
+        true
+    }
+
+    pub(crate) fn up_since(&self) -> Option<Instant> {
+        self.up_since
+    }
+
+    pub(crate) fn up_total(&self, now: Instant) -> Duration {
+        let current = self.up_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        self.up_before + current
+    }
+
+    /// `true` if the peer was up and has been silent for too long.
+    pub(crate) fn take_down(&mut self, now: Instant) -> bool {
+        let silent = self.down_at().is_some_and(|at| now >= at);
+        if silent {
+            self.up_before = self.up_total(now);
+            self.up_since = None;
+        }
+        silent
+    }
+
+    /// When something can next be due.
+    pub(crate) fn next(&self) -> Option<Instant> {
+        [self.next_tick, self.keepalive_at(), self.down_at()].into_iter().flatten().min()
+    }
+
+    fn keepalive_at(&self) -> Option<Instant> {
+        if self.keepalive.is_zero() {
+            return None;
+        }
+        self.last_traffic.map(|at| at + self.keepalive)
+    }
+
+    fn down_at(&self) -> Option<Instant> {
+        self.up_since?;
+        self.last_received.map(|at| at + PEER_DOWN_AFTER)
+    }
+}
