@@ -20,6 +20,8 @@ pub mod process_status;
 pub mod program;
 pub mod reexec;
 pub mod runner;
+pub mod stream;
+pub mod tunnel;
 pub mod wait;
 pub mod wireguard;
 pub mod world;

@@ -94,7 +94,7 @@ impl Log {
 
 /// Reads the level of a line in either format of the daemons.
 fn level_of(line: &str) -> Level {
-    if line.contains("panicked at") {
+    if line.contains("panicked at") || line.starts_with("panic in thread ") {
         return Level::Error;
     }
     let level = match serde_json::from_str::<Value>(line) {
