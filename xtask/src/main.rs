@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a program whose output is for the person who typed the command")]
 
+mod bench;
 mod check;
 mod netns;
 mod packages;
@@ -15,7 +16,10 @@ mod tools;
 
 use std::process::ExitCode;
 
+use anyhow::{Result, bail};
 use clap::{Parser, Subcommand};
+use culvert_netns::reexec::{self, Entered};
+use culvert_netns::world::World;
 
 /// Chores of the Culvert repository.
 #[derive(Parser)]
@@ -43,19 +47,41 @@ enum Command {
         /// A part of scenario names
         filter: Option<String>,
     },
+    /// Figures: medians of alternating runs, beside a peer measured in the same run
+    Bench {
+        #[command(subcommand)]
+        what: bench::Bench,
+    },
 }
 
 fn main() -> ExitCode {
-    let outcome = match Cli::parse().command {
-        Command::Check => check::run(),
-        Command::Test { selection } => test::run(selection.as_deref()),
-        Command::Netns { filter } => netns::run(filter.as_deref()),
+    let outcome = match reexec::enter() {
+        Entered::Outside => run(Cli::parse().command),
+        Entered::Inside(world) => run_inside(&world),
+        Entered::Done(code) => return code,
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::FAILURE
-        }
+    outcome.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Check => check::run()?,
+        Command::Test { selection } => test::run(selection.as_deref())?,
+        Command::Netns { filter } => netns::run(filter.as_deref())?,
+        Command::Bench { .. } => return bench::run(),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// This program again, as the first process of a world of its own (see `culvert_netns::world`).
+fn run_inside(world: &World) -> Result<ExitCode> {
+    let name = std::ffi::OsString::from("cargo xtask");
+    match Cli::parse_from(std::iter::once(&name).chain(world.arguments())).command {
+        Command::Bench { what } => bench::run_inside(&what, world)?,
+        Command::Check | Command::Test { .. } | Command::Netns { .. } => bail!("this command needs no world"),
+    }
+    Ok(ExitCode::SUCCESS)
 }

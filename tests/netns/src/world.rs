@@ -48,7 +48,18 @@ impl Launched {
     /// Starts a world whose pid 1 runs this executable again and finds `arguments` in [`World::arguments`].
     /// `output` receives its standard output and error.
     pub fn start(arguments: &[OsString], stdout: Stdio, stderr: Stdio) -> Result<Launched> {
+        Self::start_with(arguments, &[], stdout, stderr)
+    }
+
+    /// The same with more variables in the world's environment.
+    fn start_with(
+        arguments: &[OsString],
+        variables: &[(&str, OsString)],
+        stdout: Stdio,
+        stderr: Stdio,
+    ) -> Result<Launched> {
         let mut command = reexec::command(Role::Janitor)?;
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.args(arguments).stdin(Stdio::piped()).stdout(stdout).stderr(stderr).process_group(0);
         Ok(Launched { child: command.spawn().context("start the janitor")? })
     }
@@ -66,7 +77,12 @@ impl Launched {
 /// Runs this executable again inside a new world and gives back its exit code: what a program calls that wants to be
 /// in a world itself.
 pub fn run_inside(arguments: &[OsString]) -> Result<ExitCode> {
-    let status = Launched::start(arguments, Stdio::inherit(), Stdio::inherit())?.wait()?;
+    run_inside_with(arguments, &[])
+}
+
+/// The same with more variables in the world's environment.
+pub fn run_inside_with(arguments: &[OsString], variables: &[(&str, OsString)]) -> Result<ExitCode> {
+    let status = Launched::start_with(arguments, variables, Stdio::inherit(), Stdio::inherit())?.wait()?;
     Ok(exit_code(status))
 }
 

@@ -1,0 +1,44 @@
+//! `cargo xtask bench`: figures as medians of alternating runs, beside a peer or a limit measured in the same run.
+//!
+//! Invariant: a figure is never a promise of a test. Machines are noisy: what counts are the ratios within a run.
+
+mod figures;
+mod process_time;
+mod tunnel;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use anyhow::{Result, ensure};
+use clap::Subcommand;
+use culvert_netns::world::{self, World};
+
+use crate::{packages, steps};
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Bench {
+    /// wgd beside Debian's wireguard-go, in turn: TCP, CPU per byte, small packets, latency, memory
+    Tunnel(tunnel::Options),
+}
+
+/// Outside: builds with optimisation and goes into a world.
+pub(crate) fn run() -> Result<ExitCode> {
+    let path = packages::provide()?;
+    let mut build = steps::cargo();
+    build.args(["build", "--release", "--package", "wgd", "--package", "edge", "--package", "storaged"]);
+    build.args(["--package", "culvert"]);
+    ensure!(steps::run(&mut build)?, "the programs do not build");
+    let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    world::run_inside_with(
+        &arguments,
+        &[("PATH", path), ("CULVERT_BIN_DIR", steps::root().join("target/release").into_os_string())],
+    )
+}
+
+/// Inside the world.
+pub(crate) fn run_inside(bench: &Bench, world: &World) -> Result<()> {
+    match bench {
+        Bench::Tunnel(options) => tunnel::run(options, world),
+    }
+}

@@ -1,0 +1,37 @@
+//! CPU time and memory of running processes, by the kernel's word.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use culvert_netns::process_status::ProcessStatus;
+
+/// CPU seconds (user and system, all threads) that the processes have used so far.
+pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
+    let ticks_per_second =
+        nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("the kernel has no clock tick")?;
+    let mut ticks = 0_u32;
+    for pid in pids {
+        let text = fs::read_to_string(format!("/proc/{pid}/stat"))
+            .with_context(|| format!("look at process {pid}"))?;
+        // proc_pid_stat(5): after the name in brackets, utime and stime are fields 14 and 15 counted from 1.
+        let after = text.rsplit_once(')').context("a stat line without a name")?.1;
+        let fields: Vec<&str> = after.split_whitespace().collect();
+        for field in [11, 12] {
+            ticks += fields
+                .get(field)
+                .context("a short stat line")?
+                .parse::<u32>()
+                .context("a number of ticks")?;
+        }
+    }
+    Ok(f64::from(ticks) / f64::from(i32::try_from(ticks_per_second)?))
+}
+
+/// The most memory that each process ever had resident, in MiB, summed.
+pub(crate) fn peak_mebibytes(pids: &[u32]) -> Result<f64> {
+    let mut kibibytes = 0;
+    for pid in pids {
+        kibibytes += ProcessStatus::read(*pid)?.peak_resident_kib;
+    }
+    Ok(f64::from(u32::try_from(kibibytes)?) / 1024.0)
+}
