@@ -4,10 +4,21 @@
 //! can write to no file, and what cannot be passed on is refused at once.
 #![forbid(unsafe_code)]
 
+pub mod answer;
+pub mod circuit;
+pub mod client_stream;
 pub mod conditional;
 pub mod config;
 pub mod limits;
+pub mod listen;
+pub mod metrics;
 pub mod plan;
 pub mod range;
 pub mod refusal;
+pub mod request;
+pub mod store;
+pub mod store_client;
+pub mod stream;
 pub mod target;
+pub mod track;
+pub mod tunnel;

@@ -1,0 +1,273 @@
+//! edge's metrics. Labels come only from closed enums: no path, name, user, cohort or address.
+
+use prometheus::core::Collector;
+use prometheus::{
+    Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+};
+
+use crate::refusal::Reason;
+
+/// What a request was about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handler {
+    /// `PUT` of a file.
+    Upload,
+    /// `GET` or `HEAD` of a file.
+    Download,
+    /// A listing.
+    List,
+    /// Nothing that exists.
+    Other,
+}
+
+impl Handler {
+    const ALL: [Handler; 4] = [Handler::Upload, Handler::Download, Handler::List, Handler::Other];
+
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Handler::Upload => "upload",
+            Handler::Download => "download",
+            Handler::List => "list",
+            Handler::Other => "other",
+        }
+    }
+}
+
+/// Which side ended a transfer early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The client went away, paused too long or sent too much.
+    Client,
+    /// storaged or the tunnel.
+    Upstream,
+}
+
+impl Side {
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Upstream => "upstream",
+        }
+    }
+}
+
+/// Why a connection to storaged, or a request on it, came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UpstreamFailure {
+    /// It could not be opened.
+    Connect,
+    /// It broke.
+    Broken,
+    /// An answer took too long.
+    Timeout,
+    /// An answer could not be understood.
+    Answer,
+}
+
+impl UpstreamFailure {
+    const ALL: [UpstreamFailure; 4] = [
+        UpstreamFailure::Connect,
+        UpstreamFailure::Broken,
+        UpstreamFailure::Timeout,
+        UpstreamFailure::Answer,
+    ];
+
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        match self {
+            UpstreamFailure::Connect => "connect",
+            UpstreamFailure::Broken => "broken",
+            UpstreamFailure::Timeout => "timeout",
+            UpstreamFailure::Answer => "answer",
+        }
+    }
+}
+
+/// The methods that are labels; all others are `other`.
+pub fn method_label(method: &http::Method) -> &'static str {
+    match method.as_str() {
+        "GET" => "GET",
+        "HEAD" => "HEAD",
+        "PUT" => "PUT",
+        _ => "other",
+    }
+}
+
+/// Everything that is counted.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "each metric's help text, below, says what it is")]
+pub struct Metrics {
+    pub requests: IntCounterVec,
+    pub request_duration: HistogramVec,
+    pub time_to_first_byte: Histogram,
+    pub requests_in_flight: IntGaugeVec,
+    pub request_body_bytes: IntCounter,
+    pub response_body_bytes: IntCounter,
+    pub rejected: IntCounterVec,
+    pub connections_active: IntGauge,
+    pub connections_accepted: IntCounter,
+    pub upstream_up: IntGauge,
+    pub upstream_request_duration: Histogram,
+    pub upstream_connections: IntGaugeVec,
+    pub upstream_failures: IntCounterVec,
+    pub upload_aborted: IntCounterVec,
+    pub buffered_bytes: IntGauge,
+    pub draining: IntGauge,
+    pub reload_successful: IntGauge,
+    pub reload_success_timestamp: IntGauge,
+}
+
+const DURATIONS: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0];
+
+impl Metrics {
+    /// Makes all metrics and registers them.
+    pub fn new(registry: &Registry) -> prometheus::Result<Metrics> {
+        let buckets = |name: &str, help: &str| HistogramOpts::new(name, help).buckets(DURATIONS.to_vec());
+        let metrics = Metrics {
+            requests: IntCounterVec::new(
+                Opts::new("edge_http_requests_total", "Requests answered."),
+                &["handler", "method", "code"],
+            )?,
+            request_duration: HistogramVec::new(
+                buckets(
+                    "edge_http_request_duration_seconds",
+                    "From a request's head to its answer's last byte.",
+                ),
+                &["handler", "method"],
+            )?,
+            time_to_first_byte: Histogram::with_opts(buckets(
+                "edge_http_time_to_first_byte_seconds",
+                "From a request's head to its answer's head.",
+            ))?,
+            requests_in_flight: IntGaugeVec::new(
+                Opts::new("edge_http_requests_in_flight", "Requests under way."),
+                &["handler"],
+            )?,
+            request_body_bytes: IntCounter::new(
+                "edge_http_request_body_bytes_total",
+                "Body bytes passed on to storaged.",
+            )?,
+            response_body_bytes: IntCounter::new(
+                "edge_http_response_body_bytes_total",
+                "Body bytes passed on to clients.",
+            )?,
+            rejected: IntCounterVec::new(
+                Opts::new("edge_http_requests_rejected_total", "Requests refused, by reason."),
+                &["reason"],
+            )?,
+            connections_active: IntGauge::new("edge_connections_active", "Client connections open.")?,
+            connections_accepted: IntCounter::new(
+                "edge_connections_accepted_total",
+                "Client connections accepted.",
+            )?,
+            upstream_up: IntGauge::new(
+                "edge_upstream_up",
+                "Whether storaged is reachable (the circuit is closed).",
+            )?,
+            upstream_request_duration: Histogram::with_opts(buckets(
+                "edge_upstream_request_duration_seconds",
+                "From a request to storaged to its answer's head; an upload's body in between counts.",
+            ))?,
+            upstream_connections: IntGaugeVec::new(
+                Opts::new("edge_upstream_connections", "Connections to storaged."),
+                &["state"],
+            )?,
+            upstream_failures: IntCounterVec::new(
+                Opts::new("edge_upstream_failures_total", "Requests to storaged that came to nothing."),
+                &["reason"],
+            )?,
+            upload_aborted: IntCounterVec::new(
+                Opts::new(
+                    "edge_upload_aborted_total",
+                    "Uploads that ended early, by the side that ended them.",
+                ),
+                &["side"],
+            )?,
+            buffered_bytes: IntGauge::new(
+                "edge_buffered_bytes",
+                "Body bytes taken from one side and not yet released by the other; without read buffers and the kernel's.",
+            )?,
+            draining: IntGauge::new("edge_draining", "Whether edge is stopping.")?,
+            reload_successful: IntGauge::new(
+                "edge_config_last_reload_successful",
+                "Whether the last reload (or the start) took the configuration.",
+            )?,
+            reload_success_timestamp: IntGauge::new(
+                "edge_config_last_reload_success_timestamp_seconds",
+                "When a configuration was last taken.",
+            )?,
+        };
+        metrics.register(registry)?;
+        metrics.initialise();
+        Ok(metrics)
+    }
+
+    fn register(&self, registry: &Registry) -> prometheus::Result<()> {
+        let local_payload = IntGauge::new(
+            "edge_local_payload_bytes",
+            "Payload on this machine's file systems: 0, for the process can write to no file.",
+        )?;
+        let all: [Box<dyn Collector>; 19] = [
+            Box::new(self.requests.clone()),
+            Box::new(self.request_duration.clone()),
+            Box::new(self.time_to_first_byte.clone()),
+            Box::new(self.requests_in_flight.clone()),
+            Box::new(self.request_body_bytes.clone()),
+            Box::new(self.response_body_bytes.clone()),
+            Box::new(self.rejected.clone()),
+            Box::new(self.connections_active.clone()),
+            Box::new(self.connections_accepted.clone()),
+            Box::new(self.upstream_up.clone()),
+            Box::new(self.upstream_request_duration.clone()),
+            Box::new(self.upstream_connections.clone()),
+            Box::new(self.upstream_failures.clone()),
+            Box::new(self.upload_aborted.clone()),
+            Box::new(self.buffered_bytes.clone()),
+            Box::new(self.draining.clone()),
+            Box::new(self.reload_successful.clone()),
+            Box::new(self.reload_success_timestamp.clone()),
+            Box::new(local_payload),
+        ];
+        all.into_iter().try_for_each(|collector| registry.register(collector))
+    }
+
+    /// Label sets exist from the start, so that a rate over the first event is seen.
+    fn initialise(&self) {
+        for reason in Reason::ALL {
+            self.rejected.with_label_values(&[reason.label()]);
+        }
+        for handler in Handler::ALL {
+            self.requests_in_flight.with_label_values(&[handler.label()]);
+        }
+        for failure in UpstreamFailure::ALL {
+            self.upstream_failures.with_label_values(&[failure.label()]);
+        }
+        for side in [Side::Client, Side::Upstream] {
+            self.upload_aborted.with_label_values(&[side.label()]);
+        }
+        for state in ["idle", "busy"] {
+            self.upstream_connections.with_label_values(&[state]);
+        }
+    }
+
+    /// Counts a failure towards storaged.
+    pub fn upstream_failed(&self, failure: UpstreamFailure) {
+        self.upstream_failures.with_label_values(&[failure.label()]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_registers_once_and_is_named_after_the_daemon() {
+        let registry = Registry::new();
+        Metrics::new(&registry).unwrap();
+        let families = registry.gather();
+        assert!(families.len() >= 12);
+        assert!(families.iter().all(|family| family.name().starts_with("edge_")));
+    }
+}

@@ -1,0 +1,165 @@
+//! One request, from its head to its answer: asks, plans, and executes the plan.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use daemon::Clock;
+use daemon::drain::Drain;
+use daemon::readiness::Condition;
+use http::request::Parts;
+use http::{HeaderValue, Request, Response, header};
+use hyper::body::{Body as _, Incoming};
+use store_proto::{Permission, RequestId, ServerRole};
+use tokio::sync::Semaphore;
+
+use crate::answer::{self, Answer, Payload};
+use crate::config::Limits;
+use crate::metrics::{Handler, Metrics, method_label};
+use crate::plan::{Plan, Policy, plan};
+use crate::refusal::Refusal;
+use crate::store::{Asker, Store};
+use crate::track::Track;
+
+/// What can be exchanged while edge runs.
+#[derive(Debug)]
+pub struct Live {
+    /// Limits from the configuration.
+    pub limits: Limits,
+    /// The internal key, marked as sensitive.
+    pub internal_key: HeaderValue,
+}
+
+/// What every request needs; one for the process.
+#[derive(Debug)]
+pub struct Edge {
+    /// Exchanged by a reload.
+    pub live: ArcSwap<Live>,
+    /// storaged.
+    pub store: Store,
+    /// Holds while storaged is reachable.
+    pub tunnel: Condition,
+    /// Stopping.
+    pub drain: Drain,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Places for requests under way.
+    pub places: Arc<Semaphore>,
+    /// The banner on answers.
+    pub role: ServerRole,
+    /// Time.
+    pub clock: Clock,
+}
+
+/// An answer on its way out.
+pub type Outcome = Response<Answer<Track>>;
+
+impl Edge {
+    /// Answers one request.
+    pub async fn answer(self: Arc<Self>, client: IpAddr, request: Request<Incoming>) -> Outcome {
+        let started = self.clock.now();
+        let request_id = new_request_id();
+        let (head, body) = request.into_parts();
+        let handler = handler(&head);
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        let refused = place.is_none().then_some(Refusal::Busy);
+        let mut track =
+            Track::new(&self.metrics, handler, method_label(&head.method), started, &request_id, place);
+        let unread = Unread(!body.is_end_stream());
+        let result = match refused {
+            Some(refusal) => Err(refusal),
+            None => self.execute(client, &head, body, &request_id, started).await,
+        };
+        let mut response = match result {
+            Ok(response) => response,
+            Err(refusal) => self.refuse(&refusal, &request_id, unread),
+        };
+        track.answered(response.status());
+        if self.drain.is_draining() {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        Answer::new(response, &request_id, self.role, track)
+    }
+
+    fn refuse(&self, refusal: &Refusal, request_id: &RequestId, unread: Unread) -> Response<Payload> {
+        self.metrics.rejected.with_label_values(&[refusal.reason().label()]).inc();
+        tracing::debug!(request = %request_id, kind = refusal.kind().name(), "refused");
+        let mut response = answer::refusal(refusal);
+        if unread.0 {
+            // What is left of the body would be read as the next request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    fn policy(&self) -> Policy {
+        Policy {
+            max_body_bytes: self.live.load().limits.max_body_bytes,
+            tunnel_up: self.tunnel.holds(),
+            draining: self.drain.is_draining(),
+        }
+    }
+
+    async fn execute(
+        &self,
+        client: IpAddr,
+        head: &Parts,
+        body: Incoming,
+        request_id: &RequestId,
+        started: Instant,
+    ) -> Result<Response<Payload>, Refusal> {
+        let live = self.live.load_full();
+        let mut granted: Option<Permission> = None;
+        let mut asker = None;
+        // At most two turns: the head alone, then with storaged's answer.
+        loop {
+            match (plan(head, granted.as_ref(), &self.policy()), asker.take()) {
+                (Plan::Refuse(refusal), _) => return Err(refusal),
+                (Plan::Ask(token, question), None) => {
+                    let asking = Asker::new(&self.store, &live, client, request_id, token);
+                    granted = Some(asking.permission(&question).await?);
+                    asker = Some(asking);
+                }
+                (Plan::List(token, page), _) => {
+                    return Asker::new(&self.store, &live, client, request_id, token).list(&page).await;
+                }
+                (Plan::Receive(reception), Some(asker)) => {
+                    let received = asker.upload(reception, body, head.uri.path()).await;
+                    let elapsed = self.clock.now().saturating_duration_since(started);
+                    tracing::debug!(request = %request_id, elapsed_ms = milliseconds(elapsed), "upload ended");
+                    return received;
+                }
+                (Plan::NotModified(file), Some(_)) => return Ok(Store::not_modified(&file)),
+                (Plan::Send(transmission), Some(asker)) => return asker.download(transmission).await,
+                // `plan` asks once, and gives the other plans only with an answer.
+                (Plan::Ask(..), Some(_))
+                | (Plan::Receive(_) | Plan::NotModified(_) | Plan::Send(_), None) => {
+                    return Err(Refusal::StoreAnswer);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a part of the body is still to come.
+struct Unread(bool);
+
+/// A fresh request id: UUID v7, so that ids sort by time.
+pub fn new_request_id() -> RequestId {
+    RequestId::parse(&uuid::Uuid::now_v7().to_string()).expect("a UUID is 36 characters of 0-9, a-f and -")
+}
+
+/// The label for a request, from its shape alone.
+fn handler(head: &Parts) -> Handler {
+    match crate::target::Target::parse(head.uri.path()) {
+        Ok(crate::target::Target::Files(_)) => Handler::List,
+        Ok(crate::target::Target::File(..)) if head.method == http::Method::PUT => Handler::Upload,
+        Ok(crate::target::Target::File(..)) => Handler::Download,
+        Err(_) => Handler::Other,
+    }
+}
+
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,396 @@
+//! What edge asks storaged, in storaged's words: permission, upload, download, listing, health.
+//!
+//! storaged's problems are passed on by type and status; its other errors become ours.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use daemon::Clock;
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::request::Builder;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::de::DeserializeOwned;
+use store_proto::headers::{
+    CULVERT_COHORT, CULVERT_CONTEXT, CULVERT_FILE_TYPE, CULVERT_PATH, REPR_DIGEST, X_INTERNAL_KEY,
+};
+use store_proto::{
+    ContentDigest, EdgeName, FileMeta, Permission, PermissionRequest, ProblemBody, Proof, RequestContext,
+    RequestId, ServerRole, Token, UploadReceipt, routes,
+};
+use tokio::time::{sleep, timeout};
+
+use crate::answer::Payload;
+use crate::limits::{COMMIT_TIMEOUT, PERMISSION_TIMEOUT, PROOF_OF_LIFE};
+use crate::metrics::{Metrics, Side, UpstreamFailure};
+use crate::plan::{Page, Reception, Transmission};
+use crate::refusal::Refusal;
+use crate::request::Live;
+use crate::store_client::{Collected, Exchange, StoreClient, StoreError};
+use crate::stream::{DownloadBody, Outgoing, UploadBody};
+
+/// storaged, as edge sees it.
+#[derive(Debug)]
+pub struct Store {
+    /// The connections.
+    pub client: Arc<StoreClient>,
+    /// Who we are to storaged.
+    pub name: EdgeName,
+    /// What we are to storaged.
+    pub role: ServerRole,
+    /// Our process, for storaged's records.
+    pub process_id: u32,
+    /// Time.
+    pub clock: Clock,
+    /// Counters.
+    pub metrics: Metrics,
+}
+
+/// Asks on behalf of one request of one user.
+pub struct Asker<'a> {
+    store: &'a Store,
+    live: &'a Live,
+    client: IpAddr,
+    request_id: &'a RequestId,
+    token: Token,
+}
+
+/// What a health request found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// storaged is there and usable.
+    Well,
+    /// It is there and refuses; the status says why.
+    Unwell(u16),
+    /// It is not there.
+    Away,
+}
+
+impl Store {
+    /// Asks whether storaged is usable. Any complete answer is a proof of life.
+    pub async fn health(&self) -> Health {
+        let live_enough = async {
+            let request =
+                self.request(Method::GET, routes::HEALTH).body(empty()).map_err(|_| StoreError::Answer)?;
+            let collected = self.client.send(request).await?.collect().await?;
+            let status = collected.head.status;
+            self.client.note_answer();
+            collected.settle().await;
+            Ok::<_, StoreError>(status)
+        };
+        match timeout(PROOF_OF_LIFE, live_enough).await {
+            Ok(Ok(StatusCode::OK)) => Health::Well,
+            Ok(Ok(status)) => Health::Unwell(status.as_u16()),
+            Ok(Err(_)) | Err(_) => Health::Away,
+        }
+    }
+
+    fn request(&self, method: Method, path: &str) -> Builder {
+        Request::builder().method(method).uri(path).header(header::HOST, self.client.address().to_string())
+    }
+
+    async fn send(&self, request: Request<Outgoing>) -> Result<Exchange, StoreError> {
+        let started = self.clock.now();
+        let result = self.client.send(request).await;
+        let elapsed = self.clock.now().saturating_duration_since(started);
+        self.metrics.upstream_request_duration.observe(elapsed.as_secs_f64());
+        result
+    }
+
+    fn failed(&self, error: &StoreError) -> Refusal {
+        self.metrics.upstream_failed(error.failure());
+        tracing::debug!(%error, "request to storaged");
+        match error {
+            StoreError::Connect(_) | StoreError::Broken(_) => Refusal::TunnelUnavailable,
+            StoreError::Answer => Refusal::StoreAnswer,
+        }
+    }
+
+    fn slow(&self) -> Refusal {
+        self.metrics.upstream_failed(UpstreamFailure::Timeout);
+        Refusal::StoreTimeout
+    }
+
+    fn not_understood(&self, what: &'static str) -> Refusal {
+        self.metrics.upstream_failed(UpstreamFailure::Answer);
+        tracing::warn!(what, "storaged's answer is not understood");
+        Refusal::StoreAnswer
+    }
+
+    fn parse<T: DeserializeOwned>(&self, collected: &Collected) -> Result<T, Refusal> {
+        serde_json::from_slice(&collected.body)
+            .map_err(|_| self.not_understood("the JSON is not the expected one"))
+    }
+
+    /// Passes a problem of storaged's on.
+    fn problem(&self, collected: &Collected) -> Refusal {
+        let status = collected.head.status;
+        let Ok(body) = serde_json::from_slice::<ProblemBody>(&collected.body) else {
+            return self.not_understood("neither the expected status nor a problem");
+        };
+        let Some(kind) = body.known_kind().filter(|kind| kind.status() == status.as_u16()) else {
+            return self.not_understood("a problem of no known type");
+        };
+        if kind == store_proto::ProblemKind::EdgeForbidden {
+            tracing::warn!(
+                "storaged does not accept this edge: check its name, its peer and the internal key"
+            );
+        }
+        // What speaks about the request is for the client; what speaks about storaged's insides is not.
+        let about_the_request = status.is_client_error() || status == StatusCode::INSUFFICIENT_STORAGE;
+        let retry_after = collected.head.headers.get(header::RETRY_AFTER);
+        Refusal::Store {
+            kind,
+            detail: body.detail.filter(|_| about_the_request),
+            retry_after_seconds: retry_after.and_then(|value| value.to_str().ok()?.parse().ok()),
+        }
+    }
+
+    /// 304 for a file that the client has.
+    pub fn not_modified(file: &FileMeta) -> Response<Payload> {
+        let mut response = Response::new(Payload::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        insert(response.headers_mut(), header::ETAG, &file.etag);
+        response
+    }
+}
+
+impl<'a> Asker<'a> {
+    /// Asks with `token` as the user's proof.
+    pub fn new(
+        store: &'a Store,
+        live: &'a Live,
+        client: IpAddr,
+        request_id: &'a RequestId,
+        token: Token,
+    ) -> Self {
+        Asker { store, live, client, request_id, token }
+    }
+
+    fn request(&self, method: Method, path: &str) -> Builder {
+        let context = RequestContext {
+            edge: self.store.name.clone(),
+            role: self.store.role,
+            process_id: self.store.process_id,
+            timestamp_ms: self.store.clock.unix_milliseconds(),
+            request_id: self.request_id.clone(),
+            client_address: self.client,
+            proof: Proof::Token(self.token.clone()),
+        };
+        let mut builder = self.store.request(method, path).header(X_INTERNAL_KEY, &self.live.internal_key);
+        if let (Ok(mut value), Some(headers)) =
+            (HeaderValue::try_from(context.encode()), builder.headers_mut())
+        {
+            value.set_sensitive(true);
+            headers.insert(HeaderName::from_static(CULVERT_CONTEXT), value);
+        }
+        builder
+    }
+
+    /// The round trip before any body.
+    pub async fn permission(&self, question: &PermissionRequest) -> Result<Permission, Refusal> {
+        let body = serde_json::to_vec(question).map_err(|_| Refusal::StoreAnswer)?;
+        let request = self
+            .request(Method::POST, routes::PERMISSIONS)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Outgoing::Message(Full::from(body)))
+            .map_err(|_| Refusal::StoreAnswer)?;
+        let asked = async { self.store.send(request).await?.collect().await };
+        let collected = timeout(PERMISSION_TIMEOUT, asked).await.map_err(|_| self.store.slow())?;
+        let collected = collected.map_err(|error| self.store.failed(&error))?;
+        let answer = match collected.head.status {
+            StatusCode::OK => self.store.parse(&collected),
+            _ => Err(self.store.problem(&collected)),
+        };
+        collected.settle().await;
+        answer
+    }
+
+    /// Streams a body to storaged; `location` is the client's own name for the file.
+    pub async fn upload(
+        &self,
+        reception: Reception,
+        body: Incoming,
+        location: &str,
+    ) -> Result<Response<Payload>, Refusal> {
+        let metrics = &self.store.metrics;
+        let idle = self.live.limits.idle_timeout;
+        let mut builder = self
+            .request(Method::POST, routes::UPLOAD)
+            .header(CULVERT_COHORT, reception.cohort.as_str())
+            .header(CULVERT_PATH, reception.path.to_percent_encoded())
+            .header(header::CONTENT_TYPE, "application/octet-stream");
+        if let Some(length) = reception.length {
+            builder = builder.header(header::CONTENT_LENGTH, length);
+        }
+        if let Some(digest) = &reception.digest {
+            builder = builder.header(REPR_DIGEST, digest.to_repr_digest());
+        }
+        if let Some(file_type) = &reception.file_type {
+            builder = builder.header(CULVERT_FILE_TYPE, file_type.as_str());
+        }
+        let (body, verdict, mut wanted) = UploadBody::new(body, reception.max_bytes, idle, metrics);
+        let request = builder.body(Outgoing::Upload(body)).map_err(|_| Refusal::StoreAnswer)?;
+        let aborted = |side: Side| metrics.upload_aborted.with_label_values(&[side.label()]).inc();
+        let answered = async { self.store.send(request).await?.collect().await };
+        let committing = async {
+            wanted.ended().await;
+            sleep(COMMIT_TIMEOUT).await;
+        };
+        let answered = tokio::select! {
+            answered = answered => answered,
+            () = committing => return Err(self.store.slow()),
+        };
+        let collected = match (answered, verdict.error()) {
+            (Ok(collected), None) => collected,
+            // The client's fault goes before storaged's, which only follows from it.
+            (_, Some(error)) => {
+                aborted(Side::Client);
+                return Err(error.refusal());
+            }
+            (Err(error), None) => {
+                aborted(Side::Upstream);
+                return Err(self.store.failed(&error));
+            }
+        };
+        drop(wanted);
+        let status = collected.head.status;
+        if !matches!(status, StatusCode::CREATED | StatusCode::OK) {
+            return Err(self.store.problem(&collected));
+        }
+        let receipt: UploadReceipt = self.store.parse(&collected)?;
+        let json = collected.body.clone();
+        collected.settle().await;
+        let mut response = Response::new(Payload::Whole(Full::new(json)));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        insert(headers, header::ETAG, &receipt.etag);
+        insert(headers, header::LOCATION, location);
+        Ok(response)
+    }
+
+    /// Streams a file, or a part of it, from storaged.
+    pub async fn download(&self, transmission: Transmission) -> Result<Response<Payload>, Refusal> {
+        let Transmission { file, range, with_body } = transmission;
+        let length = range.map_or(file.size, |range| range.length());
+        let mut response = Response::new(Payload::empty());
+        describe(&file, response.headers_mut());
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        if !with_body {
+            return Ok(response);
+        }
+        let mut builder = self.request(Method::GET, &routes::file(file.file_id));
+        if let Some(range) = range {
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            let stretch = format!("{}-{}", range.first(), range.last());
+            builder = builder.header(header::RANGE, format!("bytes={stretch}"));
+            let content_range = format!("bytes {stretch}/{}", file.size);
+            insert(response.headers_mut(), header::CONTENT_RANGE, &content_range);
+        }
+        let request = builder.body(empty()).map_err(|_| Refusal::StoreAnswer)?;
+        let sent =
+            timeout(PERMISSION_TIMEOUT, self.store.send(request)).await.map_err(|_| self.store.slow())?;
+        let exchange = sent.map_err(|error| self.store.failed(&error))?;
+        if exchange.response.status() != response.status() {
+            return Err(self.refused(exchange).await);
+        }
+        let announced = exchange.response.headers().get(header::CONTENT_LENGTH);
+        if announced
+            .is_none_or(|value| value.to_str().ok().and_then(|text| text.parse().ok()) != Some(length))
+        {
+            return Err(self.store.not_understood("a file of another length than permitted"));
+        }
+        if exchange.response.headers().get(header::ETAG).is_some_and(|tag| tag != file.etag.as_str()) {
+            return Err(self.store.not_understood("another file than permitted"));
+        }
+        Ok(response.map(|_| self.pass(exchange, Some(length))))
+    }
+
+    /// Passes a page of a listing on.
+    pub async fn list(&self, page: &Page) -> Result<Response<Payload>, Refusal> {
+        let mut path = routes::cohort_files(&page.cohort);
+        let cursor = page.cursor.as_ref().map(|cursor| format!("cursor={cursor}"));
+        let limit = page.limit.map(|limit| format!("limit={limit}"));
+        let query: Vec<String> = cursor.into_iter().chain(limit).collect();
+        if !query.is_empty() {
+            path = format!("{path}?{}", query.join("&"));
+        }
+        let request = self.request(Method::GET, &path).body(empty()).map_err(|_| Refusal::StoreAnswer)?;
+        let sent =
+            timeout(PERMISSION_TIMEOUT, self.store.send(request)).await.map_err(|_| self.store.slow())?;
+        let exchange = sent.map_err(|error| self.store.failed(&error))?;
+        if exchange.response.status() != StatusCode::OK {
+            return Err(self.refused(exchange).await);
+        }
+        let length = exchange.response.headers().get(header::CONTENT_LENGTH);
+        let length = length.and_then(|value| value.to_str().ok()?.parse().ok());
+        let mut response = Response::new(self.pass(exchange, length));
+        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        Ok(response)
+    }
+
+    async fn refused(&self, exchange: Exchange) -> Refusal {
+        let collected = match timeout(PERMISSION_TIMEOUT, exchange.collect()).await {
+            Ok(Ok(collected)) => collected,
+            Ok(Err(error)) => return self.store.failed(&error),
+            Err(_) => return self.store.slow(),
+        };
+        let refusal = self.store.problem(&collected);
+        collected.settle().await;
+        refusal
+    }
+
+    fn pass(&self, exchange: Exchange, length: Option<u64>) -> Payload {
+        let (_, body, lease) = exchange.into_parts();
+        let idle: Duration = self.live.limits.idle_timeout;
+        Payload::Passed(DownloadBody::new(body, length, idle, lease, &self.store.metrics))
+    }
+}
+
+fn empty() -> Outgoing {
+    Outgoing::Message(Full::default())
+}
+
+/// The headers that say what a file is.
+fn describe(file: &FileMeta, headers: &mut HeaderMap) {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    insert(headers, header::ETAG, &file.etag);
+    insert(headers, HeaderName::from_static(REPR_DIGEST), &digest_field(&file.sha256));
+    insert(headers, HeaderName::from_static("culvert-file-id"), &file.file_id.to_string());
+    insert(headers, header::CONTENT_DISPOSITION, &disposition(file.path.file_name()));
+    if let Some(file_type) = &file.file_type {
+        insert(headers, HeaderName::from_static(CULVERT_FILE_TYPE), file_type.as_str());
+    }
+}
+
+fn digest_field(digest: &ContentDigest) -> String {
+    digest.to_repr_digest()
+}
+
+/// `attachment` with the file's name, encoded so that no name can end the parameter (RFC 8187).
+fn disposition(name: &str) -> String {
+    format!("attachment; filename*=UTF-8''{}", utf8_percent_encode(name, NON_ALPHANUMERIC))
+}
+
+/// Inserts a header whose value is built from parsed parts; one that is no header value is left out.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        headers.insert(name, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_file_name_can_end_the_disposition() {
+        assert_eq!(disposition("a b\".csv"), "attachment; filename*=UTF-8''a%20b%22%2Ecsv");
+        assert_eq!(disposition("ü;x"), "attachment; filename*=UTF-8''%C3%BC%3Bx");
+    }
+}

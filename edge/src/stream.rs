@@ -1,0 +1,381 @@
+//! Bodies on their way through: frames pass as they come and are never collected.
+//!
+//! hyper asks for the next frame only when the last one has been written, so a slow side slows the
+//! other down and at most a frame or two of each stream is in memory.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use prometheus::{IntCounter, IntGauge};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::metrics::Metrics;
+use crate::refusal::Refusal;
+use crate::store_client::Lease;
+
+/// Why a body did not reach its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// The sender went away, or sent less than it announced.
+    #[error("the body ended early")]
+    Incomplete,
+    /// The sender paused for too long.
+    #[error("the body paused for more than {0:?}")]
+    Slow(Duration),
+    /// More came than is allowed.
+    #[error("the body is longer than {0} bytes")]
+    TooLong(u64),
+    /// The receiver has answered already.
+    #[error("the body is not wanted any more")]
+    Unwanted,
+}
+
+impl BodyError {
+    /// What the client is told.
+    pub fn refusal(self) -> Refusal {
+        match self {
+            BodyError::Incomplete | BodyError::Unwanted => Refusal::IncompleteBody,
+            BodyError::Slow(after) => Refusal::SlowBody { after },
+            BodyError::TooLong(limit) => Refusal::TooLarge { limit },
+        }
+    }
+}
+
+/// What edge sends to storaged.
+#[derive(Debug)]
+pub enum Outgoing {
+    /// A small message of edge's own.
+    Message(Full<Bytes>),
+    /// A client's body.
+    Upload(UploadBody),
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Outgoing::Message(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
+            Outgoing::Upload(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Outgoing::Message(body) => body.is_end_stream(),
+            Outgoing::Upload(body) => body.inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Outgoing::Message(body) => body.size_hint(),
+            Outgoing::Upload(body) => body.inner.size_hint(),
+        }
+    }
+}
+
+/// A client's body on its way to storaged: counted, bounded, and watched for pauses.
+#[derive(Debug)]
+pub struct UploadBody {
+    inner: Incoming,
+    pause: Pause,
+    left: u64,
+    max_bytes: u64,
+    verdict: Verdict,
+    /// Closed when storaged has answered: an early answer ends the body.
+    wanted: oneshot::Receiver<()>,
+    /// Goes away with the body.
+    _ended: oneshot::Sender<()>,
+    passed: IntCounter,
+    buffered: IntGauge,
+}
+
+/// How a body ended, seen from outside of the connection that it went down.
+#[derive(Clone, Debug, Default)]
+pub struct Verdict(Arc<Mutex<Option<BodyError>>>);
+
+impl Verdict {
+    /// Why the body failed, if it did.
+    pub fn error(&self) -> Option<BodyError> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, error: BodyError) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+}
+
+/// The end of a body's rope, in the hands of the one who waits for the answer: dropped, it stops
+/// the body.
+#[derive(Debug)]
+pub struct Wanted {
+    _wanted: oneshot::Sender<()>,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Wanted {
+    /// Returns when the body's last byte has been handed over, or it was given up.
+    pub async fn ended(&mut self) {
+        // Nothing is ever sent: the other half goes away together with the body.
+        let _ = (&mut self.ended).await;
+    }
+}
+
+impl UploadBody {
+    /// Wraps a client's body.
+    pub fn new(
+        inner: Incoming,
+        max_bytes: u64,
+        idle: Duration,
+        metrics: &Metrics,
+    ) -> (UploadBody, Verdict, Wanted) {
+        let verdict = Verdict::default();
+        let (sender, wanted) = oneshot::channel();
+        let (ending, ended) = oneshot::channel();
+        let body = UploadBody {
+            inner,
+            pause: Pause::new(idle),
+            left: max_bytes,
+            max_bytes,
+            verdict: verdict.clone(),
+            wanted,
+            _ended: ending,
+            passed: metrics.request_body_bytes.clone(),
+            buffered: metrics.buffered_bytes.clone(),
+        };
+        (body, verdict, Wanted { _wanted: sender, ended })
+    }
+
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if Pin::new(&mut self.wanted).poll(cx).is_ready() {
+            return Poll::Ready(Some(Err(BodyError::Unwanted)));
+        }
+        loop {
+            let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => return self.pause.poll(cx).map(|error| Some(Err(error))),
+            };
+            self.pause.ended();
+            let frame = match frame {
+                None => return Poll::Ready(None),
+                Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::Incomplete))),
+                Some(Ok(frame)) => frame,
+            };
+            // Trailers carry nothing that edge passes on.
+            let Ok(data) = frame.into_data() else { continue };
+            let length = data.len() as u64;
+            let Some(left) = self.left.checked_sub(length) else {
+                return Poll::Ready(Some(Err(BodyError::TooLong(self.max_bytes))));
+            };
+            self.left = left;
+            self.passed.inc_by(length);
+            return Poll::Ready(Some(Ok(Accounted::wrap(data, &self.buffered))));
+        }
+    }
+}
+
+impl Body for UploadBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        let next = ready!(this.next(cx));
+        if let Some(Err(error)) = &next {
+            this.verdict.set(*error);
+        }
+        Poll::Ready(next.map(|data| data.map(Frame::data)))
+    }
+}
+
+/// Counts the time in which the sender has nothing to say.
+#[derive(Debug)]
+struct Pause {
+    longest: Duration,
+    timer: Pin<Box<Sleep>>,
+    running: bool,
+}
+
+impl Pause {
+    fn new(longest: Duration) -> Pause {
+        Pause { longest, timer: Box::pin(sleep(longest)), running: false }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        if !self.running {
+            self.running = true;
+            let deadline = Instant::now() + self.longest;
+            self.timer.as_mut().reset(deadline);
+        }
+        self.timer.as_mut().poll(cx).map(|()| BodyError::Slow(self.longest))
+    }
+
+    fn ended(&mut self) {
+        self.running = false;
+    }
+}
+
+/// A frame that is on the gauge until its last byte has been written and its memory released.
+struct Accounted {
+    data: Bytes,
+    gauge: IntGauge,
+}
+
+impl Accounted {
+    fn wrap(data: Bytes, gauge: &IntGauge) -> Bytes {
+        gauge.add(signed(data.len()));
+        Bytes::from_owner(Accounted { data, gauge: gauge.clone() })
+    }
+}
+
+impl AsRef<[u8]> for Accounted {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
+    }
+}
+
+impl Drop for Accounted {
+    fn drop(&mut self) {
+        self.gauge.sub(signed(self.data.len()));
+    }
+}
+
+fn signed(length: usize) -> i64 {
+    i64::try_from(length).unwrap_or(i64::MAX)
+}
+
+/// storaged's body on its way to a client: exactly as long as announced, or an error that ends the
+/// connection, so that a short file never looks like a whole one.
+#[derive(Debug)]
+pub struct DownloadBody {
+    inner: Incoming,
+    pause: Pause,
+    /// Bytes to come, where the length is known.
+    left: Option<u64>,
+    /// Given back with the end.
+    lease: Option<Lease>,
+    passed: IntCounter,
+    buffered: IntGauge,
+}
+
+impl DownloadBody {
+    /// Wraps storaged's body, of which `length` bytes are announced.
+    pub fn new(
+        inner: Incoming,
+        length: Option<u64>,
+        idle: Duration,
+        lease: Lease,
+        metrics: &Metrics,
+    ) -> Self {
+        DownloadBody {
+            inner,
+            pause: Pause::new(idle),
+            left: length,
+            lease: Some(lease),
+            passed: metrics.response_body_bytes.clone(),
+            buffered: metrics.buffered_bytes.clone(),
+        }
+    }
+
+    /// Whether all of it has passed.
+    pub fn is_complete(&self) -> bool {
+        self.left == Some(0) || self.lease.is_none()
+    }
+}
+
+impl Body for DownloadBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        loop {
+            let frame = match Pin::new(&mut this.inner).poll_frame(cx) {
+                Poll::Ready(frame) => frame,
+                Poll::Pending => return this.pause.poll(cx).map(|error| Some(Err(error))),
+            };
+            this.pause.ended();
+            let frame = match frame {
+                Some(Ok(frame)) => frame,
+                None if this.left.unwrap_or(0) == 0 => {
+                    if let Some(lease) = this.lease.take() {
+                        lease.give_back();
+                    }
+                    return Poll::Ready(None);
+                }
+                None | Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::Incomplete))),
+            };
+            let Ok(data) = frame.into_data() else { continue };
+            let length = data.len() as u64;
+            if let Some(left) = &mut this.left {
+                match left.checked_sub(length) {
+                    Some(rest) => *left = rest,
+                    None => return Poll::Ready(Some(Err(BodyError::TooLong(*left)))),
+                }
+            }
+            this.passed.inc_by(length);
+            return Poll::Ready(Some(Ok(Frame::data(Accounted::wrap(data, &this.buffered)))));
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        false // not at the last byte either: the lease is given back by the poll after it
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+    }
+}
+
+/// hyper may not ask again after the last announced byte; the connection has served all the same.
+impl Drop for DownloadBody {
+    fn drop(&mut self) {
+        if self.left == Some(0)
+            && let Some(lease) = self.lease.take()
+        {
+            lease.give_back();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_leaves_the_gauge_with_its_last_clone() {
+        let gauge = IntGauge::new("g", "g").unwrap();
+        let frame = Accounted::wrap(Bytes::from_static(b"12345"), &gauge);
+        let rest = frame.slice(3..);
+        drop(frame);
+        assert_eq!(gauge.get(), 5);
+        drop(rest);
+        assert_eq!(gauge.get(), 0);
+    }
+
+    #[test]
+    fn a_body_that_ends_early_is_the_clients_fault() {
+        assert_eq!(BodyError::Incomplete.refusal(), Refusal::IncompleteBody);
+        assert_eq!(BodyError::TooLong(7).refusal(), Refusal::TooLarge { limit: 7 });
+    }
+}

@@ -1,0 +1,70 @@
+//! Watches storaged: sends health requests, ticks the circuit, and acts on its changes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use daemon::readiness::Condition;
+use tokio::sync::Notify;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::circuit::{Change, Circuit};
+use crate::limits::{PROBE_INTERVAL, PROBES, TICK};
+use crate::request::Edge;
+use crate::store::Health;
+
+/// Runs until the runtime ends. `store_well` follows what the health requests say; `events` asks
+/// for one at once.
+pub async fn watch(edge: Arc<Edge>, store_well: Condition, events: Arc<Notify>) {
+    let mut circuit = Circuit::new(edge.clock.now());
+    let mut tick = interval(TICK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut probe = interval(PROBE_INTERVAL);
+    probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let probing = Arc::new(AtomicUsize::new(0));
+    loop {
+        tokio::select! {
+            _ = tick.tick() => {
+                let change = circuit.tick(edge.clock.now(), edge.store.client.signs());
+                act(&edge, change);
+            }
+            _ = probe.tick() => start_probe(&edge, &store_well, &probing),
+            () = events.notified() => start_probe(&edge, &store_well, &probing),
+        }
+    }
+}
+
+fn act(edge: &Edge, change: Change) {
+    match change {
+        Change::None => {}
+        Change::Opened => {
+            edge.tunnel.set(false);
+            edge.metrics.upstream_up.set(0);
+            edge.store.client.abort_all();
+            tracing::warn!("no sign of life from storaged: refusing requests, streams aborted");
+        }
+        Change::Closed => {
+            edge.tunnel.set(true);
+            edge.metrics.upstream_up.set(1);
+            tracing::info!("storaged answers");
+        }
+    }
+}
+
+fn start_probe(edge: &Arc<Edge>, store_well: &Condition, probing: &Arc<AtomicUsize>) {
+    if probing.fetch_add(1, Ordering::AcqRel) >= PROBES {
+        probing.fetch_sub(1, Ordering::AcqRel);
+        return;
+    }
+    let (edge, store_well, probing) = (Arc::clone(edge), store_well.clone(), Arc::clone(probing));
+    tokio::spawn(async move {
+        let health = edge.store.health().await;
+        probing.fetch_sub(1, Ordering::AcqRel);
+        let was_well = store_well.holds();
+        store_well.set(health == Health::Well);
+        match health {
+            Health::Well => {}
+            Health::Unwell(status) if was_well => tracing::warn!(status, "storaged is not well"),
+            Health::Unwell(_) | Health::Away => {}
+        }
+    });
+}
