@@ -1,3 +1,10 @@
-//! culvert
+//! The `culvert` program; everything is in the library, so that tests can call it.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    culvert::run(culvert::Cli::parse())
+}

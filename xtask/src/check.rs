@@ -17,20 +17,17 @@ enum Verdict {
 }
 
 pub(crate) fn run() -> Result<()> {
-    let mut table = Vec::new();
-    table.push(("format", cargo_step(&["fmt", "--all", "--", "--check"], None)?));
-    table.push((
-        "clippy",
-        cargo_step(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"], None)?,
-    ));
-    table.push((
-        "docs",
-        cargo_step(&["doc", "--workspace", "--no-deps", "--locked"], Some(("RUSTDOCFLAGS", "-D warnings")))?,
-    ));
-    table.push(("source rules", source_rules_step()?));
     let deny = tools::cargo_deny()?;
-    table.push(("licences, bans, sources", deny_step(Command::new(&deny))?));
-    table.push(("advisories", advisories_step(Command::new(&deny))?));
+    let clippy = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+    let docs = ["doc", "--workspace", "--no-deps", "--locked"];
+    let table = [
+        ("format", cargo_step(&["fmt", "--all", "--", "--check"], None)?),
+        ("clippy", cargo_step(&clippy, None)?),
+        ("docs", cargo_step(&docs, Some(("RUSTDOCFLAGS", "-D warnings")))?),
+        ("source rules", source_rules_step()?),
+        ("licences, bans, sources", deny_step(Command::new(&deny))?),
+        ("advisories", advisories_step(Command::new(&deny))?),
+    ];
     conclude(&table)
 }
 

@@ -1,0 +1,141 @@
+//! The command line: every command, its options and its help.
+
+use clap::{Parser, Subcommand};
+use clap_complete::Shell;
+
+use crate::audit::TrailArguments;
+use crate::key::KeyCommand;
+use crate::reload::ReloadArguments;
+use crate::transfer::get::GetArguments;
+use crate::transfer::list::ListArguments;
+use crate::transfer::put::PutArguments;
+use crate::tunnel::TunnelCommand;
+use crate::tunnel::status::StatusArguments;
+
+/// Move files through Culvert, and look after it.
+#[derive(Debug, Parser)]
+#[command(
+    name = "culvert",
+    version,
+    disable_help_subcommand = true,
+    long_about = "\
+Move files through Culvert, and look after it.\n\n\
+put, get and ls talk to an edge over HTTP, with your token. Everything else talks to a daemon on this machine \
+through its admin or control socket, or needs no daemon at all.",
+    after_long_help = "\
+Examples:\n  \
+  export CULVERT_SERVER=http://web1:8000 CULVERT_TOKEN_FILE=~/.culvert-token\n  \
+  culvert put visits.csv c5/2026/visits.csv    send a file; prints the receipt\n  \
+  pg_dump study | culvert put - c5/study.sql   send what a program writes\n  \
+  culvert ls c5/2026/                          what is there\n  \
+  culvert get c5/2026/visits.csv               fetch it; refuses to overwrite\n  \
+  culvert get c5/study.sql - | psql            fetch it into a program\n\n  \
+  culvert tunnel status                        peers, handshakes, transfer\n  \
+  culvert audit trail --cohort c5 --days 7     who did what\n  \
+  culvert key gen --out wg0.key                make a WireGuard key\n\n\
+With --json, standard output is JSON: one object, or one per line where there are many. An error is one JSON \
+object on standard error.\n\n\
+Exit codes: 0 fine; 1 it failed, or a check has findings; 2 wrong usage; 3 refused, because something would be \
+overwritten; 4 cannot tell, because nobody answered."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    /// Show no progress
+    #[arg(long, short, global = true)]
+    pub(crate) quiet: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Send a file
+    #[command(after_help = "\
+The file is hashed while it is sent, and the receipt is compared with that hash and size: success means that \
+the server holds these very bytes, durably and recorded. Sending the same bytes again is no error; other bytes \
+under a path that exists are refused.\n\n\
+Examples:\n  \
+  culvert put visits.csv c5/2026/visits.csv\n  \
+  culvert put visits.csv c5/2026/              keeps the file's name\n  \
+  tar c study | culvert put - c5/study.tar")]
+    Put(PutArguments),
+    /// Fetch a file
+    #[command(after_help = "\
+The bytes go to FILE.part and become FILE only when their SHA-256 is the announced one; FILE is readable by you \
+alone. With -, they go to standard output as they come, and a wrong hash is told by the exit code.\n\n\
+Examples:\n  \
+  culvert get c5/2026/visits.csv\n  \
+  culvert get c5/2026/visits.csv /srv/visits.csv --force\n  \
+  culvert get c5/study.tar - | tar t")]
+    Get(GetArguments),
+    /// List a cohort's files: size, time, path
+    #[command(after_help = "\
+Examples:\n  \
+  culvert ls c5\n  \
+  culvert ls c5/2026/ --json | jq -r .sha256")]
+    Ls(ListArguments),
+    /// The WireGuard tunnel on this machine
+    Tunnel {
+        #[command(subcommand)]
+        command: TunnelCommand,
+    },
+    /// The audit trail
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
+    /// WireGuard keys, as `wg` makes them
+    Key {
+        #[command(subcommand)]
+        command: KeyCommand,
+    },
+    /// Hand a running daemon its changed configuration and keys
+    #[command(after_help = "\
+A daemon that is locked down cannot open files. This opens its configuration and the files that the \
+configuration names, and passes them over its admin socket; the daemon takes all of it or, if something is \
+wrong, says so and keeps what it has.\n\n\
+Example, in a unit file:\n  \
+  ExecReload=/usr/bin/culvert reload edge")]
+    Reload(ReloadArguments),
+    /// Print a completion script
+    #[command(after_help = "\
+Examples:\n  \
+  culvert completions bash > /usr/share/bash-completion/completions/culvert\n  \
+  culvert completions zsh > \"${fpath[1]}/_culvert\"\n  \
+  culvert completions fish > ~/.config/fish/completions/culvert.fish")]
+    Completions {
+        /// bash, zsh, fish, …
+        shell: Shell,
+    },
+    /// The same as `audit trail`
+    #[command(hide = true)]
+    ShowPhiAuditTrail(TrailArguments),
+    /// The same as `tunnel status`
+    #[command(hide = true)]
+    CheckWireguardStatus(StatusArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum AuditCommand {
+    /// Who did what and when, oldest first
+    #[command(after_help = "\
+Examples:\n  \
+  culvert audit trail --cohort c5 --days 7\n  \
+  culvert audit trail --user ann --limit 20\n  \
+  culvert audit trail --action access.denied --json | jq .origin")]
+    Trail(TrailArguments),
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

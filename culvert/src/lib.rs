@@ -1,0 +1,67 @@
+//! `culvert`: the operator's and the user's command beside the three daemons.
+//!
+//! It talks to an edge over HTTP for files, to a daemon over its Unix admin socket for everything else.
+//!
+//! Invariant: a command says plainly whether it succeeded, failed, refused or could not find out, and its
+//! exit code says the same.
+#![forbid(unsafe_code)]
+
+mod admin;
+mod audit;
+mod cli;
+mod completions;
+mod console;
+mod failure;
+mod http_client;
+mod key;
+mod limits;
+mod problem;
+mod reload;
+mod target;
+mod transfer;
+mod tunnel;
+
+use std::process::ExitCode;
+
+pub use cli::Cli;
+
+use cli::{AuditCommand, Command};
+use console::Console;
+use failure::Failure;
+
+/// Does what the command line says; returns the exit code after having said what went wrong.
+pub fn run(cli: Cli) -> ExitCode {
+    let console = Console::new(cli.json, cli.quiet);
+    match dispatch(&cli.command, console) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) if failure.is_output_closed() => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure, console);
+            ExitCode::from(failure.exit() as u8)
+        }
+    }
+}
+
+fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
+    match command {
+        Command::Put(arguments) => transfer::put::run(arguments, console),
+        Command::Get(arguments) => transfer::get::run(arguments, console),
+        Command::Ls(arguments) => transfer::list::run(arguments, console),
+        Command::Tunnel { command } => tunnel::run(command, console),
+        Command::CheckWireguardStatus(arguments) => tunnel::status::run(arguments, console),
+        Command::Audit { command: AuditCommand::Trail(arguments) } => audit::run(arguments, console),
+        Command::ShowPhiAuditTrail(arguments) => audit::run(arguments, console),
+        Command::Key { command } => key::run(command, console),
+        Command::Reload(arguments) => reload::run(arguments, console),
+        Command::Completions { shell } => completions::run(*shell),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the one place where a failure is told")]
+fn complain(failure: &Failure, console: Console) {
+    if console.is_json() {
+        eprintln!("{}", failure.to_json());
+    } else {
+        eprintln!("culvert: {}", failure.message());
+    }
+}

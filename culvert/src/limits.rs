@@ -1,0 +1,36 @@
+//! Every bound of this program.
+
+use std::time::Duration;
+
+// Our choice.
+
+/// A piece of a file on its way to the server: large enough that hand-overs cost little, small enough
+/// that a progress bar moves.
+pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
+/// Pieces between the thread that reads and hashes and the one that sends.
+pub(crate) const CHUNKS_IN_FLIGHT: usize = 4;
+/// A server that does not take a connection within this is not there.
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A page of a listing is a small document.
+pub(crate) const PAGE_BYTES_AT_MOST: usize = 16 * 1024 * 1024;
+/// A receipt is a small document.
+pub(crate) const RECEIPT_BYTES_AT_MOST: usize = 64 * 1024;
+/// How often plain progress lines come.
+pub(crate) const PROGRESS_LINE_EVERY: Duration = Duration::from_secs(2);
+/// How often a transfer looks whether anything moved.
+pub(crate) const WATCH_EVERY: Duration = Duration::from_millis(250);
+/// A tunnel's control socket answers at once; `tunnel check` promises to end within a second.
+pub(crate) const UAPI_TIMEOUT: Duration = Duration::from_millis(500);
+/// Names are a courtesy that must not keep a check waiting.
+pub(crate) const NAMES_TIMEOUT: Duration = Duration::from_millis(300);
+/// A device with 10,000 peers answers with about 5 MB.
+pub(crate) const UAPI_BYTES_AT_MOST: u64 = 64 * 1024 * 1024;
+/// A configuration is a page or two.
+pub(crate) const CONFIG_BYTES_AT_MOST: u64 = 1024 * 1024;
+/// The daemons take at most this many descriptors with one request.
+pub(crate) const DESCRIPTORS_AT_MOST: usize = 8;
+
+// From the specification.
+
+/// WireGuard §6.1, REJECT-AFTER-TIME: after this, the last handshake's keys carry nothing any more.
+pub(crate) const SESSION_LIFE: Duration = Duration::from_secs(180);

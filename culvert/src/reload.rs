@@ -1,0 +1,147 @@
+//! `culvert reload`: what a sealed daemon cannot open is opened here and handed over.
+//!
+//! Invariant: this side decides nothing about the content. It opens the configuration and every file that
+//! the configuration names, and the daemon takes all of it or keeps what it has.
+
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use serde_json::{Value, json};
+
+use crate::admin;
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::limits::{CONFIG_BYTES_AT_MOST, DESCRIPTORS_AT_MOST};
+
+const VERB: &str = "reload";
+/// A key of a daemon's configuration that names a file ends like this.
+const FILE_KEY_SUFFIX: &str = "_file";
+
+#[derive(Debug, Args)]
+pub(crate) struct ReloadArguments {
+    /// Which daemon
+    daemon: Daemon,
+    /// Its admin socket [default: /run/culvert/DAEMON.sock]
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Its configuration file [default: /etc/culvert/DAEMON.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Daemon {
+    Edge,
+    Storaged,
+    Wgd,
+}
+
+impl Daemon {
+    fn name(self) -> &'static str {
+        match self {
+            Daemon::Edge => "edge",
+            Daemon::Storaged => "storaged",
+            Daemon::Wgd => "wgd",
+        }
+    }
+}
+
+/// An open file, and the configuration's word for it.
+struct Handed {
+    key: String,
+    path: PathBuf,
+    file: File,
+}
+
+pub(crate) fn run(arguments: &ReloadArguments, console: Console) -> Result<(), Failure> {
+    let name = arguments.daemon.name();
+    let socket =
+        arguments.socket.clone().unwrap_or_else(|| PathBuf::from(format!("/run/culvert/{name}.sock")));
+    let files = match arguments.daemon {
+        Daemon::Edge | Daemon::Storaged => {
+            let config = arguments.config.clone();
+            open_all(&config.unwrap_or_else(|| PathBuf::from(format!("/etc/culvert/{name}.toml"))))?
+        }
+        // wgd has a helper process that reads its configuration itself.
+        Daemon::Wgd if arguments.config.is_some() => {
+            return Err(Failure::usage(
+                "wgd reads its configuration itself; --config is for edge and storaged",
+            ));
+        }
+        Daemon::Wgd => Vec::new(),
+    };
+    let names: Vec<Value> = files.iter().map(|it| json!({ "key": it.key, "path": it.path })).collect();
+    let descriptors: Vec<_> = files.iter().map(|it| it.file.as_fd()).collect();
+    let done = admin::call(&socket, VERB, json!({ "files": names }), &descriptors, |_| Ok(()))?;
+    console.report(&json!({ "daemon": name, "reloaded": true, "answer": done }), |_| match done.as_str() {
+        Some(word) => format!("{name}: reloaded ({word})"),
+        None => format!("{name}: reloaded"),
+    })
+}
+
+/// The configuration first, then the files it names, in the order of their keys.
+fn open_all(config: &Path) -> Result<Vec<Handed>, Failure> {
+    let mut file = open(config)?;
+    let mut text = String::new();
+    let unreadable = |error| Failure::usage(format!("{}: {error}", config.display()));
+    file.by_ref().take(CONFIG_BYTES_AT_MOST).read_to_string(&mut text).map_err(unreadable)?;
+    // The daemon reads from where the descriptor stands.
+    file.rewind().map_err(unreadable)?;
+    let table: toml::Table =
+        text.parse().map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
+    let mut files = vec![Handed { key: "config".to_owned(), path: config.to_owned(), file }];
+    for (key, reference) in file_keys(&table) {
+        let path = daemon::secret::reference_path(reference)
+            .map_err(|error| Failure::usage(format!("{}: {key}: {error}", config.display())))?;
+        files.push(Handed { file: open(&path)?, key: key.to_owned(), path });
+    }
+    if files.len() > DESCRIPTORS_AT_MOST {
+        let message = format!("{} names more files than can be handed over", config.display());
+        return Err(Failure::usage(message));
+    }
+    Ok(files)
+}
+
+fn file_keys(table: &toml::Table) -> Vec<(&str, &str)> {
+    table
+        .iter()
+        .filter(|(key, _)| key.ends_with(FILE_KEY_SUFFIX))
+        .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
+        .collect()
+}
+
+fn open(path: &Path) -> Result<File, Failure> {
+    File::open(path).map_err(|error| Failure::usage(format!("{}: {error}", path.display())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_configuration_and_the_files_it_names_are_opened() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        std::fs::write(path("key"), "k").unwrap();
+        let text = format!("name = \"web1\"\ninternal_api_key_file = {:?}\n", path("key"));
+        std::fs::write(path("edge.toml"), &text).unwrap();
+        let mut files = open_all(&path("edge.toml")).unwrap();
+        let keys: Vec<_> = files.iter().map(|it| it.key.as_str()).collect();
+        assert_eq!(keys, ["config", "internal_api_key_file"]);
+        let mut read = String::new();
+        files[0].file.read_to_string(&mut read).unwrap();
+        assert_eq!(read, text);
+    }
+
+    #[test]
+    fn a_missing_key_file_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = directory.path().join("edge.toml");
+        std::fs::write(&config, "internal_api_key_file = \"/nonexistent/key\"\n").unwrap();
+        let failure = open_all(&config).err().unwrap();
+        assert!(failure.message().contains("/nonexistent/key"), "{}", failure.message());
+    }
+}

@@ -1,0 +1,59 @@
+//! Files to and from an edge.
+
+pub(crate) mod get;
+pub(crate) mod list;
+mod part_file;
+mod progress;
+pub(crate) mod put;
+mod upload_body;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::Args;
+use daemon::secret::SecretString;
+use store_proto::Token;
+
+use crate::failure::Failure;
+use crate::target::Server;
+
+/// The environment variable that may hold the token itself.
+const TOKEN_VARIABLE: &str = "CULVERT_TOKEN";
+
+/// Which server, and as whom.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "Server")]
+pub(crate) struct ServerArguments {
+    /// The edge to talk to, as http://HOST[:PORT]
+    #[arg(long, value_name = "URL", env = "CULVERT_SERVER")]
+    server: Server,
+    /// File that holds your token (or put the token into CULVERT_TOKEN)
+    #[arg(long, value_name = "FILE", env = "CULVERT_TOKEN_FILE")]
+    token_file: Option<PathBuf>,
+    /// Give up when nothing moved for this long
+    #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
+    stall_timeout: u64,
+}
+
+impl ServerArguments {
+    /// The token is never taken from the command line, where every process of the machine could read it.
+    fn token(&self) -> Result<Token, Failure> {
+        let (secret, name) = match &self.token_file {
+            Some(path) => {
+                let secret = daemon::secret::read_reference(&path.to_string_lossy());
+                (secret.map_err(|error| Failure::usage(error.to_string()))?, path.display().to_string())
+            }
+            None => {
+                let text = std::env::var(TOKEN_VARIABLE).map_err(|_| {
+                    Failure::usage(format!("no token: give --token-file FILE, or set {TOKEN_VARIABLE}"))
+                })?;
+                (SecretString::new(text.trim().to_owned()), TOKEN_VARIABLE.to_owned())
+            }
+        };
+        Token::parse(secret.expose()).map_err(|error| Failure::usage(format!("{name}: {error}")))
+    }
+
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.stall_timeout)
+    }
+}

@@ -1,0 +1,78 @@
+//! `culvert ls`: a cohort's files, page after page.
+
+use clap::Args;
+use http::Method;
+use http_body_util::{BodyExt, Empty};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use store_proto::{FileMeta, Listing, Token};
+
+use super::ServerArguments;
+use crate::console::{Console, printable};
+use crate::failure::Failure;
+use crate::http_client::{self, Moved, expect_success, unless_interrupted, watched};
+use crate::limits::PAGE_BYTES_AT_MOST;
+use crate::target::RemotePrefix;
+
+#[derive(Debug, Args)]
+pub(crate) struct ListArguments {
+    /// What to list: COHORT, or COHORT/PREFIX
+    #[arg(value_name = "COHORT[/PREFIX]")]
+    place: String,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+pub(crate) fn run(arguments: &ListArguments, console: Console) -> Result<(), Failure> {
+    let place = RemotePrefix::parse(&arguments.place)?;
+    let token = arguments.server.token()?;
+    http_client::runtime()?.block_on(unless_interrupted(list(arguments, &place, &token, console)))
+}
+
+async fn list(
+    arguments: &ListArguments,
+    place: &RemotePrefix,
+    token: &Token,
+    console: Console,
+) -> Result<(), Failure> {
+    let mut cursor = None;
+    loop {
+        let page = page(&arguments.server, place, token, cursor.as_deref()).await?;
+        // Pages come in the order of paths; the prefix is ours to apply.
+        for file in page.files.iter().filter(|file| file.path.as_str().starts_with(&place.prefix)) {
+            console.report(file, line)?;
+        }
+        match page.next_cursor {
+            None => return Ok(()),
+            // A server that repeats itself would keep us here for ever.
+            Some(next) if cursor.as_ref() == Some(&next) => {
+                return Err(Failure::failed("the server's listing does not advance"));
+            }
+            Some(next) => cursor = Some(next),
+        }
+    }
+}
+
+async fn page(
+    arguments: &ServerArguments,
+    place: &RemotePrefix,
+    token: &Token,
+    cursor: Option<&str>,
+) -> Result<Listing, Failure> {
+    let server = &arguments.server;
+    let mut resource = format!("{}/v1/cohorts/{}/files", server.base_path, place.cohort);
+    if let Some(cursor) = cursor {
+        resource = format!("{resource}?cursor={}", utf8_percent_encode(cursor, NON_ALPHANUMERIC));
+    }
+    let request = http_client::request(Method::GET, server, token, &resource)
+        .body(Empty::new().map_err(|never| match never {}))
+        .map_err(|error| Failure::failed(format!("make the request: {error}")))?;
+    let exchange = async {
+        let response = expect_success(http_client::send(server, request).await?).await?;
+        http_client::json(response.into_body(), PAGE_BYTES_AT_MOST).await
+    };
+    watched(exchange, &Moved::default(), arguments.patience(), |_| {}).await
+}
+
+fn line(file: &FileMeta) -> String {
+    format!("{:>15}  {:<20}  {}", file.size, printable(&file.created_at), file.path)
+}

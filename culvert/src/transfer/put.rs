@@ -1,0 +1,162 @@
+//! `culvert put`: a file goes up, and the receipt is compared with what was read.
+//!
+//! Invariant: success is reported only when the server's receipt names the very size and SHA-256 that this
+//! side counted and hashed while sending.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use clap::Args;
+use http::{Method, StatusCode};
+use serde::Serialize;
+use store_proto::headers::CULVERT_FILE_TYPE;
+use store_proto::{FileType, Token, UploadReceipt};
+
+use super::ServerArguments;
+use super::progress::Progress;
+use super::upload_body::{self, Sent};
+use crate::console::Console;
+use crate::failure::Failure;
+use crate::http_client::{self, Moved, expect_success, unless_interrupted, watched};
+use crate::limits::RECEIPT_BYTES_AT_MOST;
+use crate::target::RemoteFile;
+
+#[derive(Debug, Args)]
+pub(crate) struct PutArguments {
+    /// The file to send, or - for standard input
+    #[arg(value_name = "FILE")]
+    source: PathBuf,
+    /// Where to: COHORT/PATH; with a / at the end the file keeps its name
+    #[arg(value_name = "COHORT/PATH")]
+    destination: String,
+    /// What kind of data it is, as the server's policy names it
+    #[arg(long, value_name = "TYPE", value_parser = parse_file_type)]
+    file_type: Option<FileType>,
+    #[command(flatten)]
+    server: ServerArguments,
+}
+
+fn parse_file_type(text: &str) -> Result<FileType, String> {
+    FileType::parse(text).map_err(|error| error.to_string())
+}
+
+/// What `--json` prints.
+#[derive(Serialize)]
+struct Report {
+    /// False: the same bytes were there already, and this is the receipt of then.
+    created: bool,
+    path: String,
+    #[serde(flatten)]
+    receipt: UploadReceipt,
+}
+
+pub(crate) fn run(arguments: &PutArguments, console: Console) -> Result<(), Failure> {
+    let source = Source::open(&arguments.source)?;
+    let target = RemoteFile::for_upload(&arguments.destination, source.name.as_deref())?;
+    let token = arguments.server.token()?;
+    let (report, sent) = http_client::runtime()?
+        .block_on(unless_interrupted(upload(arguments, source, &target, &token, console)))?;
+    verify(&report.receipt, &sent)?;
+    console.report(&report, |report| {
+        let Report { receipt, created, path } = report;
+        let word = if *created { "stored" } else { "was stored already" };
+        format!(
+            "{path}: {word}, {} bytes, sha256 {}, file {}, ledger record {}",
+            receipt.size, receipt.sha256, receipt.file_id, receipt.ledger_index
+        )
+    })
+}
+
+/// What is sent, and how long it is if that is known.
+struct Source {
+    reader: Box<dyn Read + Send>,
+    length: Option<u64>,
+    /// The file's own name.
+    name: Option<String>,
+    label: String,
+}
+
+impl Source {
+    fn open(path: &Path) -> Result<Self, Failure> {
+        if path == Path::new("-") {
+            let label = "put -".to_owned();
+            return Ok(Self { reader: Box::new(std::io::stdin()), length: None, name: None, label });
+        }
+        let wrong = |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", path.display()));
+        let file = File::open(path).map_err(|error| wrong(&error))?;
+        let metadata = file.metadata().map_err(|error| wrong(&error))?;
+        if metadata.is_dir() {
+            return Err(wrong(&"is a directory; put sends one file"));
+        }
+        // Pipes and devices have no length.
+        let length = metadata.is_file().then_some(metadata.len());
+        let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let label = format!("put {}", name.as_deref().unwrap_or("file"));
+        Ok(Self { reader: Box::new(file), length, name, label })
+    }
+}
+
+async fn upload(
+    arguments: &PutArguments,
+    source: Source,
+    target: &RemoteFile,
+    token: &Token,
+    console: Console,
+) -> Result<(Report, Sent), Failure> {
+    let server = &arguments.server.server;
+    let moved = Moved::default();
+    let mut progress = Progress::start(source.label, source.length, console.progress_style());
+    let (body, mut read) = upload_body::start(source.reader, source.length, moved.clone())
+        .map_err(|error| Failure::failed(format!("start a thread: {error}")))?;
+
+    let mut request = http_client::request(Method::PUT, server, token, &target.resource(server));
+    if let Some(length) = source.length {
+        request = request.header(http::header::CONTENT_LENGTH, length);
+    }
+    if let Some(file_type) = &arguments.file_type {
+        request = request.header(CULVERT_FILE_TYPE, file_type.as_str());
+    }
+    let request =
+        request.body(body).map_err(|error| Failure::failed(format!("make the request: {error}")))?;
+
+    let exchange = async {
+        let response = expect_success(http_client::send(server, request).await?).await?;
+        let created = response.status() == StatusCode::CREATED;
+        let receipt = http_client::json(response.into_body(), RECEIPT_BYTES_AT_MOST).await?;
+        Ok(Report { created, path: target.to_string(), receipt })
+    };
+    let answer = watched(exchange, &moved, arguments.server.patience(), |bytes| progress.set(bytes)).await;
+    let report = match answer {
+        Ok(report) => report,
+        // A file that could not be read broke the request off: that is the cause, hyper's error its echo.
+        Err(failure) => match read.try_recv() {
+            Ok(Err(error)) if !failure.is_problem() => return Err(unreadable(&arguments.source, &error)),
+            _ => return Err(failure),
+        },
+    };
+    let sent = match read.await {
+        Ok(Ok(sent)) => sent,
+        Ok(Err(error)) => return Err(unreadable(&arguments.source, &error)),
+        Err(_) => return Err(Failure::failed("the server answered before it had taken the whole file")),
+    };
+    progress.finish(moved.load(Ordering::Relaxed));
+    Ok((report, sent))
+}
+
+fn unreadable(source: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("{}: {error}", source.display()))
+}
+
+/// Two sides that disagree about the bytes is the one thing that must never pass in silence.
+fn verify(receipt: &UploadReceipt, sent: &Sent) -> Result<(), Failure> {
+    if receipt.size == sent.size && receipt.sha256 == sent.sha256 {
+        return Ok(());
+    }
+    Err(Failure::failed(format!(
+        "THE SERVER STORED SOMETHING ELSE than was sent: sent {} bytes with sha256 {}, the receipt of file {} \
+         says {} bytes with sha256 {}",
+        sent.size, sent.sha256, receipt.file_id, receipt.size, receipt.sha256
+    )))
+}

@@ -1,0 +1,138 @@
+//! What an operator's commands say about daemons: the audit trail, reload, the tunnel; and completions.
+#![forbid(unsafe_code)]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::process::{Command, Output};
+use std::thread::JoinHandle;
+
+use serde_json::{Value, json};
+
+#[test]
+fn the_trail_is_asked_for_and_shown() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("storaged.sock");
+    let record = json!({
+        "index": 4, "time_ms": 1_700_000_000_000_i64, "action": "access.denied", "ending": "denied",
+        "cohort": "c5", "origin": {"user": "ann"},
+    });
+    let server = admin(&socket, vec![json!({ "item": record }), json!({ "done": {} })]);
+    let socket = socket.to_str().unwrap();
+    let arguments = ["audit", "trail", "--cohort", "c5", "--days", "7", "--socket", socket];
+    let output = culvert(&arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let shown = text(&output.stdout);
+    assert!(shown.contains("2023-11-14T22:13:20Z") && shown.contains("access.denied"), "{shown}");
+    let (request, _) = server.join().unwrap();
+    assert_eq!(request, json!({"verb": "audit.trail", "args": {"cohort": "c5", "days": 7}}));
+}
+
+#[test]
+fn a_reload_hands_over_the_configuration_and_its_keys_open() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    std::fs::write(path("key"), "the key").unwrap();
+    let config = format!("internal_api_key_file = {:?}\n", path("key"));
+    std::fs::write(path("edge.toml"), &config).unwrap();
+    let server = admin(&path("edge.sock"), vec![json!({ "done": "3 settings changed" })]);
+    let (socket, file) = (path("edge.sock"), path("edge.toml"));
+    let arguments =
+        ["reload", "edge", "--socket", socket.to_str().unwrap(), "--config", file.to_str().unwrap()];
+    let output = culvert(&arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    let (request, contents) = server.join().unwrap();
+    assert_eq!(request["verb"], "reload");
+    assert_eq!(request["args"]["files"][1]["key"], "internal_api_key_file");
+    assert_eq!(contents, [config, "the key".to_owned()]);
+}
+
+#[test]
+fn a_refused_reload_is_told_and_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("wgd.sock");
+    let refusal = json!({"error": {"code": "invalid", "message": "wg0.conf:3: MTU: not a number"}});
+    let server = admin(&socket, vec![refusal]);
+    let output = culvert(&["reload", "wgd", "--socket", socket.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("wg0.conf:3: MTU: not a number"));
+    server.join().unwrap();
+}
+
+#[test]
+fn a_daemon_that_is_away_cannot_tell() {
+    let output = culvert(&["audit", "trail", "--socket", "/nonexistent/storaged.sock"]);
+    assert_eq!(output.status.code(), Some(4));
+    assert!(text(&output.stderr).contains("/nonexistent/storaged.sock"));
+}
+
+#[test]
+fn the_tunnel_is_shown_and_judged() {
+    let directory = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(directory.path().join("wg0.sock")).unwrap();
+    // One peer that never shook hands.
+    let answer =
+        format!("listen_port=51820\npublic_key={}\nlast_handshake_time_sec=0\nerrno=0\n\n", "01".repeat(32));
+    let server = std::thread::spawn(move || {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut request = [0; 7];
+            stream.read_exact(&mut request).unwrap();
+            assert_eq!(&request, b"get=1\n\n");
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    });
+    let sockets = ["--socket-dir", directory.path().to_str().unwrap(), "--wgd-socket", "/nonexistent"];
+    let status = culvert(&[&["tunnel", "status"], &sockets[..]].concat());
+    assert!(status.status.success(), "{}", text(&status.stderr));
+    assert!(text(&status.stdout).contains("never"), "{}", text(&status.stdout));
+    let check = culvert(&[&["tunnel", "check", "wg0"], &sockets[..]].concat());
+    assert_eq!(check.status.code(), Some(1));
+    assert!(text(&check.stdout).contains("DOWN"));
+    server.join().unwrap();
+    drop(directory);
+    let gone = culvert(&["tunnel", "check", "wg0", "--socket-dir", "/nonexistent"]);
+    assert_eq!(gone.status.code(), Some(1), "no daemon: the tunnel is down");
+}
+
+#[test]
+fn every_shell_gets_its_completions() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = culvert(&["completions", shell]);
+        assert!(output.status.success() && text(&output.stdout).contains("tunnel"), "{shell}");
+    }
+}
+
+fn culvert(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_culvert")).args(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// Answers one admin request; returns it, and what the descriptors that came with it hold.
+fn admin(socket: &Path, answers: Vec<Value>) -> JoinHandle<(Value, Vec<String>)> {
+    use std::os::fd::AsFd;
+    let listener = UnixListener::bind(socket).unwrap();
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut buffer = vec![0; 4096];
+        let (length, descriptors) =
+            linux::descriptors::receive_with_descriptors(stream.as_fd(), &mut buffer).unwrap();
+        let mut line = String::from_utf8(buffer[..length].to_vec()).unwrap();
+        if !line.ends_with('\n') {
+            BufReader::new(&stream).read_line(&mut line).unwrap();
+        }
+        for answer in answers {
+            stream.write_all(format!("{answer}\n").as_bytes()).unwrap();
+        }
+        let contents = descriptors.into_iter().map(|descriptor| {
+            let mut text = String::new();
+            File::from(descriptor).read_to_string(&mut text).unwrap();
+            text
+        });
+        (serde_json::from_str(&line).unwrap(), contents.collect())
+    })
+}

@@ -1,0 +1,207 @@
+//! `put`, `get` and `ls` against a server: what succeeds is verified, and what does not leaves nothing
+//! behind and says why.
+#![forbid(unsafe_code)]
+
+mod support;
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+
+use support::{Edge, Manner, culvert, sha256, stderr, stdout};
+
+#[test]
+fn a_file_goes_up_and_comes_down_the_same() {
+    let edge = Edge::start(Manner::Honest);
+    let directory = tempfile::tempdir().unwrap();
+    let (up, down) = (directory.path().join("up.bin"), directory.path().join("down.bin"));
+    // Not a multiple of any buffer's size.
+    let data: Vec<u8> = (0..=250).cycle().take(3_000_017).collect();
+    fs::write(&up, &data).unwrap();
+
+    let put = edge.culvert(&["put", up.to_str().unwrap(), "c5/in/"]);
+    assert!(put.status.success(), "{}", stderr(&put));
+    assert!(stdout(&put).contains(&format!("c5/in/up.bin: stored, 3000017 bytes, sha256 {}", sha256(&data))));
+    assert!(stderr(&put).contains("put up.bin: 2.86 MiB in"), "a final line: {}", stderr(&put));
+
+    let get = edge.culvert(&["get", "c5/in/up.bin", down.to_str().unwrap()]);
+    assert!(get.status.success(), "{}", stderr(&get));
+    assert_eq!(fs::read(&down).unwrap(), data);
+    assert_eq!(names_in(directory.path()), ["down.bin", "up.bin"], "no .part is left");
+}
+
+#[test]
+fn standard_input_and_output_are_files_too() {
+    let edge = Edge::start(Manner::Honest);
+    let mut put = culvert()
+        .env("CULVERT_SERVER", format!("http://{}", edge.address))
+        .args(["put", "-", "c5/x", "--json"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    put.stdin.take().unwrap().write_all(b"from a pipe").unwrap();
+    let put = put.wait_with_output().unwrap();
+    let receipt: serde_json::Value = serde_json::from_slice(&put.stdout).unwrap();
+    assert_eq!((receipt["size"].as_u64(), receipt["created"].as_bool()), (Some(11), Some(true)));
+    assert_eq!(receipt["sha256"], sha256(b"from a pipe").to_string());
+
+    let get = edge.culvert(&["get", "c5/x", "-"]);
+    assert_eq!(get.stdout, b"from a pipe");
+}
+
+#[test]
+fn an_empty_file_is_a_file() {
+    let edge = Edge::start(Manner::Honest);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("empty");
+    fs::write(&path, b"").unwrap();
+    let put = edge.culvert(&["put", path.to_str().unwrap(), "c5/empty"]);
+    assert!(put.status.success(), "{}", stderr(&put));
+    let get = edge.culvert(&["get", "c5/empty", directory.path().join("back").to_str().unwrap()]);
+    assert!(get.status.success(), "{}", stderr(&get));
+    assert_eq!(fs::read(directory.path().join("back")).unwrap(), b"");
+}
+
+#[test]
+fn the_same_bytes_again_are_no_error_and_other_bytes_are() {
+    let edge = Edge::start(Manner::Honest);
+    edge.files().insert("a".into(), b"first".to_vec());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    fs::write(&path, "first").unwrap();
+    let again = edge.culvert(&["put", path.to_str().unwrap(), "c5/a"]);
+    assert!(again.status.success() && stdout(&again).contains("was stored already"), "{}", stderr(&again));
+    fs::write(&path, "other").unwrap();
+    let other = edge.culvert(&["put", path.to_str().unwrap(), "c5/a"]);
+    assert_eq!(other.status.code(), Some(1));
+    assert!(stderr(&other).contains("culvert: 409 conflict: the path holds other bytes (request 0190-test)"));
+}
+
+#[test]
+fn a_receipt_with_another_hash_fails_loudly() {
+    let edge = Edge::start(Manner::WrongReceipt);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    fs::write(&path, "first").unwrap();
+    let put = edge.culvert(&["put", path.to_str().unwrap(), "c5/a"]);
+    assert_eq!(put.status.code(), Some(1));
+    assert!(stderr(&put).contains("THE SERVER STORED SOMETHING ELSE"), "{}", stderr(&put));
+    assert_eq!(stdout(&put), "");
+}
+
+#[test]
+fn a_download_with_another_hash_leaves_no_file() {
+    let edge = Edge::start(Manner::WrongBytes);
+    edge.files().insert("a".into(), b"first".to_vec());
+    let directory = tempfile::tempdir().unwrap();
+    let get = edge.culvert(&["get", "c5/a", directory.path().join("a").to_str().unwrap()]);
+    assert_eq!(get.status.code(), Some(1));
+    assert!(stderr(&get).contains("WRONG CONTENT"), "{}", stderr(&get));
+    assert!(names_in(directory.path()).is_empty());
+}
+
+#[test]
+fn a_truncated_download_leaves_no_file() {
+    let edge = Edge::start(Manner::Truncating);
+    let directory = tempfile::tempdir().unwrap();
+    let get = edge.culvert(&["get", "c5/a", directory.path().join("a").to_str().unwrap()]);
+    assert_eq!(get.status.code(), Some(4), "{}", stderr(&get));
+    assert!(stderr(&get).contains("broke off"), "{}", stderr(&get));
+    assert!(names_in(directory.path()).is_empty());
+}
+
+#[test]
+fn an_existing_file_is_refused_before_a_byte_is_fetched() {
+    let edge = Edge::start(Manner::Honest);
+    edge.files().insert("a".into(), b"new".to_vec());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    fs::write(&path, "old").unwrap();
+    let get = edge.culvert(&["get", "c5/a", path.to_str().unwrap()]);
+    assert_eq!(get.status.code(), Some(3), "{}", stderr(&get));
+    assert_eq!(fs::read(&path).unwrap(), b"old");
+    let get = edge.culvert(&["get", "c5/a", path.to_str().unwrap(), "--force"]);
+    assert!(get.status.success(), "{}", stderr(&get));
+    assert_eq!(fs::read(&path).unwrap(), b"new");
+}
+
+#[test]
+fn a_refused_token_and_an_unavailable_tunnel_have_their_own_ends() {
+    let edge = Edge::start(Manner::Unavailable);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    fs::write(&path, vec![0; 8 << 20]).unwrap();
+    let put = edge.culvert(&["put", path.to_str().unwrap(), "c5/a"]);
+    assert_eq!(put.status.code(), Some(4), "{}", stderr(&put));
+    let expected = "culvert: 503 tunnel-unavailable: the tunnel is down (request 0190-test); \
+                    the server asks to try again in 5 s";
+    assert!(stderr(&put).contains(expected), "{}", stderr(&put));
+
+    let server = format!("http://{}", edge.address);
+    let stranger = store_proto::Token::from_bytes([8; 32]);
+    let ls = culvert()
+        .args(["ls", "c5", "--server", &server, "--json"])
+        .env("CULVERT_TOKEN", stranger.expose())
+        .output();
+    let ls = ls.unwrap();
+    assert_eq!(ls.status.code(), Some(1));
+    let error: serde_json::Value = serde_json::from_str(&stderr(&ls)).unwrap();
+    assert_eq!(error["error"]["problem"]["kind"], "unauthenticated");
+    assert_eq!(error["error"]["problem"]["request_id"], "0190-test");
+}
+
+#[test]
+fn nobody_listening_is_not_the_same_as_a_refusal() {
+    // Bound and never accepted from would answer; a port just given back does not.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let server = format!("http://127.0.0.1:{port}");
+    let ls = culvert().args(["ls", "c5", "--server", &server]).output().unwrap();
+    assert_eq!(ls.status.code(), Some(4), "{}", stderr(&ls));
+}
+
+#[test]
+fn a_listing_is_followed_to_its_last_page() {
+    let edge = Edge::start(Manner::Honest);
+    for name in ["in/1", "in/2", "in/3", "in/4", "out/5"] {
+        edge.files().insert(name.into(), b"x".to_vec());
+    }
+    let all = edge.culvert(&["ls", "c5"]);
+    assert_eq!(stdout(&all).lines().count(), 5, "{}", stderr(&all));
+    let some = edge.culvert(&["ls", "c5/in/", "--json"]);
+    let paths: Vec<String> = stdout(&some)
+        .lines()
+        .map(|line| {
+            serde_json::from_str::<serde_json::Value>(line).unwrap()["path"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(paths, ["in/1", "in/2", "in/3", "in/4"]);
+}
+
+#[test]
+fn what_is_wrong_on_the_command_line_is_said_before_anything_is_sent() {
+    for (arguments, said) in [
+        (vec!["get", "c5/../x"], "`..`"),
+        (vec!["get", "C5/x"], "cohort"),
+        (vec!["put", "/nonexistent", "c5/x"], "/nonexistent"),
+        (vec!["put", "/", "c5/x"], "directory"),
+        (vec!["ls", "c5", "--server", "https://web1"], "https is not built yet"),
+    ] {
+        let output = culvert().env("CULVERT_SERVER", "http://127.0.0.1:1").args(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(said), "{arguments:?}: {}", stderr(&output));
+    }
+    let arguments = ["ls", "c5", "--server", "http://127.0.0.1:1"];
+    let output = culvert().args(arguments).env("CULVERT_TOKEN", "secret-typo").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(!stderr(&output).contains("secret-typo"), "a token is never shown: {}", stderr(&output));
+}
+
+fn names_in(directory: &std::path::Path) -> Vec<String> {
+    let mut names: Vec<String> = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
