@@ -18,6 +18,7 @@ mod peer;
 mod session;
 mod state;
 mod timers;
+pub mod uapi;
 mod update;
 
 pub use device::Device;
