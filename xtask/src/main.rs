@@ -35,7 +35,7 @@ enum Command {
     Check,
     /// Every test, or those that a suite or a name selects; ends with `N passed, N failed, N skipped`
     #[command(after_help = "Suites:\n  \
-        slow      the property tests with many more cases (runs for minutes)\n  \
+        slow      everything, with the scenarios that wait and many more cases for the property tests\n  \
         security  the tests about lock-down, refusals and secrets\n\
         Any other word selects the tests whose names contain it.")]
     Test {

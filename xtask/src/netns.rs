@@ -9,6 +9,6 @@ pub(crate) fn run(filter: Option<&str>) -> Result<()> {
     let path = packages::provide()?;
     test::build_programs()?;
     let mut results = Results::default();
-    test::scenarios(&mut results, &path, filter.as_slice())?;
+    test::scenarios(&mut results, &path, filter.as_slice(), &[])?;
     test::conclude(&results)
 }

@@ -11,6 +11,8 @@ pub(crate) struct Results {
     skipped: u64,
     failures: Vec<String>,
     skips: Vec<String>,
+    /// Tests that a runner left for `cargo xtask test slow`; another suite, so not counted here.
+    for_slow: u64,
 }
 
 impl Results {
@@ -37,6 +39,8 @@ impl Results {
                 self.failures.push(name.to_owned());
             } else if verdict.starts_with("ignored") || verdict.starts_with("skipped") {
                 self.skips.push(format!("{name} ({verdict})"));
+            } else if verdict.starts_with("not in the quick set") {
+                self.for_slow += 1;
             }
         }
     }
@@ -66,6 +70,9 @@ impl Results {
         for name in &self.skips {
             text.push_str(&format!("skipped: {name}\n"));
         }
+        if self.for_slow > 0 {
+            text.push_str(&format!("{} more run with `cargo xtask test slow`\n", self.for_slow));
+        }
         text.push_str(&format!("{} passed, {} failed, {} skipped", self.passed, self.failed, self.skipped));
         text
     }
@@ -83,6 +90,7 @@ mod tests {
             "test a::b ... ok",
             "test a::c ... FAILED",
             "test a::d ... ignored, needs a VM",
+            "test idle_for_minutes ... not in the quick set, see `cargo xtask test slow`",
             "test result: FAILED. 1 passed; 1 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.01s",
             "test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.01s",
         ] {
@@ -90,7 +98,7 @@ mod tests {
         }
         assert_eq!(
             results.summary(),
-            "failed: a::c\nskipped: a::d (ignored, needs a VM)\n6 passed, 1 failed, 1 skipped"
+            "failed: a::c\nskipped: a::d (ignored, needs a VM)\n1 more run with `cargo xtask test slow`\n6 passed, 1 failed, 1 skipped"
         );
     }
 

@@ -10,8 +10,8 @@ use anyhow::{Result, bail, ensure};
 use crate::results::Results;
 use crate::{packages, steps};
 
-/// Property tests read this number of cases (proptest's default is 256).
-const SLOW_PROPTEST_CASES: &str = "20000";
+/// What the slow suite sets: more cases for the property tests (256 otherwise), and the scenarios that wait.
+const SLOW: [(&str, &str); 2] = [("PROPTEST_CASES", "20000"), ("CULVERT_SLOW", "1")];
 
 /// What the names of tests about security contain.
 const SECURITY_WORDS: [&str; 12] = [
@@ -31,26 +31,22 @@ const SECURITY_WORDS: [&str; 12] = [
 
 pub(crate) fn run(selection: Option<&str>) -> Result<()> {
     match selection {
-        None => run_selected(&[]),
-        Some("slow") => run_slow(),
-        Some("security") => run_selected(&SECURITY_WORDS),
-        Some(name) => run_selected(&[name]),
+        None => run_selected(&[], &[]),
+        Some("slow") => run_selected(&[], &SLOW),
+        Some("security") => run_selected(&SECURITY_WORDS, &[]),
+        Some(name) => run_selected(&[name], &[]),
     }
 }
 
-fn run_selected(filters: &[&str]) -> Result<()> {
+fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<()> {
     let path = packages::provide()?;
     build_programs()?;
     let mut results = Results::default();
-    unit_tests(&mut results, &path, filters, None)?;
-    scenarios(&mut results, &path, filters)?;
-    conclude(&results)
-}
-
-fn run_slow() -> Result<()> {
-    let path = packages::provide()?;
-    let mut results = Results::default();
-    unit_tests(&mut results, &path, &[], Some(SLOW_PROPTEST_CASES))?;
+    let mut tests = steps::cargo();
+    tests.args(["test", "--workspace", "--exclude", "culvert-netns", "--no-fail-fast"]);
+    tests.envs(variables.iter().copied());
+    suite(&mut results, "unit tests", tests, &path, filters)?;
+    scenarios(&mut results, &path, filters, variables)?;
     conclude(&results)
 }
 
@@ -72,24 +68,15 @@ pub(crate) fn build_programs() -> Result<()> {
     Ok(())
 }
 
-fn unit_tests(
+/// Runs the namespace scenarios and adds what they report.
+pub(crate) fn scenarios(
     results: &mut Results,
     path: &OsStr,
     filters: &[&str],
-    proptest_cases: Option<&str>,
+    variables: &[(&str, &str)],
 ) -> Result<()> {
     let mut tests = steps::cargo();
-    tests.args(["test", "--workspace", "--exclude", "culvert-netns", "--no-fail-fast"]);
-    if let Some(cases) = proptest_cases {
-        tests.env("PROPTEST_CASES", cases);
-    }
-    suite(results, "unit tests", tests, path, filters)
-}
-
-/// Runs the namespace scenarios and adds what they report.
-pub(crate) fn scenarios(results: &mut Results, path: &OsStr, filters: &[&str]) -> Result<()> {
-    let mut tests = steps::cargo();
-    tests.args(["test", "--package", "culvert-netns", "--no-fail-fast"]);
+    tests.args(["test", "--package", "culvert-netns", "--no-fail-fast"]).envs(variables.iter().copied());
     suite(results, "namespace scenarios", tests, path, filters)
 }
 
