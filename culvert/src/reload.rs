@@ -12,7 +12,7 @@ use clap::{Args, ValueEnum};
 use serde_json::{Value, json};
 
 use crate::admin;
-use crate::console::Console;
+use crate::console::{Console, printable};
 use crate::failure::Failure;
 use crate::limits::{CONFIG_BYTES_AT_MOST, DESCRIPTORS_AT_MOST};
 
@@ -76,9 +76,12 @@ pub(crate) fn run(arguments: &ReloadArguments, console: Console) -> Result<(), F
     let names: Vec<Value> = files.iter().map(|it| json!({ "key": it.key, "path": it.path })).collect();
     let descriptors: Vec<_> = files.iter().map(|it| it.file.as_fd()).collect();
     let done = admin::call(&socket, VERB, json!({ "files": names }), &descriptors, |_| Ok(()))?;
-    console.report(&json!({ "daemon": name, "reloaded": true, "answer": done }), |_| match done.as_str() {
-        Some(word) => format!("{name}: reloaded ({word})"),
-        None => format!("{name}: reloaded"),
+    console.report(&json!({ "daemon": name, "reloaded": true, "answer": done }), |_| {
+        // A daemon may say in a word how it went, or name what it read.
+        match done.as_str().or_else(|| done["reloaded"].as_str()) {
+            Some(word) => format!("{name}: reloaded ({})", printable(word)),
+            None => format!("{name}: reloaded"),
+        }
     })
 }
 

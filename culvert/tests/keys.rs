@@ -1,5 +1,6 @@
 //! Keys are interchangeable with those of the stock `wg`.
 #![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::io::Write;
 use std::process::{Command, Stdio};

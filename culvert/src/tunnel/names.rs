@@ -13,7 +13,7 @@ use super::uapi::DeviceView;
 use crate::limits::NAMES_TIMEOUT;
 
 /// The verb that wgd answers with its peers.
-const VERB: &str = "tunnel.status";
+const VERB: &str = "status";
 
 /// Public key (base64) → name.
 pub(crate) type Names = HashMap<String, String>;

@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 const PAGE: usize = 2;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Manner {
+pub(crate) enum Manner {
     Honest,
     /// Its receipts name another hash.
     WrongReceipt,
@@ -33,14 +33,14 @@ pub enum Manner {
     Unavailable,
 }
 
-pub struct Edge {
-    pub address: SocketAddr,
+pub(crate) struct Edge {
+    pub(crate) address: SocketAddr,
     files: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Edge {
-    pub fn start(manner: Manner) -> Edge {
+    pub(crate) fn start(manner: Manner) -> Edge {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
@@ -50,17 +50,17 @@ impl Edge {
         Edge { address, files, _runtime: runtime }
     }
 
-    pub fn files(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
+    pub(crate) fn files(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         self.files.lock().unwrap()
     }
 
     /// `culvert` with this server and a good token.
-    pub fn culvert(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn culvert(&self, arguments: &[&str]) -> Output {
         culvert().env("CULVERT_SERVER", format!("http://{}", self.address)).args(arguments).output().unwrap()
     }
 }
 
-pub fn culvert() -> Command {
+pub(crate) fn culvert() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
     command
         .env_remove("CULVERT_SERVER")
@@ -69,15 +69,15 @@ pub fn culvert() -> Command {
     command
 }
 
-pub fn token() -> Token {
+pub(crate) fn token() -> Token {
     Token::from_bytes([7; 32])
 }
 
-pub fn stderr(output: &Output) -> String {
+pub(crate) fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
 }
 
-pub fn stdout(output: &Output) -> String {
+pub(crate) fn stdout(output: &Output) -> String {
     String::from_utf8(output.stdout.clone()).unwrap()
 }
 
@@ -201,6 +201,6 @@ fn problem(status: u16, name: &str, detail: &str, retry_after: Option<u64>) -> R
     response.body(Full::new(body.to_string().into())).unwrap()
 }
 
-pub fn sha256(bytes: &[u8]) -> ContentDigest {
+pub(crate) fn sha256(bytes: &[u8]) -> ContentDigest {
     ContentDigest::from_bytes(Sha256::digest(bytes).into())
 }
