@@ -5,6 +5,11 @@
 //! acknowledged before it is durable and recorded; nothing is served before its intent is recorded.
 #![forbid(unsafe_code)]
 
+pub mod config;
+pub mod denial;
+pub mod host;
+pub mod init;
 pub mod ledger;
 pub mod limits;
 pub mod objects;
+pub mod policy;

@@ -58,7 +58,3 @@ pub const MAX_FILE_BYTES: u64 = 1 << 40;
 pub const TRAIL_RECORDS: usize = 1_000_000;
 /// Longest time that `audit.trail` looks back: 100 years.
 pub const TRAIL_DAYS: u64 = 36_525;
-/// A configuration file handed over by `reload`.
-pub const CONFIG_BYTES: u64 = 4 * 1024 * 1024;
-/// Shortest internal key: 32 characters of base64 or hex are at least 128 bits.
-pub const INTERNAL_KEY_BYTES: usize = 32;

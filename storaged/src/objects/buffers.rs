@@ -22,7 +22,7 @@ pub struct Buffers {
 pub struct TransferSlot {
     buffers: Buffers,
     permit: Arc<OwnedSemaphorePermit>,
-    left: usize,
+    own: Arc<Semaphore>,
 }
 
 /// One buffer; goes back to the stock when dropped.
@@ -31,8 +31,10 @@ pub struct Buffer {
     bytes: Box<[u8]>,
     filled: usize,
     home: Buffers,
+    /// Gives the transfer its buffer back.
+    _own: OwnedSemaphorePermit,
     /// The transfer is not over while one of its buffers is on the way.
-    _permit: Arc<OwnedSemaphorePermit>,
+    _slot: Arc<OwnedSemaphorePermit>,
 }
 
 impl Buffers {
@@ -45,7 +47,8 @@ impl Buffers {
     pub async fn slot(&self, patience: Duration) -> Option<TransferSlot> {
         let permit = tokio::time::timeout(patience, Arc::clone(&self.slots).acquire_owned()).await;
         let permit = permit.ok()?.ok()?;
-        Some(TransferSlot { buffers: self.clone(), permit: Arc::new(permit), left: BUFFERS_PER_TRANSFER })
+        let own = Arc::new(Semaphore::new(BUFFERS_PER_TRANSFER));
+        Some(TransferSlot { buffers: self.clone(), permit: Arc::new(permit), own })
     }
 
     /// Slots that nobody has.
@@ -55,12 +58,13 @@ impl Buffers {
 }
 
 impl TransferSlot {
-    /// One of the transfer's buffers, empty; none when all are out.
-    pub fn take(&mut self) -> Option<Buffer> {
-        self.left = self.left.checked_sub(1)?;
+    /// One of the transfer's buffers, empty; waits while all are out.
+    pub async fn take(&self) -> Buffer {
+        let own = Arc::clone(&self.own).acquire_owned().await.expect("the semaphore is never closed");
         let free = self.buffers.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = free.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
-        Some(Buffer { bytes, filled: 0, home: self.buffers.clone(), _permit: Arc::clone(&self.permit) })
+        let home = self.buffers.clone();
+        Buffer { bytes, filled: 0, home, _own: own, _slot: Arc::clone(&self.permit) }
     }
 }
 
@@ -121,14 +125,24 @@ mod tests {
     #[tokio::test]
     async fn no_more_transfers_run_than_slots() {
         let buffers = Buffers::new(1);
-        let mut slot = buffers.slot(Duration::ZERO).await.unwrap();
+        let slot = buffers.slot(Duration::from_secs(1)).await.unwrap();
         assert!(buffers.slot(Duration::from_millis(1)).await.is_none());
-        let buffer = slot.take().unwrap();
-        slot.take().unwrap();
-        assert!(slot.take().is_none());
+        let buffer = slot.take().await;
         drop(slot);
         assert!(buffers.slot(Duration::from_millis(1)).await.is_none(), "a buffer is still on the way");
         drop(buffer);
         assert!(buffers.slot(Duration::from_millis(1)).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_transfer_waits_for_its_own_buffers() {
+        let buffers = Buffers::new(2);
+        let slot = buffers.slot(Duration::from_secs(1)).await.unwrap();
+        let first = slot.take().await;
+        let _second = slot.take().await;
+        let mut third = Box::pin(slot.take());
+        assert!(tokio::time::timeout(Duration::from_millis(5), &mut third).await.is_err());
+        drop(first);
+        assert!(third.await.is_empty());
     }
 }

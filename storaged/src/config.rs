@@ -1,0 +1,524 @@
+//! The configuration, understood.
+//!
+//! **Invariant:** a [`Config`] that exists binds no wildcard and no address outside the tunnel, has a role
+//! that was written down, and a [`Policy`] that is whole. What is wrong with a file is reported all at once,
+//! each with its key.
+
+mod raw;
+
+use std::collections::HashSet;
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use daemon::config::{ConfigError, Problems};
+use daemon::secret::SecretString;
+use ipnet::IpNet;
+use store_proto::{Cohort, EdgeName, Role, ServerRole, TokenDigest, UserName};
+
+pub use self::raw::Raw;
+use crate::limits;
+use crate::policy::{CohortPolicy, Edge, Policy, User};
+
+/// Where the configuration is, unless said otherwise.
+pub const DEFAULT_PATH: &str = "/etc/culvert/storaged.toml";
+/// Where metrics are served, unless said otherwise.
+pub const DEFAULT_METRICS: &str = "127.0.0.1:9588";
+/// The admin socket, unless said otherwise.
+pub const DEFAULT_ADMIN: &str = "/run/culvert/storaged.sock";
+/// The socket for wgd's events and answers, unless said otherwise.
+pub const DEFAULT_EVENTS: &str = "/run/culvert/storaged.events";
+/// wgd's own socket, unless said otherwise.
+pub const DEFAULT_WGD: &str = "/run/culvert/wgd.events";
+
+/// Whether a missing layer of the lock-down is an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Profile {
+    /// It is.
+    Production,
+    /// It is reported.
+    Lab,
+}
+
+impl Profile {
+    /// The word in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Profile::Production => "production",
+            Profile::Lab => "lab",
+        }
+    }
+}
+
+/// What storaged is told to do.
+#[derive(Debug)]
+pub struct Config {
+    /// What stays until the next start.
+    pub fixed: Fixed,
+    /// What a reload swaps.
+    pub policy: Policy,
+}
+
+/// What stays until the next start.
+#[derive(Debug, Clone)]
+pub struct Fixed {
+    /// `services` or `testing`.
+    pub role: ServerRole,
+    /// Whether a missing layer of the lock-down is an error.
+    pub profile: Profile,
+    /// An address of the tunnel.
+    pub bind_address: SocketAddr,
+    /// The interface that has it.
+    pub tunnel_interface: String,
+    /// The prefix that holds it.
+    pub tunnel_prefix: IpNet,
+    /// Where the ledger is.
+    pub state_dir: PathBuf,
+    /// Where metrics are served.
+    pub metrics_listen: SocketAddr,
+    /// The admin socket.
+    pub admin_socket: PathBuf,
+    /// Who beside root may use it.
+    pub admin_users: Vec<linux::User>,
+    /// The socket for wgd's events and answers.
+    pub events_socket: PathBuf,
+    /// wgd's socket.
+    pub wgd_socket: PathBuf,
+    /// Who wgd is, beside root and ourselves.
+    pub wgd_user: Option<linux::User>,
+    /// Whom to become.
+    pub run_as: Option<linux::User>,
+    /// Where objects are.
+    pub volumes: Vec<Volume>,
+    /// Transfers at once.
+    pub transfers: usize,
+    /// Connections at once.
+    pub connections: usize,
+    /// How long requests under way may take at the end.
+    pub drain: Duration,
+}
+
+/// A named directory for objects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    /// The name in messages.
+    pub name: String,
+    /// The directory.
+    pub path: PathBuf,
+}
+
+/// The environment's aliases (requirements ); what is set wins over the file.
+#[derive(Debug, Default)]
+pub struct Environment {
+    /// `SERVER_ROLE`.
+    pub role: Option<String>,
+    /// `BIND_ADDRESS`.
+    pub bind_address: Option<String>,
+    /// `ALLOWED_HOSTS`, separated by commas.
+    pub allowed_hosts: Option<String>,
+    /// `INTERNAL_API_KEY`: works, and is a finding, because environments leak.
+    pub internal_api_key: Option<SecretString>,
+}
+
+impl Environment {
+    /// What is set for this process.
+    pub fn of_process() -> Environment {
+        let get = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+        Environment {
+            role: get("SERVER_ROLE"),
+            bind_address: get("BIND_ADDRESS"),
+            allowed_hosts: get("ALLOWED_HOSTS"),
+            internal_api_key: get("INTERNAL_API_KEY").map(SecretString::new),
+        }
+    }
+}
+
+/// Where the internal keys come from: files at start, descriptors on a reload.
+pub trait KeySource {
+    /// Reads what `reference` names.
+    fn read(&mut self, reference: &str) -> Result<SecretString, String>;
+}
+
+/// Keys from their files or systemd credentials.
+#[derive(Debug)]
+pub struct KeyFiles;
+
+impl KeySource for KeyFiles {
+    fn read(&mut self, reference: &str) -> Result<SecretString, String> {
+        daemon::secret::read_reference(reference).map_err(|error| error.to_string())
+    }
+}
+
+impl Config {
+    /// Reads the file and what it refers to.
+    pub fn load(path: &Path, environment: &Environment) -> Result<(Config, Raw), ConfigError> {
+        let raw: Raw = daemon::config::load(path)?;
+        let config = Config::understand(&path.display().to_string(), &raw, environment, &mut KeyFiles)?;
+        Ok((config, raw))
+    }
+
+    /// Understands a file that was read; `name` stands in messages.
+    pub fn understand(
+        name: &str,
+        raw: &Raw,
+        environment: &Environment,
+        keys: &mut dyn KeySource,
+    ) -> Result<Config, ConfigError> {
+        let mut problems = Problems::new(name);
+        let fixed = fixed(raw, environment, &mut problems);
+        let policy = policy(raw, environment, keys, &mut problems);
+        problems.finish()?;
+        match (fixed, policy) {
+            (Some(fixed), Some(policy)) => Ok(Config { fixed, policy }),
+            // Each `None` above has left its problem behind.
+            _ => Err(ConfigError::Syntax(format!("{name}: the configuration is incomplete"))),
+        }
+    }
+
+    /// Understands the part that a reload swaps, and names the keys that changed and need a new start.
+    pub fn understand_reload(
+        name: &str,
+        old: &Raw,
+        new: &Raw,
+        environment: &Environment,
+        keys: &mut dyn KeySource,
+    ) -> Result<(Policy, Vec<&'static str>), ConfigError> {
+        let mut problems = Problems::new(name);
+        let policy = policy(new, environment, keys, &mut problems);
+        problems.finish()?;
+        let policy =
+            policy.ok_or_else(|| ConfigError::Syntax(format!("{name}: the configuration is incomplete")))?;
+        Ok((policy, changed_fixed_keys(old, new)))
+    }
+}
+
+fn changed_fixed_keys(old: &Raw, new: &Raw) -> Vec<&'static str> {
+    let limits = |raw: &Raw| (raw.limits.drain_timeout_seconds, raw.limits.transfers, raw.limits.connections);
+    let changes = [
+        ("role", old.role != new.role),
+        ("profile", old.profile != new.profile),
+        ("bind_address", old.bind_address != new.bind_address),
+        ("tunnel_interface", old.tunnel_interface != new.tunnel_interface),
+        ("tunnel_prefix", old.tunnel_prefix != new.tunnel_prefix),
+        ("state_dir", old.state_dir != new.state_dir),
+        ("metrics_listen", old.metrics_listen != new.metrics_listen),
+        ("admin_socket", old.admin_socket != new.admin_socket),
+        ("admin_users", old.admin_users != new.admin_users),
+        ("events_socket", old.events_socket != new.events_socket),
+        ("wgd_socket", old.wgd_socket != new.wgd_socket),
+        ("wgd_user", old.wgd_user != new.wgd_user),
+        ("run_as", old.run_as != new.run_as),
+        ("volume", old.volume != new.volume),
+        ("limits", limits(old) != limits(new)),
+    ];
+    changes.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+}
+
+fn fixed(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Option<Fixed> {
+    let role = role(raw, environment, problems);
+    let profile = match raw.profile.as_deref() {
+        Some("production") => Some(Profile::Production),
+        Some("lab") => Some(Profile::Lab),
+        Some(other) => {
+            problems.add("profile", format_args!("{other:?} is neither \"production\" nor \"lab\""));
+            None
+        }
+        None => {
+            problems.add("profile", "is missing: say \"production\" or \"lab\"");
+            None
+        }
+    };
+    let bind_address = environment.bind_address.as_ref().or(raw.bind_address.as_ref());
+    let bind_address: Option<SocketAddr> = required(problems, "bind_address", bind_address);
+    let tunnel_prefix: Option<IpNet> = required(problems, "tunnel_prefix", raw.tunnel_prefix.as_ref());
+    let tunnel_interface: Option<String> =
+        required(problems, "tunnel_interface", raw.tunnel_interface.as_ref());
+    if let (Some(role), Some(address), Some(prefix)) = (role, bind_address, tunnel_prefix) {
+        check_bind_address(problems, role, address, prefix);
+    }
+    let state_dir = directory(problems, "state_dir", raw.state_dir.as_deref());
+    let metrics_listen = or_default(problems, "metrics_listen", raw.metrics_listen.as_ref(), DEFAULT_METRICS);
+    let admin_socket = raw.admin_socket.as_deref().unwrap_or(DEFAULT_ADMIN).into();
+    let mut admin_users = Vec::new();
+    for (i, name) in raw.admin_users.iter().enumerate() {
+        admin_users.extend(problems.take(&format!("admin_users[{i}]"), linux::User::resolve(name)));
+    }
+    let wgd_user = user(problems, "wgd_user", raw.wgd_user.as_deref());
+    let run_as = user(problems, "run_as", raw.run_as.as_deref());
+    let volumes = volumes(raw, problems);
+    let number = |problems: &mut Problems, key: &str, value: Option<u64>, default: usize, most: usize| {
+        let value = value.map_or(Some(default), |value| usize::try_from(value).ok());
+        match value {
+            Some(value) if (1..=most).contains(&value) => value,
+            _ => {
+                problems.add(key, format_args!("must be 1 to {most}"));
+                default
+            }
+        }
+    };
+    let transfers = number(problems, "limits.transfers", raw.limits.transfers, limits::TRANSFERS, 1024);
+    let connections =
+        number(problems, "limits.connections", raw.limits.connections, limits::CONNECTIONS, 65_536);
+    let drain =
+        seconds(problems, "limits.drain_timeout_seconds", raw.limits.drain_timeout_seconds, limits::DRAIN);
+    Some(Fixed {
+        role: role?,
+        profile: profile?,
+        bind_address: bind_address?,
+        tunnel_interface: tunnel_interface?,
+        tunnel_prefix: tunnel_prefix?,
+        state_dir: state_dir?,
+        metrics_listen: metrics_listen?,
+        admin_socket,
+        admin_users,
+        events_socket: raw.events_socket.as_deref().unwrap_or(DEFAULT_EVENTS).into(),
+        wgd_socket: raw.wgd_socket.as_deref().unwrap_or(DEFAULT_WGD).into(),
+        wgd_user,
+        run_as,
+        volumes,
+        transfers,
+        connections,
+        drain,
+    })
+}
+
+fn role(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Option<ServerRole> {
+    let Some(text) = environment.role.as_ref().or(raw.role.as_ref()) else {
+        problems.add("role", "is missing and has no default: say \"services\" (or \"testing\" on loopback)");
+        return None;
+    };
+    match ServerRole::parse(text) {
+        Some(role @ (ServerRole::Services | ServerRole::Testing)) => Some(role),
+        Some(ServerRole::Web) => {
+            problems.add("role", "\"web\" is edge's role; storaged can be \"services\" or \"testing\"");
+            None
+        }
+        None => {
+            problems.add("role", format_args!("{text:?} is neither \"services\" nor \"testing\""));
+            None
+        }
+    }
+}
+
+/// What can be said of the address without looking at the host; [`crate::listen`] does that.
+fn check_bind_address(problems: &mut Problems, role: ServerRole, address: SocketAddr, prefix: IpNet) {
+    let ip = address.ip();
+    if ip.is_unspecified() {
+        problems.add("bind_address", format_args!("{address} is every interface: name the tunnel address"));
+    } else if ip.is_loopback() {
+        if role != ServerRole::Testing {
+            problems.add(
+                "bind_address",
+                format_args!("{address} is loopback, which role \"services\" must not be"),
+            );
+        }
+    } else if !prefix.contains(&ip) {
+        problems.add("bind_address", format_args!("{address} is outside tunnel_prefix {prefix}"));
+    }
+    if address.port() == 0 && role != ServerRole::Testing {
+        problems.add("bind_address", format_args!("{address} has no port"));
+    }
+}
+
+fn volumes(raw: &Raw, problems: &mut Problems) -> Vec<Volume> {
+    if raw.volume.is_empty() {
+        problems.add("volume", "is missing: there must be at least one [[volume]]");
+    }
+    let mut names = HashSet::new();
+    let mut volumes = Vec::new();
+    for (i, volume) in raw.volume.iter().enumerate() {
+        if volume.name.is_empty() || !names.insert(&volume.name) {
+            problems.add(
+                &format!("volume[{i}].name"),
+                format_args!("{:?} is empty or stands twice", volume.name),
+            );
+        }
+        if let Some(path) = directory(problems, &format!("volume[{i}].path"), Some(&volume.path)) {
+            volumes.push(Volume { name: volume.name.clone(), path });
+        }
+    }
+    volumes
+}
+
+fn policy(
+    raw: &Raw,
+    environment: &Environment,
+    keys: &mut dyn KeySource,
+    problems: &mut Problems,
+) -> Option<Policy> {
+    let internal_keys = internal_keys(raw, environment, keys, problems);
+    let cohorts = cohorts(raw, problems);
+    let known: HashSet<&Cohort> = cohorts.iter().map(|cohort| &cohort.name).collect();
+    let edges = edges(raw, &known, problems);
+    let users = users(raw, &known, problems);
+    let allowed_hosts = match (&environment.allowed_hosts, &raw.allowed_hosts) {
+        (Some(list), _) => list.split(',').map(|host| host.trim().to_ascii_lowercase()).collect(),
+        (None, Some(list)) => list.iter().map(|host| host.to_ascii_lowercase()).collect(),
+        (None, None) => {
+            let address = environment.bind_address.as_ref().or(raw.bind_address.as_ref());
+            address.into_iter().cloned().collect()
+        }
+    };
+    let body_idle = seconds(
+        problems,
+        "limits.body_idle_timeout_seconds",
+        raw.limits.body_idle_timeout_seconds,
+        limits::BODY_IDLE,
+    );
+    Some(Policy { allowed_hosts, internal_keys, edges, cohorts, users, body_idle })
+}
+
+fn internal_keys(
+    raw: &Raw,
+    environment: &Environment,
+    keys: &mut dyn KeySource,
+    problems: &mut Problems,
+) -> Vec<SecretString> {
+    let mut alive = Vec::new();
+    match (&environment.internal_api_key, &raw.internal_api_key_file) {
+        (Some(key), _) => alive.push(key.clone()),
+        (None, Some(file)) => alive.extend(problems.take("internal_api_key_file", keys.read(file))),
+        (None, None) => {
+            problems.add("internal_api_key_file", "is missing: name the file that holds the internal key")
+        }
+    }
+    if let Some(file) = &raw.internal_api_key_next_file {
+        alive.extend(problems.take("internal_api_key_next_file", keys.read(file)));
+    }
+    alive
+}
+
+fn cohorts(raw: &Raw, problems: &mut Problems) -> Vec<CohortPolicy> {
+    let largest = raw.limits.max_file_bytes.unwrap_or(limits::MAX_FILE_BYTES);
+    let mut names = HashSet::new();
+    let mut cohorts = Vec::new();
+    for (i, cohort) in raw.cohort.iter().enumerate() {
+        let key = format!("cohort[{i}].name");
+        let Some(name) = problems.take(&key, named(&cohort.name, Cohort::parse)) else { continue };
+        if !names.insert(name.clone()) {
+            problems.add(&key, format_args!("{name:?} stands twice", name = name.as_str()));
+        }
+        let max_file_bytes = cohort.max_file_bytes.unwrap_or(largest).min(largest);
+        cohorts.push(CohortPolicy { name, max_file_bytes });
+    }
+    cohorts
+}
+
+fn edges(raw: &Raw, known: &HashSet<&Cohort>, problems: &mut Problems) -> Vec<Edge> {
+    let mut names = HashSet::new();
+    let mut edges = Vec::new();
+    for (i, edge) in raw.edge.iter().enumerate() {
+        let cohorts = known_cohorts(&format!("edge[{i}].cohorts"), &edge.cohorts, known, problems);
+        let key = format!("edge[{i}].name");
+        let Some(name) = problems.take(&key, named(&edge.name, EdgeName::parse)) else { continue };
+        if !names.insert(name.clone()) {
+            problems.add(&key, format_args!("{:?} stands twice", name.as_str()));
+        }
+        edges.push(Edge { name, cohorts });
+    }
+    edges
+}
+
+fn users(raw: &Raw, known: &HashSet<&Cohort>, problems: &mut Problems) -> Vec<User> {
+    let mut names = HashSet::new();
+    let mut users: Vec<User> = Vec::new();
+    for (i, user) in raw.user.iter().enumerate() {
+        let key = |part: &str| format!("user[{i}].{part}");
+        let cohorts = known_cohorts(&key("cohorts"), &user.cohorts, known, problems);
+        let name = problems.take(&key("name"), named(&user.name, UserName::parse));
+        let role = Role::parse(&user.role);
+        if role.is_none() {
+            let what = format_args!("{:?} is none of viewer, user, admin, auditor", user.role);
+            problems.add(&key("role"), what);
+        }
+        // The value is not repeated: somebody may have pasted the token itself.
+        let token = problems.take(&key("token_sha256"), TokenDigest::parse(&user.token_sha256));
+        let (Some(name), Some(role), Some(token)) = (name, role, token) else { continue };
+        if !names.insert(name.clone()) {
+            problems.add(&key("name"), format_args!("{:?} stands twice", name.as_str()));
+        }
+        if users.iter().any(|other| other.token.matches(&token)) {
+            problems.add(&key("token_sha256"), "is another user's too");
+        }
+        users.push(User { name, role, cohorts, token });
+    }
+    users
+}
+
+fn known_cohorts(
+    key: &str,
+    names: &[String],
+    known: &HashSet<&Cohort>,
+    problems: &mut Problems,
+) -> Vec<Cohort> {
+    let mut cohorts = Vec::new();
+    for (i, name) in names.iter().enumerate() {
+        match Cohort::parse(name) {
+            Ok(cohort) if known.contains(&cohort) => cohorts.push(cohort),
+            Ok(_) => {
+                problems.add(&format!("{key}[{i}]"), format_args!("there is no [[cohort]] named {name:?}"))
+            }
+            Err(error) => problems.add(&format!("{key}[{i}]"), format_args!("{name:?}: {error}")),
+        }
+    }
+    cohorts
+}
+
+fn named<T, E: Display>(text: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<T, String> {
+    parse(text).map_err(|error| format!("{text:?}: {error}"))
+}
+
+fn required<T: std::str::FromStr<Err: Display>>(
+    problems: &mut Problems,
+    key: &str,
+    text: Option<&String>,
+) -> Option<T> {
+    let Some(text) = text else {
+        problems.add(key, "is missing");
+        return None;
+    };
+    problems.take(key, text.parse::<T>().map_err(|error| format!("{text:?}: {error}")))
+}
+
+fn or_default<T: std::str::FromStr<Err: Display>>(
+    problems: &mut Problems,
+    key: &str,
+    text: Option<&String>,
+    default: &str,
+) -> Option<T> {
+    let text = text.map_or(default, String::as_str);
+    problems.take(key, text.parse::<T>().map_err(|error| format!("{text:?}: {error}")))
+}
+
+fn directory(problems: &mut Problems, key: &str, text: Option<&str>) -> Option<PathBuf> {
+    match text {
+        Some(text) if Path::new(text).is_absolute() => Some(text.into()),
+        Some(text) => {
+            problems.add(key, format_args!("{text:?} is not an absolute path"));
+            None
+        }
+        None => {
+            problems.add(key, "is missing");
+            None
+        }
+    }
+}
+
+fn user(problems: &mut Problems, key: &str, text: Option<&str>) -> Option<linux::User> {
+    problems.take(key, linux::User::resolve(text?))
+}
+
+fn seconds(problems: &mut Problems, key: &str, value: Option<u64>, default: Duration) -> Duration {
+    match value {
+        None => default,
+        Some(seconds @ 1..=86_400) => Duration::from_secs(seconds),
+        Some(other) => {
+            problems.add(key, format_args!("{other} is not 1 to 86400"));
+            default
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

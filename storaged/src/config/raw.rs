@@ -1,0 +1,77 @@
+//! The configuration file as it is written; nothing is understood here.
+
+use serde::Deserialize;
+
+/// `storaged.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Raw {
+    pub(super) role: Option<String>,
+    pub(super) profile: Option<String>,
+    pub(super) bind_address: Option<String>,
+    pub(super) tunnel_interface: Option<String>,
+    pub(super) tunnel_prefix: Option<String>,
+    pub(super) allowed_hosts: Option<Vec<String>>,
+    pub(super) internal_api_key_file: Option<String>,
+    pub(super) internal_api_key_next_file: Option<String>,
+    pub(super) state_dir: Option<String>,
+    pub(super) metrics_listen: Option<String>,
+    pub(super) admin_socket: Option<String>,
+    pub(super) admin_users: Vec<String>,
+    pub(super) events_socket: Option<String>,
+    pub(super) wgd_socket: Option<String>,
+    pub(super) wgd_user: Option<String>,
+    pub(super) run_as: Option<String>,
+    pub(super) limits: RawLimits,
+    pub(super) volume: Vec<RawVolume>,
+    pub(super) edge: Vec<RawEdge>,
+    pub(super) cohort: Vec<RawCohort>,
+    pub(super) user: Vec<RawUser>,
+}
+
+/// `[limits]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct RawLimits {
+    pub(super) body_idle_timeout_seconds: Option<u64>,
+    pub(super) drain_timeout_seconds: Option<u64>,
+    pub(super) transfers: Option<u64>,
+    pub(super) connections: Option<u64>,
+    pub(super) max_file_bytes: Option<u64>,
+}
+
+/// `[[volume]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawVolume {
+    pub(super) name: String,
+    pub(super) path: String,
+}
+
+/// `[[edge]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawEdge {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) cohorts: Vec<String>,
+}
+
+/// `[[cohort]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawCohort {
+    pub(super) name: String,
+    pub(super) max_file_bytes: Option<u64>,
+}
+
+/// `[[user]]`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUser {
+    pub(super) name: String,
+    pub(super) role: String,
+    #[serde(default)]
+    pub(super) cohorts: Vec<String>,
+    pub(super) token_sha256: String,
+}

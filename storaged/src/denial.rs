@@ -1,0 +1,132 @@
+//! The closed list of reasons to refuse a request: at once return value, metric label, word in the
+//! trail and assertion in tests.
+
+use store_proto::ProblemKind;
+
+/// Why a request was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Denial {
+    /// wgd did not say in time who delivered it.
+    PeerUnanswered,
+    /// No peer has the source address.
+    PeerUnknown,
+    /// The peer is not a registered edge.
+    PeerNotRegistered,
+    /// No internal key.
+    KeyMissing,
+    /// `X-Internal-Key` and `X-API-Key` differ.
+    KeysDiffer,
+    /// A wrong internal key.
+    KeyWrong,
+    /// The Host header is missing or names another.
+    Host,
+    /// No request context.
+    ContextMissing,
+    /// An unreadable request context.
+    ContextMalformed,
+    /// The clocks differ by more than 60 s.
+    ClockSkew,
+    /// The context names another edge than the delivering peer.
+    EdgeMismatch,
+    /// The token stands for nobody.
+    Token,
+    /// No such cohort.
+    UnknownCohort,
+    /// The cohort is not this edge's.
+    EdgeCohort,
+    /// The cohort is not open to this user.
+    UserCohort,
+    /// The user's role does not allow the action.
+    Role,
+    /// The path breaks a rule.
+    Path,
+    /// A header, the query or the JSON is malformed.
+    Malformed,
+    /// The file would be larger than allowed.
+    TooLarge,
+}
+
+impl Denial {
+    /// Every reason.
+    pub const ALL: [Denial; 19] = [
+        Denial::PeerUnanswered,
+        Denial::PeerUnknown,
+        Denial::PeerNotRegistered,
+        Denial::KeyMissing,
+        Denial::KeysDiffer,
+        Denial::KeyWrong,
+        Denial::Host,
+        Denial::ContextMissing,
+        Denial::ContextMalformed,
+        Denial::ClockSkew,
+        Denial::EdgeMismatch,
+        Denial::Token,
+        Denial::UnknownCohort,
+        Denial::EdgeCohort,
+        Denial::UserCohort,
+        Denial::Role,
+        Denial::Path,
+        Denial::Malformed,
+        Denial::TooLarge,
+    ];
+
+    /// The word in metrics and in the trail.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Denial::PeerUnanswered => "peer_unanswered",
+            Denial::PeerUnknown => "peer_unknown",
+            Denial::PeerNotRegistered => "peer_not_registered",
+            Denial::KeyMissing => "key_missing",
+            Denial::KeysDiffer => "keys_differ",
+            Denial::KeyWrong => "key_wrong",
+            Denial::Host => "host",
+            Denial::ContextMissing => "context_missing",
+            Denial::ContextMalformed => "context_malformed",
+            Denial::ClockSkew => "clock_skew",
+            Denial::EdgeMismatch => "edge_mismatch",
+            Denial::Token => "token",
+            Denial::UnknownCohort => "unknown_cohort",
+            Denial::EdgeCohort => "edge_cohort",
+            Denial::UserCohort => "user_cohort",
+            Denial::Role => "role",
+            Denial::Path => "path",
+            Denial::Malformed => "malformed",
+            Denial::TooLarge => "too_large",
+        }
+    }
+
+    /// What the sender is told. What failed among the locks is told to edge's operator, who is one of us;
+    /// which user or cohort exists is not told apart beyond the public API.
+    pub const fn problem(self) -> ProblemKind {
+        match self {
+            Denial::PeerUnanswered => ProblemKind::PeerUnverified,
+            Denial::PeerUnknown
+            | Denial::PeerNotRegistered
+            | Denial::KeyMissing
+            | Denial::KeyWrong
+            | Denial::EdgeMismatch => ProblemKind::EdgeForbidden,
+            Denial::KeysDiffer | Denial::ContextMissing | Denial::ContextMalformed | Denial::Malformed => {
+                ProblemKind::BadRequest
+            }
+            Denial::Host => ProblemKind::WrongStore,
+            Denial::ClockSkew => ProblemKind::ClockSkew,
+            Denial::Token => ProblemKind::Unauthenticated,
+            Denial::UnknownCohort => ProblemKind::UnknownCohort,
+            Denial::EdgeCohort | Denial::UserCohort | Denial::Role => ProblemKind::CohortForbidden,
+            Denial::Path => ProblemKind::InvalidPath,
+            Denial::TooLarge => ProblemKind::TooLarge,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_has_its_own_word() {
+        for (i, denial) in Denial::ALL.iter().enumerate() {
+            assert!(Denial::ALL[i + 1..].iter().all(|other| other.name() != denial.name()));
+        }
+    }
+}
