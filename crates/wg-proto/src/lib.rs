@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod allowed_ips;
+pub mod conf;
 mod device;
 mod drop_reason;
 mod endpoint;
