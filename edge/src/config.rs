@@ -57,13 +57,24 @@ pub struct Config {
     /// Where wgd sends its events; `None`: off.
     pub events_socket: Option<PathBuf>,
     /// Who may use the admin socket beside root.
-    pub admin_users: Vec<User>,
+    pub admin_users: Vec<String>,
     /// Whose datagrams are wgd's events, beside root's.
-    pub wgd_user: Option<User>,
+    pub wgd_user: Option<String>,
     /// Who edge becomes.
-    pub user: Option<User>,
+    pub user: Option<String>,
     /// What can be changed while running.
     pub limits: Limits,
+}
+
+/// The users that a configuration names.
+#[derive(Clone, Debug)]
+pub struct Users {
+    /// Who may use the admin socket beside root.
+    pub admins: Vec<User>,
+    /// Whose datagrams are wgd's.
+    pub wgd: Option<User>,
+    /// Who edge becomes.
+    pub own: Option<User>,
 }
 
 /// Limits a site can set.
@@ -170,11 +181,6 @@ impl Config {
         let metrics_listen = (!metrics_text.is_empty())
             .then(|| address(&mut problems, "metrics_listen", metrics_text))
             .flatten();
-        let mut user = |key: &str, text: &str| problems.take(key, User::resolve(text));
-        let wgd_user = raw.wgd_user.as_deref().and_then(|text| user("wgd_user", text));
-        let own_user = raw.user.as_deref().and_then(|text| user("user", text));
-        let admin_users = raw.admin_users.unwrap_or_default();
-        let admin_users = admin_users.iter().filter_map(|text| user("admin_users", text)).collect();
         let limits = limits(&mut problems, &raw.limits);
         let path = |text: Option<String>, default: &str| {
             let text = text.unwrap_or_else(|| default.to_owned());
@@ -199,11 +205,24 @@ impl Config {
             metrics_listen,
             admin_socket: path(raw.admin_socket, DEFAULT_ADMIN),
             events_socket: path(raw.events_socket, DEFAULT_EVENTS),
-            admin_users,
-            wgd_user,
-            user: own_user,
+            admin_users: raw.admin_users.unwrap_or_default(),
+            wgd_user: raw.wgd_user,
+            user: raw.user,
             limits,
         })
+    }
+
+    /// Looks the users up, which reads the system's tables: at the start only, for a sealed process
+    /// can read no file. `file` is the configuration's name.
+    pub fn users(&self, file: &str) -> Result<Users, ConfigError> {
+        let mut problems = Problems::new(file);
+        let mut resolve = |key: &str, text: &str| problems.take(key, User::resolve(text));
+        let users = Users {
+            admins: self.admin_users.iter().filter_map(|text| resolve("admin_users", text)).collect(),
+            wgd: self.wgd_user.as_deref().and_then(|text| resolve("wgd_user", text)),
+            own: self.user.as_deref().and_then(|text| resolve("user", text)),
+        };
+        problems.finish().map(|()| users)
     }
 
     /// The keys in which `other` differs and which only a restart can change: sockets are bound,
@@ -254,11 +273,10 @@ impl fmt::Display for Config {
         writeln!(f, "metrics_listen = {metrics:?}")?;
         writeln!(f, "admin_socket = {:?}", path(&self.admin_socket))?;
         writeln!(f, "events_socket = {:?}", path(&self.events_socket))?;
-        let ids = |user: &User| format!("{}:{}", user.uid, user.gid);
-        writeln!(f, "admin_users = {:?}", self.admin_users.iter().map(ids).collect::<Vec<_>>())?;
-        for (key, user) in [("wgd_user", self.wgd_user), ("user", self.user)] {
+        writeln!(f, "admin_users = {:?}", self.admin_users)?;
+        for (key, user) in [("wgd_user", &self.wgd_user), ("user", &self.user)] {
             if let Some(user) = user {
-                writeln!(f, "{key} = {:?}", ids(&user))?;
+                writeln!(f, "{key} = {user:?}")?;
             }
         }
         writeln!(f, "\n[limits]")?;

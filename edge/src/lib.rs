@@ -4,11 +4,15 @@
 //! can write to no file, and what cannot be passed on is refused at once.
 #![forbid(unsafe_code)]
 
+pub mod acquire;
 pub mod answer;
 pub mod circuit;
+pub mod cli;
 pub mod client_stream;
 pub mod conditional;
 pub mod config;
+pub mod control;
+pub mod events;
 pub mod limits;
 pub mod listen;
 pub mod metrics;
@@ -16,6 +20,8 @@ pub mod plan;
 pub mod range;
 pub mod refusal;
 pub mod request;
+pub mod run;
+pub mod sandbox;
 pub mod store;
 pub mod store_client;
 pub mod stream;

@@ -1,3 +1,55 @@
-//! edge
+//! `edge`: parse, acquire, confine, start, seal, run.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use daemon::exit;
+use daemon::logging::LogOptions;
+use daemon::notify::Notify;
+use edge::acquire::{self, Listeners};
+use edge::cli::Cli;
+use edge::config::{Config, Environment};
+use edge::run::{Start, Workers};
+use edge::sandbox;
+use linux::Privileged;
+
+fn main() -> ExitCode {
+    daemon::run_main("edge", try_main)
+}
+
+fn try_main() -> anyhow::Result<()> {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) if error.use_stderr() => return Err(exit::fail(exit::USAGE, anyhow::anyhow!("{error}"))),
+        Err(help_or_version) => return Ok(help_or_version.print()?),
+    };
+    daemon::install_panic_hook();
+    daemon::logging::init(&LogOptions { level: cli.log_level.clone(), format: cli.log_format, quiet: &[] })?;
+
+    let file = cli.config.display().to_string();
+    let environment = Environment::of_this_process();
+    let configuration = |error| exit::fail(exit::CONFIG, anyhow::Error::new(error));
+    let text = daemon::config::read_text(&cli.config).map_err(configuration)?;
+    let config = Config::parse(&file, &text, &environment).map_err(configuration)?;
+    let users = config.users(&file).map_err(configuration)?;
+    if cli.print_config {
+        return Ok(write!(std::io::stdout(), "{config}")?);
+    }
+    let internal_key = acquire::internal_key(&config, &environment)?;
+    if cli.check_config {
+        return Ok(());
+    }
+
+    acquire::check_stderr()?;
+    acquire::raise_descriptor_limit(&config)?;
+    let privileged = Privileged::at_startup().map_err(|error| exit::fail(exit::OS, error))?;
+    let listeners = Listeners::acquire(&privileged, &config, &users)?;
+    let notify = Notify::from_environment(&privileged)?;
+    let confinement = sandbox::confinement(&config, &users);
+    let confined = privileged.confine(&confinement).map_err(|error| exit::fail(exit::PERMISSION, error))?;
+    let workers = Workers::start(&confined, notify)?;
+    let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| exit::fail(exit::PERMISSION, error))?;
+    edge::run::run(&sealed, workers, Start { config, users, environment, internal_key, listeners })
+}

@@ -1,0 +1,135 @@
+//! What edge takes hold of before it gives its rights up: listeners, sockets, the internal key.
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+use anyhow::Context;
+use daemon::exit;
+use daemon::secret::{SecretString, read_reference};
+use http::HeaderValue;
+use linux::unix_datagram::DatagramSocket;
+use linux::unix_listener::bind_unix_listener;
+use linux::{ListenFds, Privileged};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+use crate::config::{Config, Environment, Users};
+
+/// The group of `user` may talk to edge's sockets as well.
+const SOCKET_MODE: u32 = 0o660;
+
+/// Everything that is open when edge is sealed.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Clients.
+    pub public: TcpListener,
+    /// Metrics and health.
+    pub metrics: Option<TcpListener>,
+    /// `culvert`.
+    pub admin: Option<UnixListener>,
+    /// wgd's events.
+    pub events: Option<DatagramSocket>,
+}
+
+impl Listeners {
+    /// Takes what the service manager hands in, by name, and binds the rest.
+    pub fn acquire(privileged: &Privileged, config: &Config, users: &Users) -> anyhow::Result<Listeners> {
+        let mut handed_in = ListenFds::take(privileged).map_err(|error| exit::fail(exit::OS, error))?;
+        let mut tcp = |name: &str, address: Option<SocketAddr>| -> anyhow::Result<Option<TcpListener>> {
+            let handed_in = handed_in.tcp(name).map_err(|error| exit::fail(exit::OS, error))?;
+            match (handed_in, address) {
+                (Some(listener), _) => Ok(Some(listener)),
+                (None, Some(address)) => bind(name, address).map(Some),
+                (None, None) => Ok(None),
+            }
+        };
+        let public = tcp("public", Some(config.listen))?.context("no public listener")?;
+        let metrics = tcp("metrics", config.metrics_listen)?;
+        let admin = handed_in.unix("admin").map_err(|error| exit::fail(exit::OS, error))?;
+        let admin = match (admin, &config.admin_socket) {
+            (Some(listener), _) => Some(listener),
+            (None, Some(path)) => Some(
+                bind_unix_listener(path, SOCKET_MODE, users.own).map_err(|error| socket("admin_socket", path, error))?,
+            ),
+            (None, None) => None,
+        };
+        let events = match &config.events_socket {
+            Some(path) => Some(
+                DatagramSocket::bind(path, SOCKET_MODE, users.own)
+                    .map_err(|error| socket("events_socket", path, error))?,
+            ),
+            None => None,
+        };
+        for name in handed_in.left_over() {
+            tracing::warn!(name, "a listener was handed in that edge does not know; it takes public, metrics, admin");
+        }
+        Ok(Listeners { public, metrics, admin, events })
+    }
+}
+
+fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let bound = TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| {
+        let key = if name == "public" { "listen" } else { "metrics_listen" };
+        let hint = match error.kind() {
+            std::io::ErrorKind::AddrInUse => "; another process has this port (`ss -ltnp` shows which)",
+            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need systemd to hand the listener in",
+            std::io::ErrorKind::AddrNotAvailable => "; no interface of this namespace has this address",
+            _ => "",
+        };
+        exit::fail(exit::OS, anyhow::anyhow!("{key} = \"{address}\": {error}{hint}"))
+    })
+}
+
+fn socket(key: &str, path: &Path, error: std::io::Error) -> anyhow::Error {
+    exit::fail(exit::OS, anyhow::anyhow!("{key} = {:?}: {error}", path.display().to_string()))
+}
+
+/// The internal key, ready to be a header.
+pub fn internal_key(config: &Config, environment: &Environment) -> anyhow::Result<HeaderValue> {
+    let secret = match (&environment.internal_api_key, &config.internal_api_key_file) {
+        (Some(secret), _) => {
+            tracing::warn!("the internal key comes from the environment, which others can read: prefer internal_api_key_file");
+            secret.clone()
+        }
+        (None, Some(reference)) => {
+            read_reference(reference).map_err(|error| exit::fail(exit::CONFIG, error)).context("internal_api_key_file")?
+        }
+        (None, None) => anyhow::bail!("no internal key"), // `Config::parse` demands one of both
+    };
+    key_header(&secret)
+}
+
+/// The key as a header's value that no log shows.
+pub fn key_header(secret: &SecretString) -> anyhow::Result<HeaderValue> {
+    let mut value = HeaderValue::from_str(secret.expose()).map_err(|error| exit::fail(exit::CONFIG, error))?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// Refuses a stderr that is a regular file: `RLIMIT_FSIZE` 0 would silently swallow every log line.
+pub fn check_stderr() -> anyhow::Result<()> {
+    let stderr = std::fs::File::from(std::io::stderr().as_fd().try_clone_to_owned()?);
+    if stderr.metadata()?.is_file() {
+        let message = "stderr is a regular file, and edge can write to none: send its logs to the journal or through a pipe (2>&1 | cat >FILE)";
+        return Err(exit::fail(exit::OS, anyhow::anyhow!(message)));
+    }
+    Ok(())
+}
+
+/// Raises the soft limit of open descriptors to the hard one: two for each request, and some.
+pub fn raise_descriptor_limit(config: &Config) -> anyhow::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("read RLIMIT_NOFILE")?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("raise RLIMIT_NOFILE")?;
+    }
+    let needed = (config.limits.max_connections + config.limits.max_requests + 64) as u64;
+    if hard < needed {
+        tracing::warn!(hard, needed, "the limit of open files is lower than limits.max_connections + max_requests need");
+    }
+    Ok(())
+}

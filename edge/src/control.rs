@@ -1,0 +1,156 @@
+//! The admin socket's verbs: `status`, and `reload` from descriptors that `culvert` hands over.
+//!
+//! A sealed edge can open no file, so a reload brings the files open. It is all or nothing: whatever
+//! is wrong is answered, and the old configuration stays.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use daemon::admin::{AdminError, Caller, Handler, Replies};
+use daemon::config::read_open;
+use daemon::notify::Notify;
+use daemon::secret::SecretString;
+use futures_util::future::BoxFuture;
+use linux::{LayerState, Lockdown};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::acquire::key_header;
+use crate::config::{Config, Environment};
+use crate::request::{Edge, Live};
+
+/// Answers on the admin socket.
+pub struct Control {
+    /// What runs.
+    pub edge: Arc<Edge>,
+    /// The configuration in effect.
+    pub config: Mutex<Config>,
+    /// As it was at the start.
+    pub environment: Environment,
+    /// As it was at the seal.
+    pub lockdown: Lockdown,
+    /// The service manager.
+    pub notify: Arc<Notify>,
+}
+
+#[derive(Deserialize)]
+struct ReloadArguments {
+    files: Vec<HandedFile>,
+}
+
+#[derive(Deserialize)]
+struct HandedFile {
+    key: String,
+    path: PathBuf,
+}
+
+impl Handler for Control {
+    fn handle<'a>(
+        &'a self,
+        _caller: Caller,
+        verb: &'a str,
+        args: Value,
+        descriptors: Vec<OwnedFd>,
+        _out: &'a mut Replies,
+    ) -> BoxFuture<'a, Result<Value, AdminError>> {
+        let result = match verb {
+            "status" => Ok(self.status()),
+            "reload" => self.reload(args, descriptors),
+            other => Err(AdminError::unknown_verb(other)),
+        };
+        Box::pin(std::future::ready(result))
+    }
+}
+
+impl Control {
+    fn status(&self) -> Value {
+        let layers: serde_json::Map<String, Value> = self
+            .lockdown
+            .layers
+            .iter()
+            .map(|(layer, state)| {
+                let state = match state {
+                    LayerState::On => json!("on"),
+                    LayerState::Partial(why) => json!({ "partial": why }),
+                    LayerState::Off(why) => json!({ "off": why }),
+                    LayerState::NotUsed => json!("not used"),
+                };
+                (layer.name().to_owned(), state)
+            })
+            .collect();
+        let max_requests = self.config().limits.max_requests;
+        json!({
+            "daemon": "edge",
+            "version": env!("CARGO_PKG_VERSION"),
+            "circuit": if self.edge.tunnel.holds() { "closed" } else { "open" },
+            "draining": self.edge.drain.is_draining(),
+            "requests_in_flight": max_requests.saturating_sub(self.edge.places.available_permits()),
+            "connections": self.edge.metrics.connections_active.get(),
+            "buffered_bytes": self.edge.metrics.buffered_bytes.get(),
+            "lockdown": layers,
+            "landlock_abi": self.lockdown.landlock_abi,
+            "filter_sha256": self.lockdown.filter_sha256,
+        })
+    }
+
+    fn reload(&self, args: Value, descriptors: Vec<OwnedFd>) -> Result<Value, AdminError> {
+        self.notify.reloading();
+        let result = self.try_reload(args, descriptors);
+        self.notify.ready();
+        let metrics = &self.edge.metrics;
+        metrics.reload_successful.set(i64::from(result.is_ok()));
+        match &result {
+            Ok(_) => {
+                let seconds = self.edge.clock.unix_milliseconds() / 1000;
+                metrics.reload_success_timestamp.set(i64::try_from(seconds).unwrap_or(i64::MAX));
+                tracing::info!("configuration reloaded");
+            }
+            Err(error) => tracing::warn!(error = %error.message, "configuration not reloaded; the old one stays"),
+        }
+        result
+    }
+
+    fn try_reload(&self, args: Value, descriptors: Vec<OwnedFd>) -> Result<Value, AdminError> {
+        let malformed = |what: String| AdminError::new("malformed", what);
+        let arguments: ReloadArguments = serde_json::from_value(args).map_err(|error| malformed(error.to_string()))?;
+        if arguments.files.len() != descriptors.len() {
+            let (named, came) = (arguments.files.len(), descriptors.len());
+            return Err(malformed(format!("{named} files are named and {came} descriptors came")));
+        }
+        let mut files: Vec<(HandedFile, File)> =
+            arguments.files.into_iter().zip(descriptors.into_iter().map(File::from)).collect();
+        let mut take = |key: &str| {
+            let at = files.iter().position(|(file, _)| file.key == key);
+            at.map(|at| files.swap_remove(at)).map(|(named, file)| (named.path, file))
+        };
+        let (path, file) = take("config").ok_or_else(|| malformed("the file \"config\" is missing".into()))?;
+        let bad = |error: &dyn std::fmt::Display| AdminError::new("bad-config", error);
+        let text = read_open(&path, file).map_err(|error| bad(&error))?;
+        let name = path.display().to_string();
+        let config = Config::parse(&name, &text, &self.environment).map_err(|error| bad(&error))?;
+        let changed = self.config().needs_restart(&config);
+        if !changed.is_empty() {
+            let message = format!("{name}: only a restart can change {}", changed.join(", "));
+            return Err(AdminError::new("needs-restart", message));
+        }
+        let internal_key = match (&self.environment.internal_api_key, take("internal_api_key_file")) {
+            (Some(_), _) => self.edge.live.load().internal_key.clone(),
+            (None, Some((path, file))) => read_key(&path, file)?,
+            (None, None) => return Err(malformed("the file \"internal_api_key_file\" is missing".into())),
+        };
+        self.edge.live.store(Arc::new(Live { limits: config.limits, internal_key }));
+        *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
+        Ok(json!("taken"))
+    }
+
+    fn config(&self) -> Config {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn read_key(path: &Path, file: File) -> Result<http::HeaderValue, AdminError> {
+    let secret = SecretString::from_reader(path, file).map_err(|error| AdminError::new("bad-config", error))?;
+    key_header(&secret).map_err(|error| AdminError::new("bad-config", error))
+}

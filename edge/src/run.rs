@@ -1,0 +1,206 @@
+//! The running edge: what is started before the seal, and what runs after it until drained.
+
+use std::net::TcpListener;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::Context;
+use arc_swap::ArcSwap;
+use daemon::Clock;
+use daemon::admin;
+use daemon::drain::Drain;
+use daemon::notify::Notify;
+use daemon::process_metrics::ProcessMetrics;
+use daemon::readiness::{Condition, Readiness};
+use daemon::signals::{Signal, Signals};
+use http::HeaderValue;
+use linux::{Confined, Sealed};
+use prometheus::Registry;
+use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
+
+use crate::acquire::Listeners;
+use crate::config::{Config, Environment, Users};
+use crate::control::Control;
+use crate::limits::WORKERS;
+use crate::metrics::Metrics;
+use crate::request::{Edge, Live};
+use crate::store::Store;
+use crate::store_client::StoreClient;
+use crate::{events, listen, tunnel};
+
+/// Threads and descriptors that must exist before the seal; nothing is served yet.
+pub struct Workers {
+    runtime: Runtime,
+    signals: Signals,
+    registry: Registry,
+    process: Arc<ProcessMetrics>,
+    notify: Arc<Notify>,
+}
+
+impl Workers {
+    /// Starts the runtime. Borrowing `Confined` shows that its threads inherit the confinement.
+    pub fn start(_confined: &Confined, notify: Notify) -> anyhow::Result<Workers> {
+        let started = Arc::new(AtomicUsize::new(0));
+        let counting = Arc::clone(&started);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(WORKERS)
+            .thread_name("edge-worker")
+            .on_thread_start(move || {
+                counting.fetch_add(1, Ordering::AcqRel);
+            })
+            .enable_all()
+            .build()
+            .context("start the runtime")?;
+        // A thread makes system calls while it starts that the seal does not allow: wait for them.
+        while started.load(Ordering::Acquire) < WORKERS {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let signals = runtime.block_on(async { Signals::new() }).context("register signal handlers")?;
+        let registry = Registry::new();
+        let process = Arc::new(ProcessMetrics::open(&registry)?);
+        Ok(Workers { runtime, signals, registry, process, notify: Arc::new(notify) })
+    }
+}
+
+/// Everything `run` needs beside the workers.
+pub struct Start {
+    /// The configuration.
+    pub config: Config,
+    /// Its users.
+    pub users: Users,
+    /// The environment, for reloads.
+    pub environment: Environment,
+    /// The internal key.
+    pub internal_key: HeaderValue,
+    /// Open sockets.
+    pub listeners: Listeners,
+}
+
+/// Serves until drained. `Sealed` shows that the filter is on every thread.
+pub fn run(sealed: &Sealed, workers: Workers, start: Start) -> anyhow::Result<()> {
+    let Workers { runtime, signals, registry, process, notify } = workers;
+    daemon::metrics::build_info(&registry, "edge")?;
+    daemon::metrics::lockdown(&registry, "edge", sealed.lockdown())?;
+    for (layer, why) in sealed.lockdown().missing() {
+        tracing::warn!(layer = layer.name(), why, "a layer of the lock-down is missing");
+    }
+    let result = runtime.block_on(serve(sealed, signals, registry, process, notify, start));
+    // Connections that outlived the grace end here, with the runtime.
+    runtime.shutdown_timeout(Duration::from_millis(100));
+    result
+}
+
+async fn serve(
+    sealed: &Sealed,
+    mut signals: Signals,
+    registry: Registry,
+    process: Arc<ProcessMetrics>,
+    notify: Arc<Notify>,
+    start: Start,
+) -> anyhow::Result<()> {
+    let Start { config, users, environment, internal_key, listeners } = start;
+    let readiness = Readiness::new();
+    let serving = readiness.condition("serving", true);
+    let store_well = readiness.condition("store", false);
+    let metrics = Metrics::new(&registry)?;
+    let edge = edge(&config, internal_key, &readiness, metrics);
+    edge.metrics.reload_successful.set(1);
+    edge.metrics.reload_success_timestamp.set(i64::try_from(edge.clock.unix_milliseconds() / 1000).unwrap_or(0));
+
+    let events = Arc::new(tokio::sync::Notify::new());
+    tokio::spawn(tunnel::watch(Arc::clone(&edge), store_well, Arc::clone(&events)));
+    if let Some(socket) = listeners.events {
+        tokio::spawn(events::listen(socket, users.wgd.map(|user| user.uid), events));
+    }
+    if let Some(listener) = listeners.metrics {
+        spawn_status(listener, registry, readiness, process);
+    }
+    if let Some(listener) = listeners.admin {
+        let control = Control {
+            edge: Arc::clone(&edge),
+            config: Mutex::new(config.clone()),
+            environment,
+            lockdown: sealed.lockdown().clone(),
+            notify: Arc::clone(&notify),
+        };
+        let allowed = users.admins.iter().map(|user| user.uid).collect();
+        tokio::spawn(admin::serve(listener, allowed, Arc::new(control)));
+    }
+    tracing::info!(listen = %listeners.public.local_addr()?, role = config.role.name(), "serving");
+    let accepting = tokio::spawn(listen::serve(Arc::clone(&edge), listeners.public));
+    notify.ready();
+    notify.status("serving");
+    let watchdog = tokio::spawn(watchdog(Arc::clone(&notify)));
+
+    while signals.next().await == Signal::Hangup {
+        tracing::warn!("SIGHUP: a sealed edge can open no file; use `culvert reload edge`");
+    }
+    drain(&edge, &serving, &notify, &mut signals).await;
+    watchdog.abort();
+    accepting.abort();
+    Ok(())
+}
+
+/// Puts the shared state together; tests do it the same way.
+pub fn edge(config: &Config, internal_key: HeaderValue, readiness: &Readiness, metrics: Metrics) -> Arc<Edge> {
+    let client = StoreClient::new(config.services, metrics.clone());
+    let store = Store {
+        client,
+        name: config.name.clone(),
+        role: config.role,
+        process_id: std::process::id(),
+        clock: Clock,
+        metrics: metrics.clone(),
+    };
+    Arc::new(Edge {
+        live: ArcSwap::from_pointee(Live { limits: config.limits, internal_key }),
+        store,
+        tunnel: readiness.condition("tunnel", false),
+        drain: Drain::new(config.limits.drain_timeout),
+        metrics,
+        places: Arc::new(Semaphore::new(config.limits.max_requests)),
+        role: config.role,
+        clock: Clock,
+    })
+}
+
+fn spawn_status(listener: TcpListener, registry: Registry, readiness: Readiness, process: Arc<ProcessMetrics>) {
+    let refresh: daemon::status::Hook = Box::new(move || process.refresh());
+    tokio::spawn(async move {
+        if let Err(error) = daemon::status::serve(listener, registry, readiness, vec![refresh]).await {
+            tracing::error!(%error, "metrics listener");
+        }
+    });
+}
+
+async fn drain(edge: &Edge, serving: &Condition, notify: &Notify, signals: &mut Signals) {
+    serving.set(false);
+    edge.metrics.draining.set(1);
+    notify.stopping();
+    edge.drain.begin();
+    tracing::info!(connections = edge.drain.running(), "draining");
+    let left = tokio::select! {
+        left = edge.drain.finished() => left,
+        () = terminated(signals) => edge.drain.running(),
+    };
+    if left > 0 {
+        tracing::warn!(connections = left, "stopped before all connections had ended");
+    } else {
+        tracing::info!("drained");
+    }
+}
+
+async fn terminated(signals: &mut Signals) {
+    while signals.next().await == Signal::Hangup {}
+}
+
+/// Half of the unit's `WatchdogSec=30`, from a task of the same runtime that serves.
+async fn watchdog(notify: Arc<Notify>) {
+    let mut tick = tokio::time::interval(Duration::from_secs(10));
+    loop {
+        tick.tick().await;
+        notify.watchdog();
+    }
+}
