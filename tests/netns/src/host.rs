@@ -19,7 +19,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail, ensure};
 use memchr::memmem;
 use nix::mount::{MsFlags, mount};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{getpid, sethostname};
 
@@ -167,6 +167,18 @@ impl Host {
         self.network(place).within(|| {
             TcpStream::connect_timeout(&to, CONNECT_BOUND)
                 .with_context(|| format!("connect from {} to {to}", self.name))
+        })
+    }
+
+    /// Runs `work` on a thread that sees this host's files and outer network as its programs do.
+    pub fn inside<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let mounts =
+            fs::File::open(format!("/proc/{}/ns/mnt", self.holder.id())).context("open the mounts")?;
+        self.outer.within(|| {
+            // A thread that shares its root directory with others cannot change its mounts.
+            unshare(CloneFlags::CLONE_FS).context("part from the other threads' root directory")?;
+            setns(mounts, CloneFlags::CLONE_NEWNS).context("enter the host's mounts")?;
+            work()
         })
     }
 

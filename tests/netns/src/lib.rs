@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod capture;
+pub mod culvert;
 pub mod host;
 pub mod http;
 pub mod lab;
