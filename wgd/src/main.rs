@@ -1,3 +1,33 @@
-//! wgd
+//! `wgd`: makes a WireGuard interface and speaks for it.
+#![forbid(unsafe_code)]
 
-fn main() {}
+use clap::Parser;
+use std::process::ExitCode;
+use wgd::config::{Cli, Config};
+use wgd::run::{self, Start};
+
+fn main() -> ExitCode {
+    match Cli::try_parse() {
+        Ok(cli) => daemon::run_main("wgd", || try_main(&cli)),
+        Err(error) => run::usage(&error),
+    }
+}
+
+fn try_main(cli: &Cli) -> anyhow::Result<()> {
+    let config = Config::load(cli)?;
+    run::prepare(&config)?;
+    let tunnel = run::read_tunnel(&config)?;
+    if run::only_asked(cli, &config)? {
+        return Ok(());
+    }
+    let started = match run::begin(cli, &config)? {
+        Start::Here(started) => started,
+        Start::Elsewhere(code) => std::process::exit(i32::from(code)),
+    };
+    let (started, netcfg) = run::fork_netcfg(started, &config, &tunnel)?;
+    let (privileged, background, opened) = run::acquire(started, config, tunnel, netcfg)?;
+    let unprivileged = opened.confine(privileged)?;
+    let workers = unprivileged.start()?;
+    let ready = workers.seal()?;
+    ready.run(background)
+}

@@ -410,6 +410,14 @@ impl SendBatch {
         outcome
     }
 
+    /// Empties the batch without sending and says how many datagrams that cost.
+    pub fn discard(&mut self) -> u64 {
+        let count = self.queued.len() as u64;
+        self.queued.clear();
+        self.bytes.clear();
+        count
+    }
+
     fn refused(&self, errno: Option<i32>, at: usize, socket: &UdpSocket) -> Refusal {
         match errno {
             Some(libc::EINTR) => Refusal::Again,

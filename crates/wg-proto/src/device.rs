@@ -11,7 +11,7 @@
 mod message;
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use packet::IpHeader;
@@ -197,6 +197,14 @@ impl Device {
     /// The interface's MTU: padding stops there.
     pub fn set_mtu(&mut self, mtu: u16) {
         self.mtu = mtu;
+    }
+
+    /// The kernel says that the address of ours, at which `remote` last reached us, is gone: it is to choose
+    /// another until the peer is heard again.
+    pub fn forget_source(&mut self, remote: SocketAddr) {
+        for (_, peer) in self.peers.iter_mut().flatten() {
+            peer.forget_source(remote);
+        }
     }
 
     /// What the device has counted.

@@ -12,6 +12,7 @@ mod staged;
 mod wire;
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -325,6 +326,13 @@ impl Peer {
         self.wire.endpoint = Some(endpoint);
     }
 
+    /// Lets the kernel choose our address for `remote` again.
+    pub(crate) fn forget_source(&mut self, remote: SocketAddr) {
+        if let Some(endpoint) = self.wire.endpoint.as_mut().filter(|endpoint| endpoint.remote == remote) {
+            endpoint.local = None;
+        }
+    }
+
     /// `true` if keepalives were off and are on now: then one is owed at once.
     pub(crate) fn set_keepalive(&mut self, seconds: u16, now: Instant) -> bool {
         self.timers.set_keepalive(Duration::from_secs(u64::from(seconds)), now)
@@ -480,11 +488,14 @@ impl Peer {
         out.event(DeviceEvent::Handshake { peer, took });
     }
 
-    /// Counts an authenticated datagram and follows its sender.
+    /// Counts an authenticated data datagram and follows its sender.
     fn authenticated(&mut self, bytes: usize, from: Option<Endpoint>, now: Instant, out: &mut impl Output) {
         self.timers.received(now);
         if let Some((from, to)) = self.wire.received(bytes, from) {
             out.event(DeviceEvent::Roamed { peer: self.identity(), from, to });
+        }
+        if self.timers.up(now) {
+            out.event(DeviceEvent::PeerUp { peer: self.identity() });
         }
     }
 
@@ -571,24 +582,4 @@ fn padded_length(length: usize, mtu: usize) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn padding_fills_sixteens_and_stops_at_the_mtu() {
-        for (length, mtu, padded) in [
-            (0, 1420, 0),
-            (1, 1420, 16),
-            (16, 1420, 16),
-            (84, 1420, 96),
-            (1408, 1420, 1408),
-            (1409, 1420, 1420),
-            (1420, 1420, 1420),
-            (1421, 1420, 1436),
-            (2840, 1420, 2840),
-            (20, 0, 32),
-        ] {
-            assert_eq!(padded_length(length, mtu), padded, "{length} bytes at MTU {mtu}");
-        }
-    }
-}
+mod tests;

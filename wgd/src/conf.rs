@@ -1,0 +1,324 @@
+//! The tunnel's own file, `/etc/wireguard/IF.conf`, as this daemon uses it.
+//!
+//! Invariant: a [`Tunnel`] is complete: keys that are kept elsewhere have been read. Only host names are open;
+//! those are looked up while the tunnel runs.
+use crate::limits;
+use crate::netcfg::{MtuChoice, Request, routes};
+use ipnet::IpNet;
+use std::fs::File;
+use std::io::{self, Read};
+use std::net::IpAddr;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use wg_proto::conf::{ConfErrors, EndpointConf, KeyPlace, KeySource, Table, TunnelConf};
+use wg_proto::{DeviceState, DeviceUpdate, PublicKey};
+use zeroize::Zeroizing;
+
+/// The main routing table (linux/rtnetlink.h, RT_TABLE_MAIN).
+const MAIN_TABLE: u32 = 254;
+
+/// What the tunnel shall be.
+#[derive(Clone)]
+pub struct Tunnel {
+    /// `None` without a file: `wg set` will say.
+    conf: Option<TunnelConf>,
+    /// Endpoints by host name, in the order of the file.
+    pub names: Vec<HostName>,
+}
+
+/// An endpoint by host name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostName {
+    /// Whose.
+    pub peer: PublicKey,
+    /// The host.
+    pub host: String,
+    /// The port.
+    pub port: u16,
+}
+
+/// Why a tunnel's file is not good.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    /// It cannot be read.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// What the kernel says.
+        error: io::Error,
+    },
+    /// Lines, keys and values that are wrong.
+    #[error(transparent)]
+    Content(#[from] ConfErrors),
+}
+
+impl Tunnel {
+    /// What it is without a file.
+    #[must_use]
+    pub fn unconfigured() -> Self {
+        Self { conf: None, names: Vec::new() }
+    }
+
+    /// Reads the file and the keys it points to; unconfigured if there is no file.
+    ///
+    /// # Errors
+    /// Naming file, line and key.
+    pub fn load(path: &Path) -> Result<Self, ConfError> {
+        let read = |error| ConfError::Read { path: path.to_owned(), error };
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::unconfigured()),
+            Err(error) => return Err(read(error)),
+        };
+        let mode = file.metadata().map_err(read)?.permissions().mode();
+        if mode & 0o007 != 0 {
+            tracing::warn!(path = %path.display(), "file is accessible to everybody and holds keys (chmod 600)");
+        }
+        Self::parse(path, &read_text(&file).map_err(read)?, open_key)
+    }
+
+    /// Understands the file's text; `open` gives the keys that are kept elsewhere, in their order.
+    ///
+    /// # Errors
+    /// Naming file, line and key.
+    pub fn parse(
+        path: &Path,
+        text: &str,
+        mut open: impl FnMut(&KeyPlace) -> io::Result<File>,
+    ) -> Result<Self, ConfError> {
+        let mut conf = wg_proto::conf::parse(&path.display().to_string(), text)?;
+        conf.read_keys(|place| read_text(&open(place)?))?;
+        let names = host_names(&conf);
+        Ok(Self { conf: Some(conf), names })
+    }
+
+    /// For a device that has just been made.
+    #[must_use]
+    pub fn first_update(&self) -> DeviceUpdate {
+        self.conf.as_ref().map(TunnelConf::to_update).unwrap_or_default()
+    }
+
+    /// For a running device: peers that stay keep their sessions; without a `ListenPort` the port stays.
+    #[must_use]
+    pub fn synchronising(&self, state: &DeviceState) -> DeviceUpdate {
+        let Some(conf) = &self.conf else { return DeviceUpdate::default() };
+        let present: Vec<PublicKey> = state.peers.iter().map(|peer| peer.public_key).collect();
+        DeviceUpdate { listen_port: conf.listen_port, ..conf.to_sync_update(&present) }
+    }
+
+    /// The port to bind; 0 for any.
+    #[must_use]
+    pub fn listen_port(&self) -> u16 {
+        self.conf.as_ref().and_then(|conf| conf.listen_port).unwrap_or(0)
+    }
+
+    /// The firewall mark; 0 for none.
+    #[must_use]
+    pub fn fwmark(&self) -> u32 {
+        self.conf.as_ref().map_or(0, |conf| conf.fwmark)
+    }
+
+    /// The request that gives the interface addresses and MTU. Without a file the link stays down, as with
+    /// every implementation.
+    #[must_use]
+    pub fn configure_request(&self) -> Request {
+        let Some(conf) = &self.conf else {
+            return Request::Configure {
+                addresses: Vec::new(),
+                mtu: MtuChoice::Automatic(Vec::new()),
+                up: false,
+            };
+        };
+        let mtu = conf.mtu.map_or_else(|| MtuChoice::Automatic(self.endpoints()), MtuChoice::Fixed);
+        Request::Configure { addresses: conf.addresses.clone(), mtu, up: true }
+    }
+
+    /// The routes to make and their table; `None` for `Table = off` or no file. A default route is made only if
+    /// the endpoints are reached from another namespace than the tunnel's, for it would swallow them.
+    #[must_use]
+    pub fn routes(&self, endpoints_are_elsewhere: bool) -> Option<(Vec<IpNet>, u32)> {
+        let conf = self.conf.as_ref()?;
+        let (table, addresses) = match conf.table {
+            Table::Off => return None,
+            Table::Auto => (MAIN_TABLE, conf.addresses.as_slice()),
+            // The address's own route is in the main table, so it covers nothing in another.
+            Table::Number(table) => (table, &[][..]),
+        };
+        let allowed: Vec<IpNet> =
+            conf.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect();
+        let elsewhere = endpoints_are_elsewhere || table != MAIN_TABLE;
+        let plan = routes::plan(&allowed, addresses, elsewhere);
+        for prefix in plan.left_out {
+            tracing::warn!(%prefix, "no route made: it would swallow the tunnel's own datagrams");
+        }
+        Some((plan.install, table))
+    }
+
+    /// A peer without a pre-shared key, which the production profile does not allow.
+    #[must_use]
+    pub fn first_without_preshared_key(&self) -> Option<PublicKey> {
+        let peers = &self.conf.as_ref()?.peers;
+        peers.iter().find(|peer| peer.preshared_key.is_none()).map(|peer| peer.public_key)
+    }
+
+    fn endpoints(&self) -> Vec<IpAddr> {
+        let peers = self.conf.iter().flat_map(|conf| &conf.peers);
+        peers
+            .filter_map(|peer| match &peer.endpoint {
+                Some(EndpointConf::Address(address)) => Some(address.ip()),
+                Some(EndpointConf::Name { .. }) | None => None,
+            })
+            .collect()
+    }
+}
+
+/// Endpoints by host name, in the order of the file.
+#[must_use]
+pub fn host_names(conf: &TunnelConf) -> Vec<HostName> {
+    let name = |peer: &wg_proto::conf::PeerConf| match &peer.endpoint {
+        Some(EndpointConf::Name { host, port }) => {
+            Some(HostName { peer: peer.public_key, host: host.clone(), port: *port })
+        }
+        Some(EndpointConf::Address(_)) | None => None,
+    };
+    conf.peers.iter().filter_map(name).collect()
+}
+
+/// Where keys are kept outside of the file, in the order in which they are read.
+#[must_use]
+pub fn key_places(conf: &TunnelConf) -> Vec<KeyPlace> {
+    let mut places = Vec::new();
+    if let KeySource::Elsewhere { place, .. } = &conf.private_key {
+        places.push(place.clone());
+    }
+    for peer in &conf.peers {
+        if let Some(KeySource::Elsewhere { place, .. }) = &peer.preshared_key {
+            places.push(place.clone());
+        }
+    }
+    places
+}
+
+/// Opens a key that is kept outside of the file.
+///
+/// # Errors
+/// When it is not there, or there is no credentials directory.
+pub fn open_key(place: &KeyPlace) -> io::Result<File> {
+    File::open(key_path(place)?)
+}
+
+fn key_path(place: &KeyPlace) -> io::Result<PathBuf> {
+    match place {
+        KeyPlace::File(path) => Ok(PathBuf::from(path)),
+        KeyPlace::Credential(name) => {
+            daemon::secret::reference_path(&format!("credential:{name}")).map_err(io::Error::other)
+        }
+    }
+}
+
+/// The directories that key files are in.
+#[must_use]
+pub fn key_directories(tunnel: &Tunnel) -> Vec<PathBuf> {
+    let places = tunnel.conf.iter().flat_map(|conf| key_places(conf));
+    let directory = |place: KeyPlace| key_path(&place).ok()?.parent().map(Path::to_owned);
+    places.filter_map(directory).chain(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)).collect()
+}
+
+/// The whole text of a file, read by position: the descriptor can be handed on as if it had never been read.
+///
+/// # Errors
+/// When it is longer than any configuration, or no text.
+pub fn read_text(file: &File) -> io::Result<Zeroizing<String>> {
+    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
+    let limited = AtPosition { file, position: 0 };
+    limited.take(limits::CONFIG_BYTES + 1).read_to_end(&mut bytes)?;
+    let bad = |what| io::Error::new(io::ErrorKind::InvalidData, what);
+    if bytes.len() as u64 > limits::CONFIG_BYTES {
+        return Err(bad("longer than 16 MiB"));
+    }
+    let text = String::from_utf8(std::mem::take(&mut *bytes)).map_err(|_| bad("not UTF-8 text"))?;
+    Ok(Zeroizing::new(text))
+}
+
+struct AtPosition<'a> {
+    file: &'a File,
+    position: u64,
+}
+
+impl Read for AtPosition<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let length = self.file.read_at(buffer, self.position)?;
+        self.position += length as u64;
+        Ok(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+
+    const KEY: &str = "yAnz5TF+lXXJte14tji3zlMNq+hd2rYUIgJBgB3fBmk=";
+    const PEER: &str = "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=";
+
+    fn tunnel(text: &str) -> Tunnel {
+        let text = text.replace("KEY", KEY).replace("PEER", PEER);
+        let none = |_: &KeyPlace| Err(io::Error::from(io::ErrorKind::NotFound));
+        Tunnel::parse(Path::new("wg0.conf"), &text, none).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn a_missing_file_is_an_unconfigured_interface() {
+        let tunnel = Tunnel::load(Path::new("/nonexistent/wg0.conf")).unwrap_or_else(|e| panic!("{e}"));
+        assert!(matches!(tunnel.configure_request(), Request::Configure { up: false, .. }));
+        assert!(tunnel.routes(false).is_none());
+    }
+
+    #[test]
+    fn a_mistake_is_named_with_file_and_line() {
+        let mut file = tempfile::NamedTempFile::new().expect("file");
+        write!(file, "[Interface]\nPrivateKey = {KEY}\nMTU = big\n").expect("write");
+        let error = Tunnel::load(file.path()).err().expect("a mistake").to_string();
+        assert!(error.contains(&format!("{}:3", file.path().display())) && error.contains("MTU"), "{error}");
+    }
+
+    #[test]
+    fn the_mtu_follows_the_endpoint_unless_it_is_given() {
+        let text = "[Interface]\nPrivateKey = KEY\n[Peer]\nPublicKey = PEER\nEndpoint = 192.0.2.1:1\n";
+        let expected = MtuChoice::Automatic(vec!["192.0.2.1".parse().expect("address")]);
+        assert!(
+            matches!(tunnel(text).configure_request(), Request::Configure { mtu, .. } if mtu == expected)
+        );
+        let text = "[Interface]\nPrivateKey = KEY\nMTU = 1400\n";
+        let fixed = MtuChoice::Fixed(1400);
+        assert!(matches!(tunnel(text).configure_request(), Request::Configure { mtu, .. } if mtu == fixed));
+    }
+
+    #[test]
+    fn table_off_makes_no_routes() {
+        let peer = "[Peer]\nPublicKey = PEER\nAllowedIPs = 10.1.0.0/16, 10.100.0.11/32\n";
+        let interface = "[Interface]\nPrivateKey = KEY\nAddress = 10.100.0.10/24\n";
+        let prefix = |text: &str| text.parse::<IpNet>().expect("prefix");
+        let auto = tunnel(&format!("{interface}{peer}")).routes(false);
+        assert_eq!(auto, Some((vec![prefix("10.1.0.0/16")], MAIN_TABLE)));
+        assert_eq!(tunnel(&format!("{interface}Table = off\n{peer}")).routes(false), None);
+        let own = tunnel(&format!("{interface}Table = 1000\n{peer}")).routes(false);
+        assert_eq!(own, Some((vec![prefix("10.1.0.0/16"), prefix("10.100.0.11/32")], 1000)));
+    }
+
+    #[test]
+    fn host_names_are_found_in_their_order() {
+        let text = "[Interface]\nPrivateKey = KEY\n[Peer]\nPublicKey = PEER\nEndpoint = vpn.example:51820\n";
+        let names = tunnel(text).names;
+        assert_eq!((names.len(), names[0].host.as_str(), names[0].port), (1, "vpn.example", 51820));
+    }
+
+    #[test]
+    fn a_text_is_read_without_moving_the_position() {
+        let mut file = tempfile::tempfile().expect("file");
+        file.write_all(b"text").expect("write");
+        assert_eq!(read_text(&file).expect("text").as_str(), "text");
+        assert_eq!(read_text(&file).expect("text").as_str(), "text");
+    }
+}

@@ -1,0 +1,300 @@
+//! The control thread: configuration socket, admin socket, events, metrics, signals.
+//!
+//! Invariant: it is the only one who changes the device's configuration, one change after the other
+//! ([`Control::apply`]); the data thread carries it out. It runs on the main thread, on a runtime without
+//! workers, and none of its clients can keep another waiting: whatever waits for a client waits in a task.
+mod admin;
+mod link;
+mod names;
+mod uapi;
+mod unlinked;
+
+pub use link::LinkMonitor;
+pub use unlinked::Unlinked;
+
+use crate::conf::{self, Tunnel};
+use crate::config::{Config, Profile};
+use crate::events::{self, Events};
+use crate::io::{Command, Ended, Handle, Unanswered};
+use crate::limits;
+use crate::metrics::Metrics;
+use crate::netcfg::{self, Answer, NetcfgError, Request};
+use daemon::notify::Notify;
+use daemon::process_metrics::ProcessMetrics;
+use daemon::readiness::Readiness;
+use daemon::signals::{Signal, Signals};
+use linux::udp::UdpSockets;
+use linux::{Lockdown, Sealed};
+use prometheus::Registry;
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::UnixListener;
+use std::sync::Arc;
+use tokio::sync::{Mutex, mpsc, oneshot};
+use wg_proto::uapi::Epoch;
+use wg_proto::{DeviceEvent, DeviceState, DeviceUpdate};
+
+/// What the control thread works with.
+pub struct Control {
+    config: Config,
+    data: Handle,
+    netcfg: netcfg::Running,
+    /// Held while a change is under way, so that changes come one after the other.
+    current: Mutex<Current>,
+    metrics: Metrics,
+    epoch: Epoch,
+    lockdown: Lockdown,
+}
+
+/// What outlives a change: the sockets, once more, for a later mark; and what was asked of them.
+struct Current {
+    /// `None` once the daemon is ending, so that the port is free.
+    sockets: Option<UdpSockets>,
+    mark: u32,
+    tunnel: Tunnel,
+}
+
+/// Everything that was opened while that was possible.
+pub struct Parts {
+    /// Configuration.
+    pub config: Config,
+    /// The data thread.
+    pub data: Handle,
+    /// The second process.
+    pub netcfg: netcfg::Running,
+    /// Another handle of the data thread's sockets.
+    pub sockets: UdpSockets,
+    /// What the tunnel's file said.
+    pub tunnel: Tunnel,
+    /// Events of the data thread.
+    pub device_events: mpsc::Receiver<DeviceEvent>,
+    /// The data thread's last word.
+    pub ended: oneshot::Receiver<Ended>,
+    /// The configuration socket.
+    pub uapi: UnixListener,
+    /// Says when the configuration socket's file is gone.
+    pub unlinked: Unlinked,
+    /// Says when the interface's MTU changes.
+    pub link: LinkMonitor,
+    /// The admin socket.
+    pub admin: Option<UnixListener>,
+    /// Where metrics are served.
+    pub status: Option<TcpListener>,
+    /// Events and whois.
+    pub events: Option<Events>,
+    /// Signals.
+    pub signals: Signals,
+    /// Metrics.
+    pub registry: Registry,
+    /// Counters of this thread.
+    pub metrics: Metrics,
+    /// Figures of the process.
+    pub process: ProcessMetrics,
+    /// The service manager.
+    pub notify: Notify,
+    /// Both clocks, once.
+    pub epoch: Epoch,
+}
+
+/// Why a change was refused. Its number goes to `wg`.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The socket or its mark could not be had.
+    #[error(transparent)]
+    Netcfg(#[from] NetcfgError),
+    /// The data thread is gone.
+    #[error(transparent)]
+    Data(#[from] Unanswered),
+    /// Copying a descriptor failed, or netcfg sent something else than sockets.
+    #[error("sockets: {0}")]
+    Sockets(#[from] io::Error),
+    /// The configuration file is not good.
+    #[error(transparent)]
+    Conf(#[from] conf::ConfError),
+    /// The profile demands what the change takes away.
+    #[error("profile = \"production\": peer {0} has no preshared key")]
+    NoPresharedKey(String),
+    /// The daemon is ending.
+    #[error("the daemon is ending")]
+    Ending,
+}
+
+impl ApplyError {
+    /// The positive number of errno.h.
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Netcfg(error) => error.errno(),
+            Self::Data(_) | Self::Ending => libc::EIO,
+            Self::Sockets(error) => error.raw_os_error().unwrap_or(libc::EIO),
+            Self::Conf(_) => libc::EINVAL,
+            Self::NoPresharedKey(_) => libc::EPERM,
+        }
+    }
+}
+
+/// Runs until the daemon ends, and says why it did. `ready` is called when every socket is served.
+///
+/// # Errors
+/// When a listener cannot be registered with the runtime.
+pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow::Result<Ended> {
+    let Parts { mut signals, mut unlinked, mut ended, notify, .. } = parts;
+    let names = parts.tunnel.names.clone();
+    let control = Arc::new(Control {
+        config: parts.config,
+        data: parts.data,
+        netcfg: parts.netcfg,
+        current: Mutex::new(Current {
+            mark: parts.tunnel.fwmark(),
+            sockets: Some(parts.sockets),
+            tunnel: parts.tunnel,
+        }),
+        metrics: parts.metrics,
+        epoch: parts.epoch,
+        lockdown: sealed.lockdown().clone(),
+    });
+
+    tokio::spawn(uapi::serve(tokio::net::UnixListener::from_std(parts.uapi)?, Arc::clone(&control)));
+    if let Some(listener) = parts.admin {
+        let uids = control.config.admin_uids.clone();
+        let handler = Arc::new(admin::Verbs(Arc::clone(&control)));
+        tokio::spawn(daemon::admin::serve(listener, uids, handler));
+    }
+    if let Some(listener) = parts.status {
+        let process = parts.process;
+        let refresh: daemon::status::Hook = Box::new(move || process.refresh());
+        tokio::spawn(daemon::status::serve(listener, parts.registry, Readiness::new(), vec![refresh]));
+    }
+    let interface = control.config.interface.clone();
+    tokio::spawn(events::run(
+        interface,
+        parts.events,
+        parts.device_events,
+        control.data.clone(),
+        control.epoch,
+    ));
+    {
+        tokio::spawn(parts.link.follow(control.data.clone()));
+    }
+    tokio::spawn(names::look_up(Arc::clone(&control), names));
+
+    ready();
+    notify.ready();
+    let end = loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Terminate => break Ended::Stopped,
+                Signal::Hangup => {
+                    notify.reloading();
+                    control.reload_and_log().await;
+                    notify.ready();
+                }
+            },
+            end = &mut ended => break end.unwrap_or(Ended::Broken),
+            () = unlinked.wait() => {
+                tracing::info!("the configuration socket was removed");
+                break Ended::Stopped;
+            }
+        }
+    };
+    notify.stopping();
+    control.farewell(end, ended).await;
+    Ok(end)
+}
+
+impl Control {
+    /// Carries out a change: what needs privileges first, for it can fail; then the data thread, which cannot.
+    async fn apply(&self, update: DeviceUpdate) -> Result<(), ApplyError> {
+        let mut current = self.current.lock().await;
+        self.apply_to(&mut current, update).await
+    }
+
+    async fn apply_to(&self, current: &mut Current, mut update: DeviceUpdate) -> Result<(), ApplyError> {
+        let sockets = current.sockets.as_ref().ok_or(ApplyError::Ending)?;
+        let mark = update.fwmark.unwrap_or(current.mark);
+        let fresh = match update.listen_port {
+            Some(port) if port == 0 || port != sockets.port() => {
+                let (_, opened) = self.netcfg.ask(Request::Bind { port, mark }, &[]).await?;
+                Some(UdpSockets::from_descriptors(opened)?)
+            }
+            Some(_) | None => None,
+        };
+        if mark != current.mark && fresh.is_none() {
+            let descriptors: Vec<BorrowedFd<'_>> = sockets.each().map(AsFd::as_fd).collect();
+            self.netcfg.ask(Request::Mark { mark }, &descriptors).await?;
+        }
+        let for_data = fresh.as_ref().map(UdpSockets::try_clone).transpose()?;
+        if let Some(fresh) = fresh {
+            update.listen_port = Some(fresh.port());
+            current.sockets = Some(fresh);
+        }
+        current.mark = mark;
+        self.data.ask(|done| Command::Apply { update, sockets: for_data, done }).await?;
+        Ok(())
+    }
+
+    async fn state(&self) -> Result<DeviceState, Unanswered> {
+        self.data.ask(Command::State).await
+    }
+
+    /// Reads the tunnel's file again and makes the device what it says, without disturbing peers that stay
+    /// (`wg syncconf`). A file that is not good changes nothing.
+    async fn reload(&self) -> Result<(), ApplyError> {
+        let mut current = self.current.lock().await;
+        let (_, opened) = self.netcfg.ask(Request::ReadConfig, &[]).await?;
+        let mut files = opened.into_iter().map(File::from);
+        let missing = || io::Error::from_raw_os_error(libc::EBADF);
+        let text = conf::read_text(&files.next().ok_or_else(missing)?)?;
+        let tunnel = Tunnel::parse(&self.config.tunnel_file(), &text, |_| files.next().ok_or_else(missing))?;
+        if self.config.profile == Profile::Production
+            && let Some(key) = tunnel.first_without_preshared_key()
+        {
+            return Err(ApplyError::NoPresharedKey(key.to_base64()));
+        }
+        let state = self.state().await?;
+        self.apply_to(&mut current, tunnel.synchronising(&state)).await?;
+        let configure = tunnel.configure_request();
+        if let (Answer::Configured { mtu, .. }, _) = self.netcfg.ask(configure, &[]).await? {
+            self.data.tell(Command::Mtu(mtu))?;
+        }
+        let elsewhere = self.config.tun_netns.is_some();
+        if let Some((routes, table)) = tunnel.routes(elsewhere) {
+            self.netcfg.set_routes(&routes, table).await?;
+        }
+        current.tunnel = tunnel;
+        Ok(())
+    }
+
+    async fn reload_and_log(self: &Arc<Self>) {
+        match self.reload().await {
+            Ok(()) => {
+                tracing::info!("configuration read again");
+                self.metrics.reloaded(true);
+                let names = self.current.lock().await.tunnel.names.clone();
+                tokio::spawn(names::look_up(Arc::clone(self), names));
+            }
+            Err(error) => {
+                tracing::error!(%error, "configuration not read again; the old one stays in force");
+                self.metrics.reloaded(false);
+            }
+        }
+    }
+
+    /// Ends the data thread, frees the port, removes the socket files.
+    async fn farewell(&self, end: Ended, ended: oneshot::Receiver<Ended>) {
+        if end == Ended::Stopped && self.data.tell(Command::Stop).is_ok() {
+            let _ = tokio::time::timeout(limits::ANSWER_TIME, ended).await;
+        }
+        // A change that waits for netcfg just now keeps the lock; then the end of the process frees the port.
+        if let Ok(mut current) = self.current.try_lock() {
+            current.sockets = None;
+        }
+        match tokio::time::timeout(limits::ANSWER_TIME, self.netcfg.ask(Request::RemoveSockets, &[])).await {
+            Ok(Ok(_) | Err(NetcfgError::Off)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "socket files stay behind"),
+            Err(_) => tracing::warn!("socket files stay behind: wgd-netcfg does not answer"),
+        }
+    }
+}

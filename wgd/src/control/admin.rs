@@ -1,0 +1,99 @@
+//! Verbs of the admin socket: `status` and `reload`.
+use super::Control;
+use crate::io::Command;
+use daemon::Clock;
+use daemon::admin::{AdminError, Caller, Handler, Replies};
+use futures_util::future::BoxFuture;
+use linux::{LayerState, Lockdown};
+use serde_json::{Value, json};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use wg_proto::PeerState;
+
+/// Answers the admin socket.
+pub(super) struct Verbs(pub(super) Arc<Control>);
+
+impl Handler for Verbs {
+    fn handle<'a>(
+        &'a self,
+        _caller: Caller,
+        verb: &'a str,
+        _args: Value,
+        _descriptors: Vec<OwnedFd>,
+        _out: &'a mut Replies,
+    ) -> BoxFuture<'a, Result<Value, AdminError>> {
+        Box::pin(async move {
+            match verb {
+                "status" => status(&self.0).await,
+                "reload" => {
+                    let result = self.0.reload().await;
+                    self.0.metrics.reloaded(result.is_ok());
+                    result.map_err(|error| AdminError::new("reload-failed", error))?;
+                    Ok(json!({ "reloaded": self.0.config.tunnel_file() }))
+                }
+                other => Err(AdminError::unknown_verb(other)),
+            }
+        })
+    }
+}
+
+/// The operator's view: endpoints are in it, secrets are not.
+async fn status(control: &Control) -> Result<Value, AdminError> {
+    let gone = |error| AdminError::new("unavailable", error);
+    let state = control.state().await.map_err(gone)?;
+    let (counters, io) = control.data.ask(Command::Counters).await.map_err(gone)?;
+    let drops: serde_json::Map<String, Value> = counters
+        .drops
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(reason, count)| (reason.label().to_owned(), json!(count)))
+        .collect();
+    Ok(json!({
+        "interface": control.config.interface,
+        "version": env!("CARGO_PKG_VERSION"),
+        "public_key": state.public_key.map(wg_proto::PublicKey::to_base64),
+        "listen_port": state.listen_port,
+        "fwmark": state.fwmark,
+        "mtu": io.mtu,
+        "netcfg": control.netcfg.is_there(),
+        "drops": drops,
+        "peers": state.peers.iter().map(|peer| describe(control, peer)).collect::<Vec<_>>(),
+        "lockdown": describe_lockdown(&control.lockdown),
+    }))
+}
+
+fn describe(control: &Control, peer: &PeerState) -> Value {
+    let now = Clock.now();
+    let age = peer.last_handshake.map(|at| now.saturating_duration_since(at));
+    json!({
+        "name": peer.friendly_name.as_deref(),
+        "public_key": peer.public_key.to_base64(),
+        "endpoint": peer.endpoint.map(|endpoint| endpoint.remote.to_string()),
+        "allowed_ips": peer.allowed_ips.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "up": age.is_some_and(|age| age < crate::limits::PEER_UP),
+        "latest_handshake_unix": peer.last_handshake.map(|at| control.epoch.date(at).as_secs()),
+        "latest_handshake_age_seconds": age.map(|age| age.as_secs()),
+        "tx_bytes": peer.tx_bytes,
+        "rx_bytes": peer.rx_bytes,
+        "persistent_keepalive_seconds": peer.persistent_keepalive,
+        "preshared_key": peer.preshared_key.is_some(),
+        "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0),
+    })
+}
+
+fn describe_lockdown(lockdown: &Lockdown) -> Value {
+    let layers: serde_json::Map<String, Value> = lockdown
+        .layers
+        .iter()
+        .map(|(layer, state)| {
+            let text = match state {
+                LayerState::On => "on".to_owned(),
+                LayerState::Partial(why) => format!("partial: {why}"),
+                LayerState::Off(why) => format!("off: {why}"),
+                LayerState::NotUsed => "not used".to_owned(),
+            };
+            (layer.name().to_owned(), json!(text))
+        })
+        .collect();
+    json!({ "layers": layers, "landlock_abi": lockdown.landlock_abi, "filter_sha256": lockdown.filter_sha256 })
+}

@@ -1,0 +1,135 @@
+//! The datagram socket between wgd and the daemons on its tunnel: events out, whois in.
+//!
+//! Invariant: only users that the configuration names (and root) are answered, by the credentials that the
+//! kernel attached; nobody can make the daemon wait, for a listener that does not read loses its datagram.
+use crate::io::{Command, Handle};
+use crate::registered::register;
+use daemon::Clock;
+use linux::unix_datagram::DatagramSocket;
+use std::io;
+use std::path::PathBuf;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc::Receiver;
+use tunnel_events::{Answer, Event, MAX_DATAGRAM_BYTES, Message, PeerIdentity, Question, What};
+use wg_proto::DeviceEvent;
+use wg_proto::uapi::Epoch;
+
+/// The socket and who is heard on it.
+pub struct Events {
+    socket: AsyncFd<DatagramSocket>,
+    listeners: Vec<PathBuf>,
+    whois_uids: Vec<u32>,
+}
+
+impl Events {
+    /// Takes over a bound socket. Runs inside of a tokio runtime.
+    ///
+    /// # Errors
+    /// When it cannot be registered.
+    pub fn new(socket: DatagramSocket, listeners: Vec<PathBuf>, whois_uids: Vec<u32>) -> io::Result<Self> {
+        Ok(Self { socket: register(socket, Interest::READABLE)?, listeners, whois_uids })
+    }
+}
+
+/// Sends events and answers questions until the data thread is gone. Without a socket events are only logged.
+pub(crate) async fn run(
+    interface: String,
+    events: Option<Events>,
+    mut from_device: Receiver<DeviceEvent>,
+    data: Handle,
+    epoch: Epoch,
+) {
+    let Some(events) = events else {
+        while let Some(event) = from_device.recv().await {
+            log(&event);
+        }
+        return;
+    };
+    let mut buffer = vec![0; MAX_DATAGRAM_BYTES + 1];
+    loop {
+        let receive = |socket: &DatagramSocket| socket.receive(&mut buffer);
+        tokio::select! {
+            event = from_device.recv() => {
+                let Some(event) = event else { return };
+                log(&event);
+                events.send(&interface, &event);
+            }
+            received = events.socket.async_io(Interest::READABLE, receive) => match received {
+                Ok(received) => {
+                    let uid = received.credentials.uid;
+                    if uid != 0 && !events.whois_uids.contains(&uid) {
+                        tracing::debug!(uid, "whois from a user who may not ask");
+                        continue;
+                    }
+                    let (Some(path), Ok(Message::Question(question))) =
+                        (received.from, Message::decode(&buffer[..received.length]))
+                    else {
+                        tracing::debug!(uid, "a datagram that is no question, or from nowhere");
+                        continue;
+                    };
+                    let answer = Message::Answer(answer(question, &data, &epoch).await);
+                    if let Err(error) = events.socket.get_ref().send_to(&answer.encode(), &path) {
+                        tracing::debug!(%error, "answer a whois");
+                    }
+                }
+                Err(error) => tracing::debug!(%error, "receive on the events socket"),
+            },
+        }
+    }
+}
+
+async fn answer(question: Question, data: &Handle, epoch: &Epoch) -> Answer {
+    let owner = data.ask(|reply| Command::Owner { source: question.source, reply }).await.ok().flatten();
+    let found = owner.map(|peer| PeerIdentity {
+        peer: peer.friendly_name.as_deref().unwrap_or_default().to_owned(),
+        public_key: peer.public_key.to_base64(),
+        // A key is the peer's for as long as this daemon knows it; up since is the narrower claim.
+        since_unix_ms: milliseconds(epoch.date(peer.since.unwrap_or(epoch.instant))),
+    });
+    Answer { id: question.id, found }
+}
+
+impl Events {
+    fn send(&self, interface: &str, event: &DeviceEvent) {
+        let (what, peer) = describe(event);
+        let message = Message::Event(Event {
+            what,
+            interface: interface.to_owned(),
+            peer: peer.friendly_name.as_deref().unwrap_or_default().to_owned(),
+            public_key: peer.public_key.to_base64(),
+            at_unix_ms: Clock.unix_milliseconds(),
+        });
+        let bytes = message.encode();
+        for listener in &self.listeners {
+            if let Err(error) = self.socket.get_ref().send_to(&bytes, listener) {
+                tracing::debug!(listener = %listener.display(), %error, "an event found no listener");
+            }
+        }
+    }
+}
+
+fn describe(event: &DeviceEvent) -> (What, &wg_proto::PeerIdentity) {
+    match event {
+        DeviceEvent::PeerUp { peer } => (What::Up, peer),
+        DeviceEvent::PeerDown { peer } => (What::Down, peer),
+        DeviceEvent::Handshake { peer, .. } => (What::Handshake, peer),
+        DeviceEvent::Roamed { peer, .. } => (What::Roamed, peer),
+        DeviceEvent::KeyChanged { peer, .. } => (What::KeyChanged, peer),
+    }
+}
+
+/// Addresses at DEBUG only.
+fn log(event: &DeviceEvent) {
+    match event {
+        DeviceEvent::PeerUp { peer } => tracing::info!(?peer, "peer is up"),
+        DeviceEvent::PeerDown { peer } => tracing::info!(?peer, "peer is down"),
+        DeviceEvent::Handshake { peer, took } => tracing::debug!(?peer, ?took, "handshake complete"),
+        DeviceEvent::Roamed { peer, from, to } => tracing::debug!(?peer, %from, %to, "peer roamed"),
+        DeviceEvent::KeyChanged { peer, key } => tracing::info!(?peer, ?key, "key changed"),
+    }
+}
+
+fn milliseconds(time: std::time::Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,250 @@
+//! The data thread: moves packets between the TUN, the UDP sockets and the protocol core.
+//!
+//! Invariant: it owns the [`Device`] and the sockets, and it never waits for another thread: commands come
+//! through a bounded queue that it empties, answers and events leave through calls that cannot block. A packet
+//! is read, sealed or opened, and sent on this one thread; nothing is allocated for it.
+mod command;
+mod tun;
+mod udp;
+
+pub use command::{Command, Handle, IoCounters, Unanswered, channel};
+
+use crate::limits;
+use command::Inbox;
+use daemon::Clock;
+use linux::tun::Tun;
+use linux::udp::{ReceiveBatch, UdpSockets};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc::Sender;
+use tun::TunSide;
+use udp::UdpSide;
+use wg_proto::{Device, DeviceEvent, Endpoint, Output};
+
+/// Why the data thread ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The interface was deleted.
+    LinkDeleted,
+    /// `poll` failed, which it never does with good arguments.
+    Broken,
+}
+
+/// The data thread's state.
+pub struct DataPlane {
+    device: Device,
+    /// Apart from `out`, so that the device can read them while it writes there.
+    received: ReceiveBatch,
+    packet: Box<[u8]>,
+    out: Sides,
+    inbox: Inbox,
+    clock: Clock,
+}
+
+/// What the device writes to.
+struct Sides {
+    tun: TunSide,
+    udp: UdpSide,
+    events: Sender<DeviceEvent>,
+    events_lost: u64,
+}
+
+/// What `poll` said.
+struct Ready {
+    tun: bool,
+    tun_gone: bool,
+    command: bool,
+    udp_v4: bool,
+    udp_v6: bool,
+}
+
+impl Output for Sides {
+    fn transmit(&mut self, to: Endpoint, datagram: &[u8]) {
+        self.udp.queue(to, datagram);
+    }
+
+    fn deliver(&mut self, packet: &[u8]) {
+        self.tun.write(packet);
+    }
+
+    fn event(&mut self, event: DeviceEvent) {
+        if self.events.try_send(event).is_err() {
+            self.events_lost += 1;
+        }
+    }
+}
+
+impl DataPlane {
+    /// Puts the parts together.
+    #[must_use]
+    pub fn new(
+        device: Device,
+        tun: Tun,
+        udp: UdpSockets,
+        inbox: Inbox,
+        events: Sender<DeviceEvent>,
+        mtu: u16,
+    ) -> Self {
+        let out = Sides { tun: TunSide::new(tun, mtu), udp: UdpSide::new(udp), events, events_lost: 0 };
+        Self {
+            device,
+            received: ReceiveBatch::new(),
+            packet: vec![0; limits::PACKET_BYTES].into_boxed_slice(),
+            out,
+            inbox,
+            clock: Clock,
+        }
+    }
+
+    /// Runs until it is told to stop or the interface is gone. The UDP port is free when it returns.
+    #[must_use]
+    pub fn run(mut self) -> Ended {
+        let ended = self.turn_until_ended();
+        // The port first: whoever takes over the tunnel wants it as soon as the interface is gone.
+        let Sides { tun, udp, .. } = self.out;
+        drop(udp);
+        drop(tun);
+        ended
+    }
+
+    fn turn_until_ended(&mut self) -> Ended {
+        loop {
+            let Some(ready) = self.wait() else { return Ended::Broken };
+            if ready.tun_gone {
+                return Ended::LinkDeleted;
+            }
+            if ready.command && !self.obey() {
+                return Ended::Stopped;
+            }
+            let now = self.clock.now();
+            if ready.udp_v4 {
+                self.out.udp.receive_v4(&mut self.received);
+                self.open_received(now);
+            }
+            if ready.udp_v6 {
+                self.out.udp.receive_v6(&mut self.received);
+                self.open_received(now);
+            }
+            if ready.tun && self.seal_from_tun(now).is_err() {
+                return Ended::LinkDeleted;
+            }
+            if self.device.next_timeout().is_some_and(|at| at <= now) {
+                self.device.handle_timeout(now, &mut self.out);
+            }
+            self.flush();
+        }
+    }
+
+    fn wait(&mut self) -> Option<Ready> {
+        let timeout = self.device.next_timeout().map(|at| until(at, self.clock.now()));
+        let timeout = timeout.unwrap_or(PollTimeout::NONE);
+        let sockets = self.out.udp.sockets();
+        let mut set = [
+            PollFd::new(self.out.tun.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN),
+            PollFd::new(sockets.v4.as_fd(), PollFlags::POLLIN),
+            PollFd::new(sockets.v6.as_ref().unwrap_or(&sockets.v4).as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut set, timeout) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => {
+                tracing::error!(%error, "poll");
+                return None;
+            }
+        }
+        let events = set.map(|descriptor| descriptor.revents().unwrap_or(PollFlags::empty()));
+        let gone = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+        // POLLERR on a UDP socket is an ICMP error, which the next receive clears.
+        let udp = PollFlags::POLLIN | PollFlags::POLLERR;
+        Some(Ready {
+            tun: events[0].contains(PollFlags::POLLIN),
+            tun_gone: events[0].intersects(gone),
+            command: events[1].contains(PollFlags::POLLIN),
+            udp_v4: events[2].intersects(udp),
+            udp_v6: sockets.v6.is_some() && events[3].intersects(udp),
+        })
+    }
+
+    fn open_received(&mut self, now: Instant) {
+        for datagram in self.received.datagrams() {
+            self.device.handle_udp(datagram.bytes, udp::endpoint(&datagram), now, &mut self.out);
+        }
+    }
+
+    fn seal_from_tun(&mut self, now: Instant) -> Result<(), tun::Gone> {
+        for _ in 0..limits::PACKETS_PER_TURN {
+            let Some(length) = self.out.tun.read(&mut self.packet)? else { break };
+            if length > usize::from(self.out.tun.mtu()) {
+                // A packet is never longer than the MTU, so somebody raised it: where the interface was moved
+                // to another namespace this is the only way to learn of it.
+                self.set_mtu(u16::try_from(length).unwrap_or(u16::MAX));
+            }
+            self.device.handle_tun(&self.packet[..length], now, &mut self.out);
+        }
+        Ok(())
+    }
+
+    fn set_mtu(&mut self, mtu: u16) {
+        self.out.tun.set_mtu(mtu);
+        self.device.set_mtu(mtu);
+    }
+
+    fn flush(&mut self) {
+        while let Some(stale) = self.out.udp.flush() {
+            self.device.forget_source(stale);
+        }
+    }
+
+    /// Carries out what waits in the queue; false for the order to stop.
+    fn obey(&mut self) -> bool {
+        self.inbox.clear();
+        while let Some(command) = self.inbox.next() {
+            let now = self.clock.now();
+            match command {
+                Command::Apply { update, sockets, done } => {
+                    if let Some(sockets) = sockets {
+                        self.out.udp.replace(sockets);
+                    }
+                    self.device.apply(update, now, &mut self.out);
+                    done(());
+                }
+                Command::State(reply) => reply(self.device.state(now)),
+                Command::Counters(reply) => {
+                    let io = IoCounters {
+                        tun_write_errors: self.out.tun.write_errors(),
+                        udp_send_errors: self.out.udp.send_errors(),
+                        events_lost: self.out.events_lost,
+                        mtu: self.out.tun.mtu(),
+                    };
+                    reply((self.device.counters().clone(), io));
+                }
+                Command::Owner { source, reply } => reply(self.device.peer_by_source(source)),
+                Command::Mtu(mtu) => self.set_mtu(mtu),
+                Command::Stop => return false,
+            }
+        }
+        true
+    }
+}
+
+/// The time until `at`, rounded up to the millisecond that `poll` knows, so that it is not called in vain.
+fn until(at: Instant, now: Instant) -> PollTimeout {
+    let left = at.saturating_duration_since(now) + Duration::from_micros(999);
+    PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waiting_is_rounded_up_and_never_negative() {
+        let now = Clock.now();
+        assert_eq!(until(now, now + Duration::from_secs(1)), PollTimeout::ZERO);
+        assert_eq!(until(now + Duration::from_micros(1), now), PollTimeout::from(1u8));
+        assert_eq!(until(now + Duration::from_millis(250), now), PollTimeout::from(250u8));
+    }
+}

@@ -1,0 +1,69 @@
+//! The bounds of the tunnel daemon.
+//!
+//! Those of the protocol itself are in `wg_proto::limits`.
+use std::time::Duration;
+
+// From the specification.
+
+/// The MTU of a tunnel when nothing better is known (wg-quick(8): 1500 minus the largest overhead).
+pub const DEFAULT_MTU: u16 = 1420;
+/// What a datagram adds at most: IPv6 40 + UDP 8 + transport header 16 + tag 16.
+pub const OVERHEAD_BYTES: u32 = 80;
+/// The least MTU of IPv6 (RFC 8200 §5); a tunnel below it cannot carry it.
+pub const MIN_MTU: u16 = 1280;
+/// What the TUN driver gives a new device (drivers/net/tun.c, ETH_DATA_LEN): nobody has chosen an MTU yet.
+pub const TUN_DRIVER_MTU: u16 = 1500;
+/// The longest IP packet.
+pub const PACKET_BYTES: usize = 65_535;
+
+// Our choice.
+
+/// Packets taken from one descriptor before the other has its turn: enough to fill a batch of datagrams.
+pub const PACKETS_PER_TURN: usize = 64;
+/// Requests from the control thread that may wait for the data thread; each waits for its answer.
+pub const CONTROL_QUEUE: usize = 16;
+/// Events on their way from the data thread to the listeners; beyond it they are dropped and counted.
+pub const EVENT_QUEUE: usize = 256;
+/// Operations on the UAPI socket that may be open at once; wgctrl programs keep one each.
+pub const UAPI_CONNECTIONS: usize = 64;
+/// The longest `set`: 130,560 prefixes of 60 bytes, twice over.
+pub const UAPI_REQUEST_BYTES: usize = 16 << 20;
+/// The longest line of a `set` (wgctrl-go's scanner reads no longer one either).
+pub const UAPI_LINE_BYTES: usize = 64 * 1024;
+/// How long a half-sent request may take to arrive.
+pub const UAPI_REQUEST_TIME: Duration = Duration::from_secs(30);
+/// How long a client may ask nothing before its connection is closed.
+pub const UAPI_IDLE_TIME: Duration = Duration::from_secs(60);
+/// The longest configuration file, on the same grounds as the longest `set`.
+pub const CONFIG_BYTES: u64 = 16 << 20;
+/// How long the data thread may take to answer the control thread before that is called a fault.
+pub const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How long netcfg waits for a name; resolv.conf's own time-outs can be minutes.
+pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
+/// A name that could not be looked up is tried again after this, doubling up to [`RESOLVE_RETRY_MAX`].
+pub const RESOLVE_RETRY: Duration = Duration::from_secs(2);
+/// The longest pause between two tries.
+pub const RESOLVE_RETRY_MAX: Duration = Duration::from_secs(60);
+/// A peer counts as up for this long after a handshake (WireGuard paper §6.1: sessions end at 180 s).
+pub const PEER_UP: Duration = Duration::from_secs(180);
+
+/// The tunnel's MTU over a route of `route_mtu` bytes.
+#[must_use]
+pub fn tunnel_mtu(route_mtu: u32) -> u16 {
+    let longest = u32::from(u16::MAX) - OVERHEAD_BYTES;
+    let inner = route_mtu.saturating_sub(OVERHEAD_BYTES).clamp(u32::from(MIN_MTU), longest);
+    u16::try_from(inner).unwrap_or(DEFAULT_MTU)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mtu_leaves_room_for_the_overhead_and_never_falls_below_ipv6s_least() {
+        assert_eq!(tunnel_mtu(1500), 1420);
+        assert_eq!(tunnel_mtu(1300), 1280);
+        assert_eq!(tunnel_mtu(65_536), 65_455);
+        assert_eq!(tunnel_mtu(9_000), 8_920);
+    }
+}

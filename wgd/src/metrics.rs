@@ -1,0 +1,317 @@
+//! What the daemon tells Prometheus.
+//!
+//! Invariant: figures of peers are read from the data thread at each scrape, so a peer that was removed is gone
+//! from the next one. Names and public keys are labels, as in prometheus_wireguard_exporter; outer addresses
+//! never are.
+use crate::io::{Command, Handle, IoCounters};
+use crate::limits;
+use daemon::Clock;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use std::collections::HashMap;
+use std::time::{Instant, UNIX_EPOCH};
+use wg_proto::{Counters, DeviceState, PeerState};
+
+/// Counters that the control thread keeps itself.
+#[derive(Clone)]
+pub struct Metrics {
+    uapi: IntCounterVec,
+    reload_successful: IntGauge,
+    reload_success_at: IntGauge,
+}
+
+impl Metrics {
+    /// Registers everything.
+    ///
+    /// # Errors
+    /// When a name is registered twice.
+    pub fn register(registry: &Registry, interface: &str, data: Handle) -> prometheus::Result<Self> {
+        let uapi = IntCounterVec::new(
+            Opts::new("wgd_uapi_operations_total", "Operations on the configuration socket."),
+            &["op", "result"],
+        )?;
+        for (op, result) in [("get", "ok"), ("get", "error"), ("set", "ok"), ("set", "error")] {
+            uapi.with_label_values(&[op, result]);
+        }
+        let reload_successful = IntGauge::new(
+            "wgd_config_last_reload_successful",
+            "Whether the configuration file was good the last time it was read.",
+        )?;
+        reload_successful.set(1);
+        let reload_success_at = IntGauge::new(
+            "wgd_config_last_reload_success_timestamp_seconds",
+            "When a good configuration file was last read, in seconds since 1970-01-01 UTC.",
+        )?;
+        reload_success_at.set(now_unix());
+        registry.register(Box::new(uapi.clone()))?;
+        registry.register(Box::new(reload_successful.clone()))?;
+        registry.register(Box::new(reload_success_at.clone()))?;
+        registry.register(Box::new(Tunnel { interface: interface.to_owned(), data, clock: Clock }))?;
+        Ok(Self { uapi, reload_successful, reload_success_at })
+    }
+
+    /// Counts an operation on the configuration socket.
+    pub fn uapi(&self, op: &str, ok: bool) {
+        self.uapi.with_label_values(&[op, if ok { "ok" } else { "error" }]).inc();
+    }
+
+    /// Notes how a reload went.
+    pub fn reloaded(&self, ok: bool) {
+        self.reload_successful.set(i64::from(ok));
+        if ok {
+            self.reload_success_at.set(now_unix());
+        }
+    }
+}
+
+fn now_unix() -> i64 {
+    i64::try_from(Clock.unix_milliseconds() / 1_000).unwrap_or(i64::MAX)
+}
+
+/// Asks the data thread when it is collected.
+struct Tunnel {
+    interface: String,
+    data: Handle,
+    clock: Clock,
+}
+
+impl Collector for Tunnel {
+    fn desc(&self) -> Vec<&Desc> {
+        // The families depend on the peers; the registry needs no description to collect them.
+        Vec::new()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let state = self.data.ask_blocking(Command::State);
+        let counters = self.data.ask_blocking(Command::Counters);
+        match (state, counters) {
+            (Ok(state), Ok((counters, io))) => families(&self.interface, &state, &counters, io, self.clock),
+            (Err(_), _) | (_, Err(_)) => Vec::new(),
+        }
+    }
+}
+
+fn families(
+    interface: &str,
+    state: &DeviceState,
+    counters: &Counters,
+    io: IoCounters,
+    clock: Clock,
+) -> Vec<MetricFamily> {
+    let mut book = Book::default();
+    let now = clock.now();
+    let wall = clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    for peer in &state.peers {
+        tell_peer(&mut book, interface, peer, now, wall);
+    }
+    let own = [("interface", interface)];
+    for (reason, count) in counters.drops.iter() {
+        let labels = [("interface", interface), ("reason", reason.label())];
+        book.counter(
+            "wgd_packets_dropped_total",
+            "Packets and datagrams that went no further.",
+            &labels,
+            count,
+        );
+    }
+    book.counter(
+        "wgd_cookie_replies_sent_total",
+        "Cookie replies sent while under load.",
+        &own,
+        counters.cookie_replies_sent,
+    );
+    book.counter("wgd_events_lost_total", "Events that found their queue full.", &own, io.events_lost);
+    book.gauge("wgd_interface_mtu_bytes", "The interface's MTU.", &own, f64::from(io.mtu));
+    book.finish()
+}
+
+fn tell_peer(book: &mut Book, interface: &str, peer: &PeerState, now: Instant, wall: f64) {
+    let key = peer.public_key.to_base64();
+    let name = peer.friendly_name.as_deref().unwrap_or_default();
+    let allowed: Vec<String> = peer.allowed_ips.iter().map(ToString::to_string).collect();
+    let allowed = allowed.join(",");
+    let exporter = [
+        ("interface", interface),
+        ("public_key", key.as_str()),
+        ("allowed_ips", allowed.as_str()),
+        ("friendly_name", name),
+    ];
+    let own = [("interface", interface), ("public_key", key.as_str()), ("friendly_name", name)];
+    book.counter("wireguard_sent_bytes_total", "Wire bytes sent to the peer.", &exporter, peer.tx_bytes);
+    book.counter(
+        "wireguard_received_bytes_total",
+        "Wire bytes received from the peer.",
+        &exporter,
+        peer.rx_bytes,
+    );
+    let age = peer.last_handshake.map(|at| now.saturating_duration_since(at));
+    book.gauge(
+        "wireguard_latest_handshake_seconds",
+        "The last handshake, in seconds since 1970-01-01 UTC; 0 for never.",
+        &exporter,
+        age.map_or(0.0, |age| wall - age.as_secs_f64()),
+    );
+    book.gauge(
+        "wgd_peer_up",
+        "Whether the last handshake is younger than 180 seconds.",
+        &own,
+        flag(age.is_some_and(|age| age < limits::PEER_UP)),
+    );
+    for (direction, count) in [("sent", peer.tx_packets), ("received", peer.rx_packets)] {
+        let labels = [own[0], own[1], own[2], ("direction", direction)];
+        book.counter("wgd_peer_packets_total", "Datagrams of the peer.", &labels, count);
+    }
+    let handshakes = peer.handshakes;
+    for (role, result, count) in [
+        ("initiator", "completed", handshakes.initiator_completed),
+        ("initiator", "failed", handshakes.initiator_failed),
+        ("responder", "completed", handshakes.responder_completed),
+        ("responder", "failed", handshakes.responder_failed),
+    ] {
+        let labels = [own[0], own[1], own[2], ("role", role), ("result", result)];
+        book.counter("wgd_peer_handshakes_total", "Handshakes with the peer.", &labels, count);
+    }
+    let keepalive = f64::from(peer.persistent_keepalive);
+    book.gauge(
+        "wgd_peer_persistent_keepalive_seconds",
+        "The keepalive interval; 0 for off.",
+        &own,
+        keepalive,
+    );
+    let preshared = flag(peer.preshared_key.is_some());
+    book.gauge("wgd_peer_preshared_key", "Whether the peer has a pre-shared key.", &own, preshared);
+    book.counter(
+        "wgd_peer_endpoint_changes_total",
+        "How often the peer's outer address moved.",
+        &own,
+        peer.endpoint_changes,
+    );
+    book.counter_seconds(
+        "wgd_tunnel_up_seconds_total",
+        "How long the peer has been up, all its times together.",
+        &own,
+        peer.up_total.as_secs_f64(),
+    );
+    if let Some(rtt) = peer.rtt {
+        book.gauge(
+            "wgd_peer_rtt_seconds",
+            "Round trip of the last handshake we began.",
+            &own,
+            rtt.as_secs_f64(),
+        );
+    }
+    if let Some(loss) = peer.loss {
+        book.gauge(
+            "wgd_peer_packet_loss_ratio",
+            "Share of the peer's datagrams lost.",
+            &own,
+            f64::from(loss),
+        );
+    }
+}
+
+fn flag(holds: bool) -> f64 {
+    f64::from(u8::from(holds))
+}
+
+/// Metric families in the order of their first mention.
+#[derive(Default)]
+struct Book {
+    families: Vec<(MetricFamily, Vec<Metric>)>,
+    places: HashMap<&'static str, usize>,
+}
+
+impl Book {
+    fn counter(&mut self, name: &'static str, help: &str, labels: &[(&str, &str)], value: u64) {
+        self.counter_seconds(name, help, labels, precise(value));
+    }
+
+    fn counter_seconds(&mut self, name: &'static str, help: &str, labels: &[(&str, &str)], value: f64) {
+        let mut metric = labelled(labels);
+        let mut counter = Counter::default();
+        counter.set_value(value);
+        metric.set_counter(counter);
+        self.add(name, help, MetricType::COUNTER, metric);
+    }
+
+    fn gauge(&mut self, name: &'static str, help: &str, labels: &[(&str, &str)], value: f64) {
+        let mut metric = labelled(labels);
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        metric.set_gauge(gauge);
+        self.add(name, help, MetricType::GAUGE, metric);
+    }
+
+    fn add(&mut self, name: &'static str, help: &str, kind: MetricType, metric: Metric) {
+        let families = &mut self.families;
+        let place = *self.places.entry(name).or_insert_with(|| {
+            let mut family = MetricFamily::default();
+            family.set_name(name.to_owned());
+            family.set_help(help.to_owned());
+            family.set_field_type(kind);
+            families.push((family, Vec::new()));
+            families.len() - 1
+        });
+        families[place].1.push(metric);
+    }
+
+    fn finish(self) -> Vec<MetricFamily> {
+        let close = |(mut family, metrics): (MetricFamily, Vec<Metric>)| {
+            family.set_metric(metrics);
+            family
+        };
+        self.families.into_iter().map(close).collect()
+    }
+}
+
+fn labelled(labels: &[(&str, &str)]) -> Metric {
+    let pair = |(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name((*name).to_owned());
+        pair.set_value((*value).to_owned());
+        pair
+    };
+    let mut metric = Metric::default();
+    metric.set_label(labels.iter().map(pair).collect());
+    metric
+}
+
+/// Metrics are floating point; a byte count loses precision beyond 2^53, which is 9 PB.
+#[expect(clippy::cast_precision_loss, reason = "see above")]
+fn precise(number: u64) -> f64 {
+    number as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::TextEncoder;
+    use wg_proto::{Device, DeviceUpdate, Endpoint, Output, PeerUpdate, PublicKey};
+
+    struct Nowhere;
+    impl Output for Nowhere {
+        fn transmit(&mut self, _: Endpoint, _: &[u8]) {}
+        fn deliver(&mut self, _: &[u8]) {}
+        fn event(&mut self, _: wg_proto::DeviceEvent) {}
+    }
+
+    #[test]
+    fn a_peer_is_told_by_name_and_key_but_not_by_outer_address() {
+        let mut device = Device::new();
+        let mut peer = PeerUpdate::of(PublicKey::from_bytes([7; 32]));
+        peer.friendly_name = Some("web1".into());
+        peer.endpoint = Some(std::net::SocketAddr::from(([192, 0, 2, 1], 51820)));
+        let update = DeviceUpdate { peers: vec![peer], ..DeviceUpdate::default() };
+        device.apply(update, Clock.now(), &mut Nowhere);
+        let state = device.state(Clock.now());
+        let io = IoCounters { mtu: 1420, ..IoCounters::default() };
+        let families = families("wg0", &state, device.counters(), io, Clock);
+        let text = TextEncoder::new().encode_to_string(&families).expect("text");
+        assert!(text.contains("wireguard_sent_bytes_total{"), "{text}");
+        assert!(text.contains("friendly_name=\"web1\"") && text.contains("wgd_peer_up{"), "{text}");
+        assert!(text.contains("wgd_interface_mtu_bytes{interface=\"wg0\"} 1420"), "{text}");
+        assert!(text.contains("reason=\"replay\"} 0"), "{text}");
+        assert!(!text.contains("192.0.2.1"), "{text}");
+    }
+}

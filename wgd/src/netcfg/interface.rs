@@ -1,0 +1,194 @@
+//! The own interface over rtnetlink: addresses, MTU, link, routes.
+//!
+//! Invariant: every change names the index that the interface's name had at the first request; another
+//! interface that takes the name later is not touched.
+use super::MtuChoice;
+use crate::limits;
+use futures_util::TryStreamExt;
+use ipnet::IpNet;
+use linux::{NetNs, Privileged};
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteScope};
+use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use tokio::runtime::Runtime;
+
+/// One interface and the routes that were made for it.
+pub(super) struct Interface {
+    name: String,
+    index: Option<u32>,
+    /// Netlink in the interface's namespace.
+    inside: Handle,
+    /// Netlink in the namespace of the UDP sockets, for the routes to the endpoints.
+    outside: Handle,
+    routes: BTreeSet<(u32, IpNet)>,
+}
+
+/// A refused request: what was being done, and the kernel's word.
+#[derive(Debug)]
+pub(super) struct Refused {
+    pub(super) what: String,
+    pub(super) error: io::Error,
+}
+
+impl Interface {
+    /// Opens the netlink sockets, the inner one in `namespace` if there is one.
+    pub(super) fn open(
+        privileged: &Privileged,
+        runtime: &Runtime,
+        name: &str,
+        namespace: Option<&NetNs>,
+    ) -> io::Result<Self> {
+        let connect = || {
+            let _guard = runtime.enter();
+            rtnetlink::new_connection().map(|(connection, handle, _)| {
+                runtime.spawn(connection);
+                handle
+            })
+        };
+        let outside = connect()?;
+        let inside = match namespace {
+            Some(namespace) => namespace.within(privileged, connect)??,
+            None => outside.clone(),
+        };
+        Ok(Self { name: name.to_owned(), index: None, inside, outside, routes: BTreeSet::new() })
+    }
+
+    /// Addresses, MTU, link. Returns the MTU and the index. Repeating it changes nothing.
+    pub(super) async fn configure(
+        &mut self,
+        addresses: &[IpNet],
+        mtu: &MtuChoice,
+        up: bool,
+    ) -> Result<(u16, u32), Refused> {
+        let (index, present) = self.find().await?;
+        let wanted = match mtu {
+            MtuChoice::Fixed(mtu) => *mtu,
+            MtuChoice::Automatic(_) if present != u32::from(limits::TUN_DRIVER_MTU) => {
+                u16::try_from(present).unwrap_or(u16::MAX)
+            }
+            MtuChoice::Automatic(endpoints) => self.mtu_towards(endpoints).await,
+        };
+        if u32::from(wanted) != present {
+            let message = LinkUnspec::new_with_index(index).mtu(u32::from(wanted)).build();
+            self.inside.link().set(message).execute().await.map_err(|e| self.refused("set mtu", &e))?;
+        }
+        for address in addresses {
+            let request = self.inside.address().add(index, address.addr(), address.prefix_len());
+            request
+                .replace()
+                .execute()
+                .await
+                .map_err(|e| self.refused(&format!("add address {address}"), &e))?;
+        }
+        if up {
+            let message = LinkUnspec::new_with_index(index).up().build();
+            self.inside.link().set(message).execute().await.map_err(|e| self.refused("set up", &e))?;
+        }
+        Ok((wanted, index))
+    }
+
+    /// Makes the interface's routes those of `prefixes` in `table`; others that were made here go.
+    pub(super) async fn set_routes(&mut self, prefixes: &[IpNet], table: u32) -> Result<(), Refused> {
+        let (index, _) = self.find().await?;
+        let wanted: BTreeSet<_> = prefixes.iter().map(|prefix| (table, *prefix)).collect();
+        let gone: Vec<_> = self.routes.difference(&wanted).copied().collect();
+        for (table, prefix) in gone {
+            let result = self.inside.route().del(route(index, table, &prefix)).execute().await;
+            // ESRCH: somebody else removed it, which is what we want.
+            if let Err(error) = result
+                && errno(&error) != libc::ESRCH
+            {
+                return Err(self.refused(&format!("delete route {prefix}"), &error));
+            }
+            self.routes.remove(&(table, prefix));
+        }
+        let new: Vec<_> = wanted.difference(&self.routes).copied().collect();
+        for (table, prefix) in new {
+            let request = self.inside.route().add(route(index, table, &prefix));
+            request
+                .replace()
+                .execute()
+                .await
+                .map_err(|e| self.refused(&format!("add route {prefix}"), &e))?;
+            self.routes.insert((table, prefix));
+        }
+        Ok(())
+    }
+
+    async fn find(&mut self) -> Result<(u32, u32), Refused> {
+        let request = match self.index {
+            Some(index) => self.inside.link().get().match_index(index),
+            None => self.inside.link().get().match_name(self.name.clone()),
+        };
+        let link = request.execute().try_next().await.map_err(|e| self.refused("find", &e))?;
+        let link = link.ok_or_else(|| Refused {
+            what: format!("interface {}: find", self.name),
+            error: io::Error::from_raw_os_error(libc::ENODEV),
+        })?;
+        self.index = Some(link.header.index);
+        Ok((link.header.index, mtu_of(&link.attributes)))
+    }
+
+    /// The smallest route MTU to the endpoints minus the overhead. Not knowing it is no error.
+    async fn mtu_towards(&self, endpoints: &[IpAddr]) -> u16 {
+        let mut smallest: Option<u32> = None;
+        for endpoint in endpoints {
+            if let Some(mtu) = self.route_mtu(*endpoint).await {
+                smallest = Some(smallest.map_or(mtu, |known| known.min(mtu)));
+            }
+        }
+        smallest.map_or(limits::DEFAULT_MTU, limits::tunnel_mtu)
+    }
+
+    async fn route_mtu(&self, endpoint: IpAddr) -> Option<u32> {
+        let length = if endpoint.is_ipv4() { 32 } else { 128 };
+        let query = RouteMessageBuilder::<IpAddr>::new().destination_prefix(endpoint, length).ok()?.build();
+        let route = self.outside.route().get(query).execute().try_next().await.ok()??;
+        let mut interface = None;
+        for attribute in &route.attributes {
+            if let RouteAttribute::Metrics(metrics) = attribute {
+                let mtu = metrics
+                    .iter()
+                    .find_map(|metric| if let RouteMetric::Mtu(mtu) = metric { Some(*mtu) } else { None });
+                if mtu.is_some() {
+                    return mtu;
+                }
+            }
+            if let RouteAttribute::Oif(index) = attribute {
+                interface = Some(*index);
+            }
+        }
+        let link = self.outside.link().get().match_index(interface?).execute().try_next().await.ok()??;
+        Some(mtu_of(&link.attributes)).filter(|mtu| *mtu > 0)
+    }
+
+    fn refused(&self, action: &str, error: &rtnetlink::Error) -> Refused {
+        Refused {
+            what: format!("interface {}: {action}", self.name),
+            error: io::Error::from_raw_os_error(errno(error)),
+        }
+    }
+}
+
+fn route(index: u32, table: u32, prefix: &IpNet) -> rtnetlink::packet_route::route::RouteMessage {
+    let builder = RouteMessageBuilder::<IpAddr>::new()
+        .destination_prefix(prefix.network(), prefix.prefix_len())
+        .expect("an IpNet's length suits its family");
+    // A route without a gateway has link scope in IPv4, as `ip route add … dev …` makes it; IPv6 knows only one.
+    let scope = if prefix.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
+    builder.output_interface(index).table_id(table).scope(scope).build()
+}
+
+fn mtu_of(attributes: &[LinkAttribute]) -> u32 {
+    let mtu = attributes
+        .iter()
+        .find_map(|attribute| if let LinkAttribute::Mtu(mtu) = attribute { Some(*mtu) } else { None });
+    mtu.unwrap_or(0)
+}
+
+fn errno(error: &rtnetlink::Error) -> i32 {
+    if let rtnetlink::Error::NetlinkError(message) = error { message.raw_code().abs() } else { libc::EIO }
+}

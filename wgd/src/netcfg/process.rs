@@ -1,0 +1,126 @@
+//! The life of the `wgd-netcfg` process: open netlink, confine, seal, answer until its parent is gone.
+use super::interface::Interface;
+use super::resolver::{self, Resolver};
+use super::worker::Worker;
+use super::{Answer, MESSAGE_BYTES, Request};
+use crate::registered::register;
+use crate::sandbox;
+use anyhow::Context as _;
+use daemon::signals::Signals;
+use linux::background::Silence;
+use linux::descriptors::{receive_with_descriptors, send_with_descriptors};
+use linux::{NetNs, Privileged, User};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::runtime::Runtime;
+
+/// What netcfg is told once, before it confines itself.
+#[derive(Debug)]
+pub struct Setup {
+    /// The one interface.
+    pub interface: String,
+    /// Where the interface lives, if not here.
+    pub namespace: Option<NetNs>,
+    /// The one configuration file.
+    pub config_path: PathBuf,
+    /// Host names in it.
+    pub names: Vec<String>,
+    /// Directories of the key files it points to.
+    pub key_directories: Vec<PathBuf>,
+    /// Socket files to remove at farewell.
+    pub socket_files: Vec<PathBuf>,
+    /// The user the resolver becomes.
+    pub resolver_user: Option<User>,
+    /// Whether a missing lock-down layer is an error.
+    pub require_all: bool,
+    /// Whether to let go of the terminal once sealed.
+    pub to_background: bool,
+}
+
+/// Runs in the forked process until the other end of `socket` is closed.
+pub(super) fn body(setup: Setup, privileged: Privileged, socket: OwnedFd) -> u8 {
+    match run(setup, privileged, socket) {
+        Ok(()) => 0,
+        Err(error) => {
+            tracing::error!(error = daemon::exit::describe(&error), "wgd-netcfg");
+            daemon::exit::code_of(&error)
+        }
+    }
+}
+
+fn run(setup: Setup, privileged: Privileged, socket: OwnedFd) -> anyhow::Result<()> {
+    let silence = || if setup.to_background { Silence::prepare().map(Some) } else { Ok(None) };
+    let (silence, resolvers) = (silence()?, silence()?);
+    let (privileged, resolver) =
+        resolver::start(privileged, setup.resolver_user, resolvers).context("fork wgd-resolve")?;
+    let runtime = runtime()?;
+    let (mut worker, confinement) = {
+        let confinement = sandbox::netcfg_confinement(&setup);
+        (open_worker(setup, &privileged, &runtime)?, confinement)
+    };
+    let socket = UnixDatagram::from(socket);
+    socket.set_nonblocking(true)?;
+    let (socket, _signals) = {
+        let _guard = runtime.enter();
+        worker.resolver = Some(Resolver::new(resolver)?);
+        // Registered and never looked at: a terminal's or a service manager's signal to the whole group is for
+        // wgd, which says farewell here in its own time.
+        (register(socket, Interest::READABLE | Interest::WRITABLE)?, Signals::new()?)
+    };
+    let confined = privileged.confine(&confinement)?;
+    confined.seal(sandbox::NETCFG)?;
+    if let Some(silence) = silence {
+        silence.apply()?;
+    }
+    runtime.block_on(serve(&mut worker, &socket))?;
+    Ok(())
+}
+
+/// A runtime on the calling thread, for netlink.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+pub(super) fn open_worker(
+    setup: Setup,
+    privileged: &Privileged,
+    runtime: &Runtime,
+) -> anyhow::Result<Worker> {
+    let interface = Interface::open(privileged, runtime, &setup.interface, setup.namespace.as_ref())
+        .context("open netlink")?;
+    Ok(Worker {
+        interface,
+        config_path: setup.config_path,
+        names: setup.names,
+        resolver: None,
+        socket_files: setup.socket_files,
+        routes: Vec::new(),
+    })
+}
+
+async fn serve(worker: &mut Worker, socket: &AsyncFd<UnixDatagram>) -> io::Result<()> {
+    let mut buffer = vec![0; MESSAGE_BYTES];
+    loop {
+        let received = socket
+            .async_io(Interest::READABLE, |socket| receive_with_descriptors(socket.as_fd(), &mut buffer));
+        let (length, descriptors) = received.await?;
+        if length == 0 {
+            return Ok(());
+        }
+        let (answer, opened) = match serde_json::from_slice::<Request>(&buffer[..length]) {
+            Ok(request) => worker.handle(request, descriptors).await,
+            Err(error) => {
+                tracing::error!(%error, "wgd asked for what is not on the list");
+                (Answer::Failed { errno: libc::EPERM, what: "no such request".into() }, Vec::new())
+            }
+        };
+        let bytes = serde_json::to_vec(&answer)?;
+        let opened: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
+        let send = |socket: &UnixDatagram| send_with_descriptors(socket.as_fd(), &bytes, &opened);
+        socket.async_io(Interest::WRITABLE, send).await?;
+    }
+}

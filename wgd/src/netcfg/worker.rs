@@ -1,0 +1,126 @@
+//! Carries out requests, one at a time.
+use super::interface::{Interface, Refused};
+use super::resolver::Resolver;
+use super::{Answer, Request};
+use crate::conf;
+use ipnet::IpNet;
+use linux::descriptors::MAX_DESCRIPTORS;
+use linux::udp::UdpSockets;
+use std::fs::File;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+/// The state of netcfg: one interface, one configuration file.
+pub(super) struct Worker {
+    pub(super) interface: Interface,
+    pub(super) config_path: PathBuf,
+    /// Host names in the configuration that was last read, in the order of the file.
+    pub(super) names: Vec<String>,
+    pub(super) resolver: Option<Resolver>,
+    /// Unlinked at farewell.
+    pub(super) socket_files: Vec<PathBuf>,
+    /// Parts of a route list whose last has not come yet.
+    pub(super) routes: Vec<IpNet>,
+}
+
+type Outcome = Result<(Answer, Vec<OwnedFd>), Refused>;
+
+impl Worker {
+    /// Does what is asked; what goes wrong is an answer too.
+    pub(super) async fn handle(
+        &mut self,
+        request: Request,
+        descriptors: Vec<OwnedFd>,
+    ) -> (Answer, Vec<OwnedFd>) {
+        self.try_handle(request, descriptors).await.unwrap_or_else(|refused| {
+            let errno = refused.error.raw_os_error().unwrap_or(libc::EIO);
+            (Answer::Failed { errno, what: refused.what }, Vec::new())
+        })
+    }
+
+    async fn try_handle(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> Outcome {
+        match request {
+            Request::Configure { addresses, mtu, up } => {
+                let (mtu, index) = self.interface.configure(&addresses, &mtu, up).await?;
+                Ok((Answer::Configured { mtu, index }, Vec::new()))
+            }
+            Request::Bind { port, mark } => {
+                let sockets = UdpSockets::bind(port, mark).map_err(|error| bind_refused(port, error))?;
+                let mut opened = vec![OwnedFd::from(sockets.v4)];
+                opened.extend(sockets.v6.map(OwnedFd::from));
+                Ok((Answer::Done, opened))
+            }
+            Request::Mark { mark } => {
+                let mark_them = || UdpSockets::from_descriptors(descriptors)?.set_mark(mark);
+                mark_them().map_err(|error| Refused { what: format!("set firewall mark {mark}"), error })?;
+                Ok((Answer::Done, Vec::new()))
+            }
+            Request::SetRoutes { prefixes, table, last } => {
+                self.routes.extend(prefixes);
+                if last {
+                    let routes = std::mem::take(&mut self.routes);
+                    self.interface.set_routes(&routes, table).await?;
+                }
+                Ok((Answer::Done, Vec::new()))
+            }
+            Request::ReadConfig => self.read_config(),
+            Request::Resolve { index } => self.resolve(index).await,
+            Request::RemoveSockets => {
+                for path in &self.socket_files {
+                    if let Err(error) = std::fs::remove_file(path)
+                        && error.kind() != io::ErrorKind::NotFound
+                    {
+                        tracing::warn!(path = %path.display(), %error, "remove the socket file");
+                    }
+                }
+                Ok((Answer::Done, Vec::new()))
+            }
+        }
+    }
+
+    /// The configuration and the key files it points to, in their order. Read by position, so that the caller
+    /// finds them as if they had just been opened.
+    fn read_config(&mut self) -> Outcome {
+        let at = |what: String| move |error| Refused { what, error };
+        let path = self.config_path.display().to_string();
+        let file = File::open(&self.config_path).map_err(at(format!("{path}: open")))?;
+        let text = conf::read_text(&file).map_err(at(format!("{path}: read")))?;
+        let mut opened = vec![file];
+        // What does not parse is the caller's to report: it sees the same text.
+        if let Ok(conf) = wg_proto::conf::parse(&path, &text) {
+            for place in conf::key_places(&conf) {
+                opened.push(conf::open_key(&place).map_err(at(format!("{path}: {place}")))?);
+            }
+            self.names = conf::host_names(&conf).into_iter().map(|name| name.host).collect();
+        }
+        if opened.len() > MAX_DESCRIPTORS {
+            let what = format!("{path}: more than {} key files; write the keys into it", MAX_DESCRIPTORS - 1);
+            return Err(Refused { what, error: io::Error::from_raw_os_error(libc::E2BIG) });
+        }
+        Ok((Answer::Done, opened.into_iter().map(OwnedFd::from).collect()))
+    }
+
+    async fn resolve(&mut self, index: usize) -> Outcome {
+        let Some(name) = self.names.get(index) else {
+            let what = format!("host name number {index} of {}", self.config_path.display());
+            return Err(Refused { what, error: io::Error::from_raw_os_error(libc::ENOENT) });
+        };
+        let Some(resolver) = &mut self.resolver else {
+            let what = format!("look up {name:?}: no resolver runs");
+            return Err(Refused { what, error: io::Error::from_raw_os_error(libc::EPERM) });
+        };
+        let addresses = resolver.look_up(name).await;
+        let addresses = addresses.map_err(|error| Refused { what: format!("look up {name:?}"), error })?;
+        Ok((Answer::Resolved(addresses), Vec::new()))
+    }
+}
+
+fn bind_refused(port: u16, error: io::Error) -> Refused {
+    let hint = if error.raw_os_error() == Some(libc::EACCES) {
+        " (ports below net.ipv4.ip_unprivileged_port_start need CAP_NET_BIND_SERVICE, which is not kept)"
+    } else {
+        ""
+    };
+    Refused { what: format!("bind UDP port {port}{hint}"), error }
+}

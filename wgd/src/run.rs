@@ -1,0 +1,474 @@
+//! From the command line to the running tunnel, in the only order that works.
+//!
+//! Invariant: what needs privileges happens in [`acquire`] or before; no byte from outside is read before
+//! [`Workers::seal`]. Each stage consumes the one before it, so the order cannot be changed by accident.
+use crate::conf::{self, Tunnel};
+use crate::config::{Cli, Config, Profile};
+use crate::control::{self, LinkMonitor, Parts, Unlinked};
+use crate::events::Events;
+use crate::io::{self, DataPlane, Ended, Handle};
+use crate::metrics::Metrics;
+use crate::netcfg::{Answer, Netcfg, NetcfgError, Request, Setup};
+use crate::{limits, sandbox};
+use anyhow::{Context as _, anyhow};
+use daemon::exit;
+use daemon::notify::Notify;
+use daemon::process_metrics::ProcessMetrics;
+use daemon::signals::Signals;
+use daemon::{Clock, fail};
+use linux::background::{Background, Side, go_to_background};
+use linux::tun::{Tun, TunError};
+use linux::udp::UdpSockets;
+use linux::unix_datagram::DatagramSocket;
+use linux::unix_listener::bind_unix_listener;
+use linux::{Confined, LayerState, ListenFds, Privileged, Sealed};
+use prometheus::Registry;
+use std::net::TcpListener;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, oneshot};
+use wg_proto::uapi::Epoch;
+use wg_proto::{Device, DeviceUpdate};
+
+/// Where a started daemon goes on.
+pub enum Start {
+    /// In this process.
+    Here(Started),
+    /// In a child; this process exits with the code.
+    Elsewhere(u8),
+}
+
+/// A process that is to become the daemon.
+pub struct Started {
+    /// With all its rights.
+    pub privileged: Privileged,
+    /// The way to let the waiting parent go, when there is one.
+    pub background: Option<Background>,
+    listeners: ListenFds,
+}
+
+/// Everything that could only be opened with privileges.
+pub struct Opened {
+    config: Config,
+    tunnel: Tunnel,
+    runtime: Runtime,
+    netcfg: Netcfg,
+    tun: Tun,
+    mtu: u16,
+    sockets: UdpSockets,
+    doors: Doors,
+    signals: Signals,
+    unlinked: Unlinked,
+    link: LinkMonitor,
+    notify: Notify,
+    registry: Registry,
+    process: ProcessMetrics,
+}
+
+/// Where others come in.
+struct Doors {
+    uapi: UnixListener,
+    admin: Option<UnixListener>,
+    status: Option<TcpListener>,
+    events: Option<Events>,
+}
+
+/// After `confine`: no capability any more.
+pub struct Unprivileged {
+    confined: Confined,
+    opened: Opened,
+}
+
+/// With its threads, none of which has read anything yet.
+pub struct Workers {
+    confined: Confined,
+    runtime: Runtime,
+    parts: Parts,
+    first: DeviceUpdate,
+    go: Sender<()>,
+}
+
+/// Ready to run.
+pub struct Ready {
+    sealed: Sealed,
+    runtime: Runtime,
+    parts: Parts,
+    first: DeviceUpdate,
+    go: Sender<()>,
+}
+
+/// Prints what clap has to say and picks the exit code.
+#[must_use]
+pub fn usage(error: &clap::Error) -> ExitCode {
+    // A closed stdout or stderr is nobody's loss.
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Logs and panics, before anything can go wrong.
+///
+/// # Errors
+/// When the log level cannot be understood.
+pub fn prepare(config: &Config) -> anyhow::Result<()> {
+    daemon::logging::init(&config.log)?;
+    daemon::install_panic_hook();
+    Ok(())
+}
+
+/// Reads the interface's file and checks it against the profile.
+///
+/// # Errors
+/// Naming file, line and key.
+pub fn read_tunnel(config: &Config) -> anyhow::Result<Tunnel> {
+    let path = config.tunnel_file();
+    let tunnel = Tunnel::load(&path).map_err(|error| {
+        let code = match &error {
+            conf::ConfError::Read { .. } => exit::NO_INPUT,
+            conf::ConfError::Content(_) => exit::CONFIG,
+        };
+        fail(code, error)
+    })?;
+    if config.profile == Profile::Production
+        && let Some(key) = tunnel.first_without_preshared_key()
+    {
+        let path = path.display();
+        let error =
+            anyhow!("{path}: PresharedKey: peer {key} has none, and profile = \"production\" demands one");
+        return Err(fail(exit::CONFIG, error));
+    }
+    Ok(tunnel)
+}
+
+/// Answers `--check-config` and `--print-config`; true if that was all.
+///
+/// # Errors
+/// When stdout is closed.
+pub fn only_asked(cli: &Cli, config: &Config) -> anyhow::Result<bool> {
+    use std::io::Write;
+    let mut out = std::io::stdout();
+    if cli.print_config {
+        write!(out, "{}", config.print())?;
+    } else if cli.check_config {
+        let tunnel = config.tunnel_file();
+        let found =
+            if tunnel.exists() { "is good" } else { "does not exist: wg set will configure the interface" };
+        writeln!(out, "{}: {found}", tunnel.display())?;
+        if let Some(file) = &config.file {
+            writeln!(out, "{}: is good", file.display())?;
+        }
+    }
+    Ok(cli.print_config || cli.check_config)
+}
+
+/// Takes stock of privileges and handed-in listeners, then goes to the background unless told otherwise.
+///
+/// # Errors
+/// When the process cannot be forked, or the listeners are not what they are called.
+pub fn begin(cli: &Cli, config: &Config) -> anyhow::Result<Start> {
+    let privileged = Privileged::at_startup().map_err(|error| fail(exit::OS, error))?;
+    // Before the fork: they are meant for this process id.
+    let listeners = ListenFds::take(&privileged).map_err(|error| fail(exit::CONFIG, error))?;
+    if config.foreground {
+        return Ok(Start::Here(Started { privileged, background: None, listeners }));
+    }
+    match go_to_background(privileged, cli.log_is_wanted()).map_err(|error| fail(exit::OS, error))? {
+        Side::Parent(code) => Ok(Start::Elsewhere(code)),
+        Side::Child(privileged, background) => {
+            Ok(Start::Here(Started { privileged, background: Some(background), listeners }))
+        }
+    }
+}
+
+/// Starts `wgd-netcfg`, or makes ready to do its work here for as long as there are privileges.
+///
+/// # Errors
+/// When the process cannot be forked or a directory cannot be made.
+pub fn fork_netcfg(started: Started, config: &Config, tunnel: &Tunnel) -> anyhow::Result<(Started, Netcfg)> {
+    let socket_files: Vec<PathBuf> =
+        [Some(config.uapi_socket()), config.admin_socket.clone(), config.events_socket.clone()]
+            .into_iter()
+            .flatten()
+            .collect();
+    for path in &socket_files {
+        make_directory(path)?;
+    }
+    let setup = Setup {
+        interface: config.interface.clone(),
+        namespace: config.open_netns()?,
+        config_path: config.tunnel_file(),
+        names: tunnel.names.iter().map(|name| name.host.clone()).collect(),
+        key_directories: conf::key_directories(tunnel),
+        socket_files,
+        resolver_user: config.user,
+        require_all: config.profile == Profile::Production,
+        to_background: started.background.is_some(),
+    };
+    if !config.netcfg {
+        let netcfg = Netcfg::here(&started.privileged, setup)?;
+        return Ok((started, netcfg));
+    }
+    let Started { privileged, background, listeners } = started;
+    let (privileged, netcfg) = Netcfg::fork(privileged, setup).map_err(|error| fail(exit::OS, error))?;
+    Ok((Started { privileged, background, listeners }, netcfg))
+}
+
+/// Opens everything: TUN, addresses and routes, UDP sockets, and where others come in.
+///
+/// # Errors
+/// Naming what could not be opened.
+pub fn acquire(
+    started: Started,
+    config: Config,
+    tunnel: Tunnel,
+    mut netcfg: Netcfg,
+) -> anyhow::Result<(Privileged, Option<Background>, Opened)> {
+    let Started { privileged, background, mut listeners } = started;
+    let namespace = config.open_netns()?;
+    let tun = match &namespace {
+        Some(namespace) => namespace.within(&privileged, || Tun::create(&privileged, &config.interface)),
+        None => Ok(Tun::create(&privileged, &config.interface)),
+    };
+    let tun = tun.context("enter tun_netns").map_err(|error| fail(exit::PERMISSION, error))?;
+    let tun = tun.map_err(|error| fail(code_of_tun(&error), error))?;
+
+    let (mtu, index) = match ask(&mut netcfg, tunnel.configure_request())? {
+        (Answer::Configured { mtu, index }, _) => (mtu, index),
+        (other, _) => return Err(anyhow!("wgd-netcfg answers {other:?}")),
+    };
+    if let Some((routes, table)) = tunnel.routes(namespace.is_some()) {
+        netcfg.set_routes(&routes, table).map_err(refused)?;
+    }
+    let bind = Request::Bind { port: tunnel.listen_port(), mark: tunnel.fwmark() };
+    let sockets = UdpSockets::from_descriptors(ask(&mut netcfg, bind)?.1).context("UDP sockets")?;
+
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let guard = runtime.enter();
+    let doors = open_doors(&config, &mut listeners)?;
+    for name in listeners.left_over() {
+        tracing::warn!(name, "a listener was handed in that this daemon does not know");
+    }
+    let registry = Registry::new();
+    let opened = Opened {
+        signals: Signals::new()?,
+        unlinked: Unlinked::watch(&config.uapi_socket()).context("watch the configuration socket")?,
+        link: LinkMonitor::open(&privileged, namespace.as_ref(), index).context("open netlink")?,
+        notify: Notify::from_environment(&privileged).context("NOTIFY_SOCKET")?,
+        process: ProcessMetrics::open(&registry)?,
+        registry,
+        config,
+        tunnel,
+        netcfg,
+        tun,
+        mtu,
+        sockets,
+        doors,
+        runtime: {
+            drop(guard);
+            runtime
+        },
+    };
+    Ok((privileged, background, opened))
+}
+
+impl Opened {
+    /// Gives up every privilege.
+    ///
+    /// # Errors
+    /// When that is impossible, or the profile demands a layer that this kernel lacks.
+    pub fn confine(self, privileged: Privileged) -> anyhow::Result<Unprivileged> {
+        let confined = privileged
+            .confine(&sandbox::confinement(&self.config))
+            .map_err(|error| fail(exit::PERMISSION, error))?;
+        for (layer, state) in &confined.lockdown().layers {
+            if let LayerState::Off(why) | LayerState::Partial(why) = state {
+                tracing::warn!(layer = layer.name(), why, "a layer of the lock-down is missing");
+            }
+        }
+        Ok(Unprivileged { confined, opened: self })
+    }
+}
+
+impl Unprivileged {
+    /// Starts the data thread, which waits for [`Ready::run`] before it reads anything.
+    ///
+    /// # Errors
+    /// When the process is out of threads or descriptors.
+    pub fn start(self) -> anyhow::Result<Workers> {
+        let Opened {
+            config, tunnel, runtime, netcfg, tun, mtu, sockets, doors, signals, unlinked, link, ..
+        } = self.opened;
+        let Opened { notify, registry, process, .. } = self.opened;
+        let (data, inbox) = io::channel()?;
+        let (event_sender, device_events) = mpsc::channel(limits::EVENT_QUEUE);
+        let mut device = Device::new();
+        device.set_mtu(mtu);
+        let mut first = tunnel.first_update();
+        first.listen_port = Some(sockets.port());
+        let plane = DataPlane::new(device, tun, sockets.try_clone()?, inbox, event_sender, mtu);
+        let (go, ended) = start_data_thread(plane)?;
+
+        let metrics = Metrics::register(&registry, &config.interface, data.clone())?;
+        daemon::metrics::build_info(&registry, "wgd")?;
+        let netcfg = {
+            let _guard = runtime.enter();
+            netcfg.into_running()?
+        };
+        let epoch = Epoch { instant: Clock.now(), wall: Clock.wall() };
+        let Doors { uapi, admin, status, events } = doors;
+        let parts = Parts {
+            config,
+            data,
+            netcfg,
+            sockets,
+            tunnel,
+            device_events,
+            ended,
+            uapi,
+            unlinked,
+            link,
+            admin,
+            status,
+            events,
+            signals,
+            registry,
+            metrics,
+            process,
+            notify,
+            epoch,
+        };
+        Ok(Workers { confined: self.confined, runtime, parts, first, go })
+    }
+}
+
+impl Workers {
+    /// Puts the system-call filter on all threads.
+    ///
+    /// # Errors
+    /// When the kernel refuses it.
+    pub fn seal(self) -> anyhow::Result<Ready> {
+        let sealed = self.confined.seal(sandbox::WGD).map_err(|error| fail(exit::PERMISSION, error))?;
+        daemon::metrics::lockdown(&self.parts.registry, "wgd", sealed.lockdown())?;
+        Ok(Ready { sealed, runtime: self.runtime, parts: self.parts, first: self.first, go: self.go })
+    }
+}
+
+impl Ready {
+    /// Runs until the tunnel ends.
+    ///
+    /// # Errors
+    /// When the data thread breaks.
+    pub fn run(self, background: Option<Background>) -> anyhow::Result<()> {
+        let Self { sealed, runtime, parts, first, go } = self;
+        let (interface, port) = (parts.config.interface.clone(), parts.sockets.port());
+        configure_first(&parts.data, first, &go)?;
+        let ready = move || {
+            tracing::info!(interface, port, "tunnel is ready");
+            if let Some(background) = background
+                && let Err(error) = background.ready()
+            {
+                tracing::debug!(%error, "nobody waits for this daemon any more");
+            }
+        };
+        match runtime.block_on(control::run(&sealed, parts, ready))? {
+            Ended::Stopped => tracing::info!("ended"),
+            Ended::LinkDeleted => tracing::info!("ended: the interface was deleted"),
+            Ended::Broken => return Err(fail(exit::SOFTWARE, anyhow!("the data thread broke"))),
+        }
+        Ok(())
+    }
+}
+
+/// Lets the data thread begin; its first work is the configuration.
+fn configure_first(data: &Handle, update: DeviceUpdate, go: &Sender<()>) -> anyhow::Result<()> {
+    go.send(()).map_err(|_| anyhow!("the data thread is gone"))?;
+    let apply = |done| io::Command::Apply { update, sockets: None, done };
+    Ok(data.ask_blocking(apply)?)
+}
+
+fn start_data_thread(plane: DataPlane) -> anyhow::Result<(Sender<()>, oneshot::Receiver<Ended>)> {
+    let (go, wait): (Sender<()>, Receiver<()>) = channel();
+    let (started, has_started) = channel();
+    let (end, ended) = oneshot::channel();
+    std::thread::Builder::new().name("wgd-data".into()).spawn(move || {
+        // From here on the thread makes no system call that only a new thread makes.
+        let _ = started.send(());
+        if wait.recv().is_ok() {
+            let _ = end.send(plane.run());
+        }
+    })?;
+    has_started.recv().context("start the data thread")?;
+    Ok((go, ended))
+}
+
+fn open_doors(config: &Config, listeners: &mut ListenFds) -> anyhow::Result<Doors> {
+    let refuse = |path: &Path, error: std::io::Error| {
+        fail(exit::OS, anyhow::Error::new(error).context(format!("socket {}", path.display())))
+    };
+    let uapi_path = config.uapi_socket();
+    let uapi = bind_unix_listener(&uapi_path, 0o600, None).map_err(|error| refuse(&uapi_path, error))?;
+    let admin = match (listeners.unix("admin")?, &config.admin_socket) {
+        (Some(listener), _) => Some(listener),
+        (None, Some(path)) => {
+            // Who may speak is decided by credentials; the file's mode only keeps strangers out if there are none.
+            let mode = if config.admin_uids.is_empty() { 0o600 } else { 0o666 };
+            Some(bind_unix_listener(path, mode, None).map_err(|error| refuse(path, error))?)
+        }
+        (None, None) => None,
+    };
+    let status = match (listeners.tcp("metrics")?, config.metrics_listen) {
+        (Some(listener), _) => Some(listener),
+        (None, Some(address)) => {
+            let listener = TcpListener::bind(address)
+                .with_context(|| format!("metrics_listen {address}"))
+                .map_err(|error| fail(exit::OS, error))?;
+            listener.set_nonblocking(true)?;
+            Some(listener)
+        }
+        (None, None) => None,
+    };
+    let events = match &config.events_socket {
+        Some(path) => {
+            let mode = if config.whois_uids.is_empty() { 0o600 } else { 0o666 };
+            let socket = DatagramSocket::bind(path, mode, None).map_err(|error| refuse(path, error))?;
+            Some(Events::new(socket, config.event_listeners.clone(), config.whois_uids.clone())?)
+        }
+        None => None,
+    };
+    Ok(Doors { uapi, admin, status, events })
+}
+
+/// The directory of a socket, 0755 whatever the umask says.
+fn make_directory(socket: &Path) -> anyhow::Result<()> {
+    let Some(directory) = socket.parent().filter(|directory| !directory.is_dir()) else { return Ok(()) };
+    let make = || -> std::io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
+        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))
+    };
+    make()
+        .with_context(|| format!("make directory {}", directory.display()))
+        .map_err(|error| fail(exit::OS, error))
+}
+
+fn ask(netcfg: &mut Netcfg, request: Request) -> anyhow::Result<(Answer, Vec<std::os::fd::OwnedFd>)> {
+    netcfg.ask(request, &[]).map_err(refused)
+}
+
+fn refused(error: NetcfgError) -> anyhow::Error {
+    let code = match error.errno() {
+        libc::EPERM | libc::EACCES => exit::PERMISSION,
+        _ => exit::OS,
+    };
+    fail(code, error)
+}
+
+fn code_of_tun(error: &TunError) -> u8 {
+    match error {
+        TunError::Name(_) => exit::CONFIG,
+        TunError::Missing(_) | TunError::InUse { .. } | TunError::Other { .. } => exit::OS,
+        TunError::Permission { .. } => exit::PERMISSION,
+    }
+}

@@ -1,0 +1,257 @@
+//! What each of the three processes may still do once it runs.
+//!
+//! Invariant: after the seal the process that touches packets opens no file and no socket, connects to nothing,
+//! changes no device and starts no thread or process; there is no `openat`, `socket`, `connect`, `bind`,
+//! `ioctl` or `clone` in its table.
+use crate::config::{Config, Profile};
+use crate::netcfg::Setup;
+use daemon::sandbox::{BASE, TOKIO};
+use linux::seccomp::Condition::{Equals, Masked};
+use linux::seccomp::{SyscallRule, allow, allow_when};
+use linux::{Capability, Confinement, FileRule};
+use std::path::{Path, PathBuf};
+
+/// The process that touches packets: no file, no capability, nothing.
+#[must_use]
+pub fn confinement(config: &Config) -> Confinement {
+    Confinement {
+        user: config.user,
+        require_all: config.profile == Profile::Production,
+        ..Confinement::default()
+    }
+}
+
+/// System calls of the process that touches packets.
+pub const WGD: &[&[SyscallRule]] = &[BASE, TOKIO, PACKETS, CONTROL, &[LEAVE_TERMINAL]];
+
+const PACKETS: &[SyscallRule] = &[
+    allow(libc::SYS_poll, "poll", "the data thread waits for the TUN, the sockets and commands"),
+    allow(libc::SYS_ppoll, "ppoll", "poll, on other C libraries"),
+    allow(libc::SYS_recvmmsg, "recvmmsg", "datagrams in batches"),
+    allow(libc::SYS_sendmmsg, "sendmmsg", "datagrams in batches"),
+];
+
+const CONTROL: &[SyscallRule] = &[
+    allow(libc::SYS_accept4, "accept4", "UAPI, admin and metrics connections on listeners bound before"),
+    allow(libc::SYS_recvfrom, "recvfrom", "those connections; link changes on the netlink socket"),
+    allow(libc::SYS_sendto, "sendto", "those connections; events and answers to bound Unix sockets"),
+    allow(libc::SYS_recvmsg, "recvmsg", "netcfg's answers with sockets; questions with credentials"),
+    allow(libc::SYS_sendmsg, "sendmsg", "requests to netcfg, with the sockets that shall be marked"),
+    allow(libc::SYS_shutdown, "shutdown", "ending a connection"),
+    allow(libc::SYS_getsockopt, "getsockopt", "SO_TYPE of handed-in sockets, SO_PEERCRED, SO_ERROR"),
+    allow(libc::SYS_getsockname, "getsockname", "the port of handed-in sockets"),
+    allow(libc::SYS_getpeername, "getpeername", "accepted connections"),
+    allow(libc::SYS_sched_getaffinity, "sched_getaffinity", "the allocator counts processors for its arenas"),
+    allow_when(
+        libc::SYS_fcntl,
+        "fcntl",
+        &[
+            &[Equals(1, libc::F_GETFL as u64)],
+            &[Equals(1, libc::F_SETFL as u64)],
+            &[Equals(1, libc::F_GETFD as u64)],
+            &[Equals(1, libc::F_DUPFD_CLOEXEC as u64)],
+        ],
+        "non-blocking mode, a copy of a descriptor, the library's check that one is open",
+    ),
+];
+
+/// The last step of going to the background, after the seal because only then is everything ready.
+const LEAVE_TERMINAL: SyscallRule = allow_when(
+    libc::SYS_dup2,
+    "dup2",
+    &[&[Equals(1, 0)], &[Equals(1, 1)], &[Equals(1, 2)]],
+    "standard streams to /dev/null in the background",
+);
+
+/// What `wgd-netcfg` keeps: CAP_NET_ADMIN, its configuration, and the directories of the sockets it removes.
+#[must_use]
+pub fn netcfg_confinement(setup: &Setup) -> Confinement {
+    let mut directories: Vec<PathBuf> = Vec::new();
+    let paths = setup.socket_files.iter().map(PathBuf::as_path).chain([setup.config_path.as_path()]);
+    for directory in paths.filter_map(Path::parent) {
+        if directory.is_dir() && !directories.iter().any(|known| known == directory) {
+            directories.push(directory.to_owned());
+        }
+    }
+    let keys = setup.key_directories.iter().filter(|directory| directory.is_dir());
+    let files = directories.iter().map(FileRule::read_write).chain(keys.map(FileRule::read)).collect();
+    Confinement {
+        keep: vec![Capability::CAP_NET_ADMIN],
+        files,
+        require_all: setup.require_all,
+        ..Confinement::default()
+    }
+}
+
+/// System calls of `wgd-netcfg`.
+pub const NETCFG: &[&[SyscallRule]] = &[BASE, TOKIO, NETCFG_OWN, &[LEAVE_TERMINAL]];
+
+const NETCFG_OWN: &[SyscallRule] = &[
+    allow_when(
+        libc::SYS_socket,
+        "socket",
+        &[&[Equals(0, libc::AF_INET as u64), DATAGRAM], &[Equals(0, libc::AF_INET6 as u64), DATAGRAM]],
+        "the tunnel's UDP sockets; netlink is open already",
+    ),
+    allow(libc::SYS_bind, "bind", "the tunnel's UDP sockets"),
+    allow_when(
+        libc::SYS_setsockopt,
+        "setsockopt",
+        &[
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_MARK as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_RCVBUF as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_SNDBUF as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_RCVBUFFORCE as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_SNDBUFFORCE as u64)],
+            &[Equals(1, libc::IPPROTO_IP as u64), Equals(2, libc::IP_PKTINFO as u64)],
+            &[Equals(1, libc::IPPROTO_IPV6 as u64), Equals(2, libc::IPV6_V6ONLY as u64)],
+            &[Equals(1, libc::IPPROTO_IPV6 as u64), Equals(2, libc::IPV6_RECVPKTINFO as u64)],
+        ],
+        "mark, buffers, packet information; no other option",
+    ),
+    allow(libc::SYS_getsockopt, "getsockopt", "SO_TYPE of sockets that shall be marked"),
+    allow(libc::SYS_getsockname, "getsockname", "the port that was bound"),
+    allow(libc::SYS_recvmsg, "recvmsg", "requests with their descriptors"),
+    allow(libc::SYS_sendmsg, "sendmsg", "answers with their descriptors"),
+    allow(libc::SYS_recvfrom, "recvfrom", "netlink, the resolver"),
+    allow(libc::SYS_sendto, "sendto", "netlink, the resolver"),
+    allow(libc::SYS_openat, "openat", "the configuration file; Landlock says where"),
+    allow(libc::SYS_unlink, "unlink", "socket files at farewell; Landlock says where"),
+    allow_when(
+        libc::SYS_fcntl,
+        "fcntl",
+        &[&[Equals(1, libc::F_GETFD as u64)], &[Equals(1, libc::F_DUPFD_CLOEXEC as u64)]],
+        "a copy of a descriptor, the library's check that one is open",
+    ),
+];
+
+const DATAGRAM: linux::seccomp::Condition = Masked { argument: 1, mask: 0xf, value: libc::SOCK_DGRAM as u64 };
+
+/// What the C library reads to look a name up.
+#[must_use]
+pub fn resolver_files() -> Vec<FileRule> {
+    const READ: &[&str] = &[
+        "/etc/hosts",
+        "/etc/resolv.conf",
+        "/etc/nsswitch.conf",
+        "/etc/host.conf",
+        "/etc/gai.conf",
+        "/etc/services",
+        "/etc/ld.so.cache",
+        "/lib",
+        "/lib64",
+        "/usr/lib",
+        "/usr/lib64",
+        "/run/systemd/resolve",
+    ];
+    READ.iter().filter(|path| Path::new(path).exists()).map(|path| FileRule::read(*path)).collect()
+}
+
+/// System calls of `wgd-resolve`.
+pub const RESOLVER: &[&[SyscallRule]] = &[BASE, RESOLVER_OWN, &[LEAVE_TERMINAL]];
+
+const RESOLVER_OWN: &[SyscallRule] = &[
+    allow_when(
+        libc::SYS_socket,
+        "socket",
+        &[
+            &[Equals(0, libc::AF_INET as u64), DATAGRAM],
+            &[Equals(0, libc::AF_INET as u64), STREAM],
+            &[Equals(0, libc::AF_INET6 as u64), DATAGRAM],
+            &[Equals(0, libc::AF_INET6 as u64), STREAM],
+            &[Equals(0, libc::AF_UNIX as u64), STREAM],
+            &[Equals(0, libc::AF_NETLINK as u64), Equals(2, libc::NETLINK_ROUTE as u64)],
+        ],
+        "name servers, nscd and systemd-resolved, own addresses for sorting",
+    ),
+    allow(libc::SYS_connect, "connect", "name servers"),
+    allow(libc::SYS_bind, "bind", "the netlink socket that lists own addresses"),
+    allow(libc::SYS_poll, "poll", "waiting for a name server"),
+    allow(libc::SYS_ppoll, "ppoll", "waiting for a name server"),
+    allow(libc::SYS_recvfrom, "recvfrom", "name servers"),
+    allow(libc::SYS_sendto, "sendto", "name servers"),
+    allow(libc::SYS_recvmsg, "recvmsg", "questions from netcfg, netlink"),
+    allow(libc::SYS_sendmsg, "sendmsg", "answers to netcfg"),
+    allow(libc::SYS_sendmmsg, "sendmmsg", "A and AAAA in one call"),
+    allow(libc::SYS_getsockname, "getsockname", "own addresses for sorting"),
+    allow(libc::SYS_getpeername, "getpeername", "name servers over TCP"),
+    allow(libc::SYS_getsockopt, "getsockopt", "connect results"),
+    allow(libc::SYS_setsockopt, "setsockopt", "IP_RECVERR on the query's socket"),
+    allow_when(libc::SYS_ioctl, "ioctl", &[&[Equals(1, libc::FIONREAD)]], "how long an answer is"),
+    allow(
+        libc::SYS_openat,
+        "openat",
+        "hosts, resolv.conf, nsswitch.conf and its modules; Landlock says where",
+    ),
+    allow(libc::SYS_newfstatat, "newfstatat", "whether resolv.conf has changed"),
+    allow(libc::SYS_fstat, "fstat", "whether resolv.conf has changed"),
+    allow(libc::SYS_lseek, "lseek", "those files"),
+    allow(libc::SYS_access, "access", "modules of nsswitch.conf"),
+    allow(libc::SYS_uname, "uname", "the host's own name"),
+    allow(libc::SYS_fcntl, "fcntl", "close-on-exec"),
+    allow(libc::SYS_geteuid, "geteuid", "modules of nsswitch.conf"),
+    allow(libc::SYS_getuid, "getuid", "modules of nsswitch.conf"),
+    allow_when(
+        libc::SYS_mmap,
+        "mmap",
+        &[&[Masked { argument: 2, mask: W_X, value: libc::PROT_EXEC as u64 }]],
+        "modules of nsswitch.conf; executable but never writable (MDWE keeps it so)",
+    ),
+    allow_when(
+        libc::SYS_mprotect,
+        "mprotect",
+        &[&[Masked { argument: 2, mask: libc::PROT_EXEC as u64, value: 0 }]],
+        "relocated data of those modules",
+    ),
+];
+
+const STREAM: linux::seccomp::Condition = Masked { argument: 1, mask: 0xf, value: libc::SOCK_STREAM as u64 };
+const W_X: u64 = (libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(tables: &[&[SyscallRule]]) -> Vec<&'static str> {
+        tables.iter().copied().flatten().map(|rule| rule.name).collect()
+    }
+
+    #[test]
+    fn the_packet_process_can_open_connect_and_start_nothing() {
+        let allowed = names(WGD);
+        for call in [
+            "openat",
+            "open",
+            "socket",
+            "connect",
+            "bind",
+            "ioctl",
+            "clone",
+            "clone3",
+            "fork",
+            "execve",
+            "setsockopt",
+            "unlink",
+            "ptrace",
+            "bpf",
+            "prctl",
+        ] {
+            assert!(!allowed.contains(&call), "{call}");
+        }
+    }
+
+    #[test]
+    fn netcfg_starts_no_process_and_receives_no_batch() {
+        let allowed = names(NETCFG);
+        for call in ["clone", "clone3", "fork", "execve", "recvmmsg", "connect", "ptrace", "setns"] {
+            assert!(!allowed.contains(&call), "{call}");
+        }
+    }
+
+    #[test]
+    fn every_row_says_why() {
+        for rule in WGD.iter().chain(NETCFG).chain(RESOLVER).copied().flatten() {
+            assert!(rule.reason.len() > 3, "{}", rule.name);
+        }
+    }
+}
