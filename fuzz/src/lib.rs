@@ -1,0 +1,175 @@
+//! What must hold for any bytes: one function for each parser of outside bytes.
+//!
+//! `cargo fuzz run --features libfuzzer TARGET` searches for bytes that break one (it needs a compiler that
+//! takes `-Z` flags); `tests/corpora.rs` runs every seed and every former finding as a plain test.
+#![forbid(unsafe_code)]
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use store_proto::{ContentDigest, LogicalPath, RequestContext};
+use wg_proto::{Device, DeviceEvent, DeviceUpdate, Endpoint, Output, PeerUpdate};
+
+/// A parser and what must hold for it.
+pub type Target = fn(&[u8]);
+
+/// Every target by name.
+pub const TARGETS: &[(&str, Target)] = &[
+    ("uapi_set", uapi_set),
+    ("tunnel_conf", tunnel_conf),
+    ("udp_datagrams", udp_datagrams),
+    ("inner_packets", inner_packets),
+    ("logical_path", logical_path),
+    ("request_context", request_context),
+    ("tunnel_events", tunnel_events),
+    ("repr_digest", repr_digest),
+    ("byte_range", byte_range),
+];
+
+/// The body of a `set=1` request: what is accepted can be applied, and the answer to `get=1` ends as it must.
+pub fn uapi_set(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match wg_proto::uapi::parse_set(text) {
+        Ok(update) => {
+            let mut device = Device::new();
+            device.apply(update, now(), &mut Sink::default());
+            let wall = SystemTime::UNIX_EPOCH + Duration::from_secs(1);
+            let epoch = wg_proto::uapi::Epoch { instant: now(), wall };
+            let answer = wg_proto::uapi::render_get(&device.state(now()), &epoch);
+            assert!(answer.ends_with("errno=0\n\n"), "an answer without an end");
+        }
+        Err(error) => {
+            let answer = wg_proto::uapi::render_set_answer(error.errno);
+            assert!(
+                answer.starts_with("errno=-") && answer.len() <= 32,
+                "stock tools do not understand {answer:?}"
+            );
+        }
+    }
+}
+
+/// A configuration file: what is accepted can be applied; what is refused names the file.
+pub fn tunnel_conf(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match wg_proto::conf::parse("wg0.conf", text) {
+        Ok(conf) => Device::new().apply(conf.to_update(), now(), &mut Sink::default()),
+        Err(errors) => {
+            assert!(!errors.0.is_empty(), "a refusal without a reason");
+            assert!(errors.to_string().lines().all(|line| line.starts_with("wg0.conf:")), "{errors}");
+        }
+    }
+}
+
+/// Datagrams from anybody: nothing is delivered, and no answer is longer than the question.
+pub fn udp_datagrams(data: &[u8]) {
+    let mut device = device();
+    let from = Endpoint { remote: SocketAddr::from(([192, 0, 2, 7], 7)), local: None };
+    for datagram in split(data) {
+        let mut out = Sink::default();
+        device.handle_udp(datagram, from, now(), &mut out);
+        assert_eq!(out.delivered, 0, "an unauthenticated packet came through");
+        assert!(out.transmitted <= datagram.len(), "{} bytes provoked {}", datagram.len(), out.transmitted);
+    }
+}
+
+/// Packets from the TUN, which any process on the host can write.
+pub fn inner_packets(data: &[u8]) {
+    let mut device = device();
+    for packet in split(data) {
+        let parsed = packet::ip::IpHeader::parse(packet);
+        let mut out = Sink::default();
+        device.handle_tun(packet, now(), &mut out);
+        assert!(parsed.is_ok() || out.transmitted == 0, "a malformed packet was sent on");
+    }
+}
+
+/// A path in a URL: what is accepted stays beneath its root and survives the round trip.
+pub fn logical_path(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(path) = LogicalPath::from_percent_encoded(text) else { return };
+    assert!(!path.as_str().starts_with('/') && !path.as_str().contains(['\0', '\\']));
+    assert!(path.as_str().split('/').all(|segment| !matches!(segment, "" | "." | "..")));
+    assert_eq!(LogicalPath::from_percent_encoded(&path.to_percent_encoded()).as_ref(), Ok(&path));
+}
+
+/// The context header between edge and storaged.
+pub fn request_context(data: &[u8]) {
+    if let Ok(context) = RequestContext::decode(data) {
+        let again = RequestContext::decode(context.encode().as_bytes());
+        assert!(again.is_ok_and(|again| again.encode() == context.encode()), "a context changed on its way");
+    }
+}
+
+/// A datagram between wgd and its listeners.
+pub fn tunnel_events(data: &[u8]) {
+    if let Ok(message) = tunnel_events::Message::decode(data) {
+        assert_eq!(tunnel_events::Message::decode(&message.encode()).ok(), Some(message));
+    }
+}
+
+/// A `Repr-Digest` header field.
+pub fn repr_digest(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(digest) = ContentDigest::from_repr_digest(text) {
+        assert_eq!(ContentDigest::from_repr_digest(&digest.to_repr_digest()).ok(), Some(digest));
+    }
+}
+
+/// A `Range` header field against a size: what is selected lies inside the file.
+pub fn byte_range(data: &[u8]) {
+    let Some((size, value)) = data.split_first_chunk::<8>() else { return };
+    let Ok(value) = std::str::from_utf8(value) else { return };
+    let size = u64::from_le_bytes(*size);
+    if let edge::range::Selection::Part(part) = edge::range::select(value, size) {
+        assert!(part.first() <= part.last() && part.last() < size, "{part:?} of {size}");
+    }
+}
+
+/// A configured device with one peer that owns everything.
+fn device() -> Device {
+    let secret = "private_key=8000000000000000000000000000000000000000000000000000000000000041\n";
+    let mut update: DeviceUpdate = wg_proto::uapi::parse_set(secret).unwrap_or_default();
+    let mut peer = PeerUpdate::of(wg_proto::PublicKey::from_bytes([9; 32]));
+    peer.endpoint = Some(SocketAddr::from(([192, 0, 2, 9], 9)));
+    let everything = [ipnet::Ipv4Net::default().into(), ipnet::Ipv6Net::default().into()];
+    peer.allowed_ips = everything.map(wg_proto::AllowedIpChange::Add).to_vec();
+    update.peers.push(peer);
+    let mut device = Device::new();
+    device.apply(update, now(), &mut Sink::default());
+    device
+}
+
+/// Cuts `data` into pieces, each with its length in the two bytes before it.
+fn split(mut data: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let (length, rest) = data.split_first_chunk::<2>()?;
+        let length = usize::from(u16::from_le_bytes(*length)).min(rest.len());
+        let (piece, rest) = rest.split_at(length);
+        data = rest;
+        Some(piece)
+    })
+}
+
+#[expect(clippy::disallowed_methods, reason = "any instant will do, and there is no other way to make one")]
+fn now() -> Instant {
+    static START: std::sync::OnceLock<Instant> = std::sync::OnceLock::new();
+    *START.get_or_init(Instant::now)
+}
+
+#[derive(Default)]
+struct Sink {
+    delivered: usize,
+    transmitted: usize,
+}
+
+impl Output for Sink {
+    fn transmit(&mut self, _to: Endpoint, datagram: &[u8]) {
+        self.transmitted += datagram.len();
+    }
+
+    fn deliver(&mut self, _packet: &[u8]) {
+        self.delivered += 1;
+    }
+
+    fn event(&mut self, _event: DeviceEvent) {}
+}
