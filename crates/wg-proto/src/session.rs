@@ -31,6 +31,9 @@ pub(crate) struct Session {
     unconfirmed: Option<u32>,
     /// `false` for a low-order peer key.
     can_agree: bool,
+    /// Stands in for 90 s without answer, which the private clock would have to live through.
+    #[cfg(test)]
+    given_up: bool,
 }
 
 /// What a data datagram held.
@@ -79,6 +82,8 @@ impl Session {
             ready: false,
             unconfirmed: None,
             can_agree: identity.can_agree_with(peer),
+            #[cfg(test)]
+            given_up: false,
         }
     }
 
@@ -203,6 +208,11 @@ impl Session {
     /// Moves the private clock and asks the session's timers. To be called every `TICK` as long as
     /// it does not say [`Tick::GaveUp`].
     pub(crate) fn tick<'a>(&mut self, scratch: &'a mut Scratch) -> Tick<'a> {
+        #[cfg(test)]
+        if self.given_up {
+            self.ready = false;
+            return Tick::GaveUp;
+        }
         let result = self.tunn.update_timers(scratch);
         let gave_up = matches!(result, TunnResult::Err(_));
         self.ready = self.tunn.time_since_last_handshake().is_some();
@@ -219,6 +229,10 @@ impl Session {
 
     /// Whether [`Session::tick`] has nothing to do until a handshake begins.
     pub(crate) fn is_dormant(&self) -> bool {
+        #[cfg(test)]
+        if self.given_up {
+            return true;
+        }
         self.tunn.is_expired()
     }
 
@@ -228,9 +242,19 @@ impl Session {
         (loss, rtt_ms.map(|ms| Duration::from_millis(u64::from(ms))))
     }
 
+    /// Makes the next tick say [`Tick::GaveUp`], and the one after a handshake began not.
+    #[cfg(test)]
+    pub(crate) fn give_up(&mut self, identity: &Identity, peer: &PublicKey) {
+        *self = Session { given_up: true, ..Session::new(identity, peer, None, self.range) };
+    }
+
     /// A dormant session's clock stands where it was left; a handshake that began there would be
     /// over its time at the next tick.
     fn wake(&mut self, scratch: &mut Scratch) {
+        #[cfg(test)]
+        {
+            self.given_up = false;
+        }
         if self.tunn.is_expired() {
             // Says only that it is expired, which is known.
             let _ = self.tunn.update_timers(scratch);

@@ -1,0 +1,148 @@
+use std::net::SocketAddr;
+
+use super::*;
+use crate::SecretKey;
+use crate::limits::from_the_specification::REKEY_TIMEOUT;
+use crate::limits::our_choice::{SCRATCH_BYTES, TICK};
+
+#[test]
+fn padding_fills_sixteens_and_stops_at_the_mtu() {
+    for (length, mtu, padded) in [
+        (0, 1420, 0),
+        (1, 1420, 16),
+        (16, 1420, 16),
+        (84, 1420, 96),
+        (1408, 1420, 1408),
+        (1409, 1420, 1420),
+        (1420, 1420, 1420),
+        (1421, 1420, 1436),
+        (2840, 1420, 2840),
+        (20, 0, 32),
+    ] {
+        assert_eq!(padded_length(length, mtu), padded, "{length} bytes at MTU {mtu}");
+    }
+}
+
+#[test]
+fn a_peer_without_keepalive_rests_after_giving_up_and_begins_anew_with_the_next_packet() {
+    let mut lab = Lab::new();
+    lab.with(|peer, cx| peer.send(PACKET, cx));
+    assert_eq!(lab.sent, [148]);
+    lab.give_up();
+    assert_eq!(lab.sent, [148], "nothing by itself");
+    assert_eq!(lab.peer.next_timeout(), None, "and nothing to wait for");
+    assert_eq!(lab.peer.handshakes.initiator_failed, 1);
+    assert_eq!(lab.peer.drops.of(DropReason::NoSession), 1, "what waited is dropped and counted");
+    lab.now += Duration::from_secs(600);
+    lab.with(|peer, cx| peer.send(PACKET, cx));
+    assert_eq!(lab.sent, [148, 148]);
+    assert_eq!(lab.peer.next_timeout(), Some(lab.now + TICK));
+}
+
+#[test]
+fn a_peer_to_be_kept_alive_never_rests() {
+    let mut lab = Lab::new();
+    assert!(lab.peer.set_keepalive(25, lab.now));
+    lab.with(Peer::send_keepalive);
+    for attempt in 1..=7 {
+        assert_eq!(lab.sent, vec![148; attempt], "a ten-minute outage: one initiation after the other");
+        lab.give_up();
+        assert!(lab.peer.next_timeout() <= Some(lab.now + TICK), "so that retries go on every 5 s");
+    }
+    assert_eq!(lab.peer.handshakes.initiator_failed, 7);
+}
+
+#[test]
+fn our_handshake_messages_keep_their_distance() {
+    let mut timers = Timers::default();
+    let now = start();
+    assert!(timers.may_initiate(now));
+    timers.handshake_message_sent(now);
+    assert!(!timers.may_initiate(now + REKEY_TIMEOUT - Duration::from_nanos(1)));
+    assert!(timers.may_initiate(now + REKEY_TIMEOUT));
+    timers.handshake_over();
+    assert!(timers.may_initiate(now));
+}
+
+#[test]
+fn keepalives_renew_the_initiators_old_keys() {
+    let now = start();
+    for (role, old) in [(Role::Initiator, true), (Role::Responder, false)] {
+        let mut timers = Timers::default();
+        timers.handshake_completed(now, role);
+        assert!(!timers.keys_are_old(now + Duration::from_secs(119)));
+        assert_eq!(timers.keys_are_old(now + Duration::from_secs(120)), old, "{role:?}");
+    }
+}
+
+/// One peer and what it borrows.
+struct Lab {
+    now: Instant,
+    identity: Identity,
+    peer: Peer,
+    ranges: Ranges,
+    counters: Counters,
+    scratch: Box<Scratch>,
+    padded: Box<Scratch>,
+    /// Lengths of what was sent.
+    sent: Vec<usize>,
+}
+
+const PACKET: &[u8] = &[0x45; 60];
+
+impl Lab {
+    fn new() -> Lab {
+        let other = SecretKey::generate().unwrap().public_key();
+        let mut peer = Peer::new(0, other);
+        peer.set_endpoint(Endpoint::to("192.0.2.1:1".parse::<SocketAddr>().unwrap()));
+        Lab {
+            now: start(),
+            identity: Identity::new(SecretKey::generate().unwrap()),
+            peer,
+            ranges: Ranges::default(),
+            counters: Counters::default(),
+            scratch: Box::new([0; SCRATCH_BYTES]),
+            padded: Box::new([0; SCRATCH_BYTES]),
+            sent: Vec::new(),
+        }
+    }
+
+    fn with(&mut self, f: impl FnOnce(&mut Peer, &mut Context<'_, Lengths>)) {
+        let mut out = Lengths(Vec::new());
+        let mut cx = Context {
+            now: self.now,
+            out: &mut out,
+            identity: Some(&self.identity),
+            ranges: &mut self.ranges,
+            counters: &mut self.counters,
+            scratch: &mut self.scratch,
+            padded: &mut self.padded,
+            mtu: 1420,
+        };
+        f(&mut self.peer, &mut cx);
+        self.sent.append(&mut out.0);
+    }
+
+    /// Ninety seconds without an answer.
+    fn give_up(&mut self) {
+        let key = self.peer.public_key;
+        self.peer.current.as_mut().unwrap().give_up(&self.identity, &key);
+        self.now += Duration::from_secs(90);
+        self.with(Peer::service);
+    }
+}
+
+struct Lengths(Vec<usize>);
+
+impl Output for Lengths {
+    fn transmit(&mut self, _: Endpoint, datagram: &[u8]) {
+        self.0.push(datagram.len());
+    }
+    fn deliver(&mut self, _: &[u8]) {}
+    fn event(&mut self, _: DeviceEvent) {}
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests need one instant to count from")]
+fn start() -> Instant {
+    Instant::now()
+}
