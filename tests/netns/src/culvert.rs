@@ -53,10 +53,12 @@ const fn at_loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), port)
 }
 
-/// The numeric users that the daemons become, where the world has more than one user.
-const WGD_USER: u32 = 64_010;
-const EDGE_USER: u32 = 64_011;
-const STORAGED_USER: u32 = 64_012;
+/// The numeric users that the daemons become, where the world has more than one user: wgd's.
+pub const WGD_USER: u32 = 64_010;
+/// edge's.
+pub const EDGE_USER: u32 = 64_011;
+/// storaged's.
+pub const STORAGED_USER: u32 = 64_012;
 
 /// Time after which storaged gives up an upload that went silent: short, so that scenarios are.
 pub const BODY_IDLE: Duration = Duration::from_secs(2);

@@ -1,0 +1,159 @@
+//! What each process may still do, read from `/proc` of every one of its threads while a file is on its way.
+//!
+//! ```text
+//!  client ── web (edge; wgd, wgd-netcfg) ── wan ── services (storaged; wgd, wgd-netcfg)
+//! ```
+
+use std::collections::BTreeSet;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result, ensure};
+use culvert_netns::culvert::{
+    Culvert, EDGE_METRICS, EDGE_USER, PROGRAMS, STORAGED_METRICS, STORAGED_USER, WGD_METRICS, WGD_USER,
+    has_many_users,
+};
+use culvert_netns::process_status::ProcessStatus;
+use culvert_netns::program::Running;
+use culvert_netns::runner::{self, Scenario, Scene};
+
+/// CAP_NET_ADMIN (linux/capability.h).
+const NET_ADMIN: u64 = 1 << 12;
+
+fn main() -> ExitCode {
+    runner::main(&[
+        Scenario::new("every_thread_of_every_daemon_is_locked_down", every_thread).needs(PROGRAMS),
+        Scenario::new("only_wgd_netcfg_keeps_net_admin", netcfg).needs(PROGRAMS),
+        Scenario::new("edge_and_storaged_reach_only_the_tunnel", only_the_tunnel).needs(PROGRAMS),
+        Scenario::new("the_daemons_report_the_layers_that_proc_shows", reported).needs(PROGRAMS),
+        Scenario::new("no_daemon_but_storaged_holds_a_regular_file", open_files).needs(PROGRAMS),
+    ])
+}
+
+fn sealed(label: &str, threads: &[ProcessStatus], capabilities: u64) -> Result<()> {
+    for thread in threads {
+        let [inheritable, permitted, effective, bounding, ambient] = thread.capability_sets();
+        ensure!(permitted == capabilities && effective == capabilities, "{label}: {thread:?}");
+        ensure!(inheritable == 0 && ambient == 0, "{label}: {thread:?}");
+        ensure!(bounding & !capabilities == 0, "{label} could gain capabilities: {thread:?}");
+        ensure!(thread.no_new_privileges, "{label}: {thread:?}");
+        ensure!(thread.seccomp == 2, "{label} has no system-call filter: {thread:?}");
+    }
+    Ok(())
+}
+
+fn every_thread(scene: &Scene) -> Result<()> {
+    let culvert = Culvert::start(&scene.lab)?;
+    culvert.put_payload("while-running.csv", 1 << 20, 1)?;
+    for daemon in culvert.daemons() {
+        sealed(daemon.label(), &daemon.threads()?, 0)?;
+    }
+    if has_many_users()? {
+        for (daemon, user) in [
+            (&culvert.wgd_web, WGD_USER),
+            (&culvert.wgd_services, WGD_USER),
+            (&culvert.edge, EDGE_USER),
+            (&culvert.storaged, STORAGED_USER),
+        ] {
+            let users: BTreeSet<u32> = daemon.threads()?.iter().map(|thread| thread.uid).collect();
+            ensure!(users == BTreeSet::from([user]), "{} runs as {users:?}", daemon.label());
+        }
+    }
+    Ok(())
+}
+
+fn netcfg(scene: &Scene) -> Result<()> {
+    let culvert = Culvert::start(&scene.lab)?;
+    for wgd in [&culvert.wgd_web, &culvert.wgd_services] {
+        let children = wgd.children()?;
+        let helper = children.iter().find(|(_, name)| name == "wgd-netcfg");
+        let (pid, name) = helper.with_context(|| format!("no wgd-netcfg among {children:?}"))?;
+        sealed(name, &ProcessStatus::of_threads(*pid)?, NET_ADMIN)?;
+        // Whatever else it has started holds nothing at all.
+        for (other, name) in children.iter().filter(|(other, _)| other != pid) {
+            sealed(name, &ProcessStatus::of_threads(*other)?, 0)?;
+        }
+        for (grandchild, name) in children_of(*pid)? {
+            sealed(&name, &ProcessStatus::of_threads(grandchild)?, 0)?;
+        }
+    }
+    for daemon in [&culvert.edge, &culvert.storaged] {
+        ensure!(daemon.children()?.is_empty(), "{} has children", daemon.label());
+    }
+    Ok(())
+}
+
+fn children_of(pid: u32) -> Result<Vec<(u32, String)>> {
+    let listed =
+        std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).context("list children")?;
+    listed
+        .split_whitespace()
+        .map(|child| {
+            let name = std::fs::read_to_string(format!("/proc/{child}/comm")).context("read a name")?;
+            Ok((child.parse().context("a process number")?, name.trim().to_owned()))
+        })
+        .collect()
+}
+
+fn only_the_tunnel(scene: &Scene) -> Result<()> {
+    let culvert = Culvert::start(&scene.lab)?;
+    for daemon in [&culvert.edge, &culvert.storaged] {
+        let devices = std::fs::read_to_string(format!("/proc/{}/net/dev", daemon.pid()))?;
+        let names: BTreeSet<&str> =
+            devices.lines().skip(2).filter_map(|line| Some(line.split_once(':')?.0.trim())).collect();
+        ensure!(names == BTreeSet::from(["lo", "wg0"]), "{} sees {names:?}", daemon.label());
+    }
+    // wgd's packets live outside, so its own view has the links.
+    let devices = std::fs::read_to_string(format!("/proc/{}/net/dev", culvert.wgd_web.pid()))?;
+    ensure!(devices.contains("wan0") && !devices.contains("wg0"), "{devices}");
+    Ok(())
+}
+
+fn reported(scene: &Scene) -> Result<()> {
+    let culvert = Culvert::start(&scene.lab)?;
+    let lab = &scene.lab;
+    for (name, host, listener) in [
+        ("wgd", &lab.web, WGD_METRICS),
+        ("edge", &lab.web, EDGE_METRICS),
+        ("storaged", &lab.services, STORAGED_METRICS),
+    ] {
+        let metrics = culvert.status(host, listener, "/metrics")?.expect(200)?.text();
+        for layer in ["capabilities", "no_new_privs", "seccomp"] {
+            let line = format!("{name}_lockdown{{layer=\"{layer}\"}} 1");
+            ensure!(
+                metrics.contains(&line),
+                "{name} does not report `{line}`:\n{}",
+                lockdown_lines(&metrics)
+            );
+        }
+    }
+    Ok(())
+}
+
+fn lockdown_lines(metrics: &str) -> String {
+    metrics.lines().filter(|line| line.contains("lockdown")).collect::<Vec<_>>().join("\n")
+}
+
+fn open_files(scene: &Scene) -> Result<()> {
+    let culvert = Culvert::start(&scene.lab)?;
+    culvert.put_payload("a.csv", 1 << 20, 2)?;
+    for daemon in [&culvert.wgd_web, &culvert.wgd_services, &culvert.edge] {
+        let open = regular_files(daemon)?;
+        ensure!(open.is_empty(), "{} holds {open:?}", daemon.label());
+    }
+    let open = regular_files(&culvert.storaged)?;
+    ensure!(open.iter().all(|path| path.starts_with("/srv/")), "storaged holds {open:?}");
+    Ok(())
+}
+
+/// What a process has open besides sockets, pipes, devices and the kernel's own files.
+fn regular_files(daemon: &Running) -> Result<Vec<String>> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", daemon.pid())).context("list descriptors")? {
+        let Ok(target) = std::fs::read_link(entry?.path()) else { continue };
+        let target = target.to_string_lossy().into_owned();
+        if target.starts_with('/') && !target.starts_with("/proc") && !target.starts_with("/dev/") {
+            open.push(target);
+        }
+    }
+    Ok(open)
+}

@@ -1,0 +1,154 @@
+//! What an operator does to a running Culvert: reads its metrics, reloads it, stops it.
+//!
+//! ```text
+//!  client ── web (edge, wgd) ── wan ── services (wgd, storaged)
+//!             culvert reload edge       culvert reload storaged
+//! ```
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use culvert_netns::culvert::{COHORT, Culvert, EDGE_METRICS, PROGRAMS, STORAGED_METRICS, USER, WGD_METRICS};
+use culvert_netns::host::{Host, Place};
+use culvert_netns::lab::Lab;
+use culvert_netns::payload::{Payload, sha256};
+use culvert_netns::runner::{self, Scenario, Scene};
+use culvert_netns::stream::Connection;
+use culvert_netns::tunnel::{INTERFACE, Side};
+use culvert_netns::wireguard;
+use nix::sys::signal::Signal;
+
+const BOUND: Duration = Duration::from_secs(20);
+
+fn main() -> ExitCode {
+    runner::main(&[
+        Scenario::new("every_metrics_endpoint_passes_promtool", promtool).needs(PROGRAMS),
+        Scenario::new("metrics_count_what_went_over_and_name_nobody", counted).needs(PROGRAMS),
+        Scenario::new("a_reload_swaps_a_token_and_keeps_the_tunnel", new_token).needs(PROGRAMS).expecting(&[
+            "denied",
+            "not reloaded",
+            "reload",
+        ]),
+        Scenario::new("a_stop_drains_and_exits_well", stopped)
+            .needs(PROGRAMS)
+            .expecting(&["tunnel", "storaged"]),
+    ])
+}
+
+fn endpoints(lab: &Lab) -> [(&'static str, &Host, std::net::SocketAddr); 4] {
+    [
+        ("wgd", &lab.web, WGD_METRICS),
+        ("wgd", &lab.services, WGD_METRICS),
+        ("edge", &lab.web, EDGE_METRICS),
+        ("storaged", &lab.services, STORAGED_METRICS),
+    ]
+}
+
+fn promtool(scene: &Scene) -> Result<()> {
+    let lab = &scene.lab;
+    let found = lab.client.run(&["sh", "-c", "command -v promtool"])?;
+    ensure!(
+        found.status.success(),
+        "promtool is missing: install the Debian package prometheus (`cargo xtask test` does)"
+    );
+    let culvert = Culvert::start(lab)?;
+    culvert.put_payload("a.csv", 1 << 20, 1)?;
+    culvert.get("a.csv")?.expect(200)?;
+    for (name, host, listener) in endpoints(lab) {
+        let metrics = culvert.status(host, listener, "/metrics")?.expect(200)?;
+        host.write("/run/metrics", &metrics.body)?;
+        let checked = host.run(&["sh", "-c", "promtool check metrics < /run/metrics"])?;
+        ensure!(checked.status.success(), "{name}: {}{}", checked.output, checked.errors);
+        for path in ["/healthz", "/readyz", "/-/healthy", "/-/ready"] {
+            culvert.status(host, listener, path)?.expect(200).with_context(|| format!("{name} {path}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn counted(scene: &Scene) -> Result<()> {
+    let lab = &scene.lab;
+    let culvert = Culvert::start(lab)?;
+    culvert.put_payload("who-is-this.csv", 3 << 20, 2)?;
+    for (name, host, listener) in endpoints(lab) {
+        let metrics = culvert.status(host, listener, "/metrics")?.expect(200)?.text();
+        ensure!(metrics.contains(&format!("{name}_build_info")), "{name} does not say what it is");
+        for told in ["who-is-this", COHORT, USER, "203.0.113.", "10.100.0.", culvert.token.as_str()] {
+            ensure!(!metrics.contains(&format!("\"{told}")), "{name}'s metrics tell {told}");
+        }
+    }
+    // Neither do the logs.
+    for daemon in culvert.daemons() {
+        for told in ["who-is-this", "203.0.113.2", culvert.token.as_str(), culvert.tunnel.preshared_key()] {
+            ensure!(!daemon.log().contains(told), "{} logs {told}", daemon.label());
+        }
+    }
+    Ok(())
+}
+
+fn new_token(scene: &Scene) -> Result<()> {
+    let lab = &scene.lab;
+    let mut culvert = Culvert::start(lab)?;
+    culvert.put_payload("before.csv", 1 << 20, 3)?;
+    let mut connection =
+        Connection::open(&lab.web, &lab.services, Place::Tunnel, Side::Services.inner().into())?;
+    let handshake = wireguard::show(&lab.web, INTERFACE)?[0].latest_handshake;
+
+    let old = culvert.token.clone();
+    let new = format!("cvt_{}", "A".repeat(43));
+    let config = lab.services.read("/etc/culvert/storaged.toml")?;
+    let changed = config.replace(&sha256(old.as_bytes()), &sha256(new.as_bytes()));
+    ensure!(changed != config, "the old token's hash is not in storaged.toml");
+
+    // A file with a mistake changes nothing, and says where it is.
+    lab.services.write("/etc/culvert/storaged.toml", format!("{changed}\nunknown_key = 1\n"))?;
+    let refused = lab.services.run(&["/run/bin/culvert", "reload", "storaged"])?;
+    let (code, message) = refused.refusal()?;
+    ensure!(
+        code == 1 && message.contains("storaged.toml") && message.contains("unknown_key"),
+        "{code}: {message}"
+    );
+    culvert.get("before.csv")?.expect(200)?;
+
+    lab.services.write("/etc/culvert/storaged.toml", changed)?;
+    culvert.command(&lab.services, &["reload", "storaged"])?;
+    culvert.get("before.csv")?.expect(401)?;
+    culvert.token = new;
+    culvert.get("before.csv")?.expect(200)?;
+    culvert.command(&lab.web, &["reload", "edge"])?;
+    culvert.get("before.csv")?.expect(200)?;
+    culvert.command(&lab.web, &["reload", "wgd"])?;
+    culvert.get("before.csv")?.expect(200)?;
+
+    connection.echo().context("over the tunnel, after the reloads")?;
+    ensure!(wireguard::show(&lab.web, INTERFACE)?[0].latest_handshake == handshake, "the tunnel began anew");
+    Ok(())
+}
+
+fn stopped(scene: &Scene) -> Result<()> {
+    let culvert = Culvert::start(&scene.lab)?;
+    // An upload under way may finish.
+    let length: u64 = 8 << 20;
+    let mut payload = Payload::new(length, 4);
+    let request = culvert.request("PUT", "draining.csv").header("Content-Length", &length.to_string());
+    let mut exchange = request.begin(&scene.lab.client, Place::Outer, culvert.public())?;
+    let mut half = vec![0; 4 << 20];
+    std::io::Read::read_exact(&mut payload, &mut half)?;
+    exchange.send(&half)?;
+    culvert_netns::wait::until_true("the upload to reach the disk", BOUND, || {
+        culvert.stored_files().is_ok_and(|files| files.len() == 1)
+    })?;
+    culvert.edge.signal(Signal::SIGTERM)?;
+    culvert_netns::wait::until("edge to say that it is not ready", BOUND, || {
+        culvert.status(&scene.lab.web, EDGE_METRICS, "/readyz")?.expect(503).map(drop)
+    })?;
+    exchange.send_from(&mut payload)?;
+    exchange.response()?.expect(201)?;
+    for daemon in [culvert.edge, culvert.storaged, culvert.wgd_web, culvert.wgd_services] {
+        let label = daemon.label().to_owned();
+        let status = daemon.stop()?;
+        ensure!(status.success(), "{label} ended with {status}");
+    }
+    Ok(())
+}
