@@ -22,7 +22,7 @@ pub struct Cli {
     pub interface: Option<String>,
     /// Stay in the foreground (also WG_PROCESS_FOREGROUND=1); otherwise wgd goes to the background as soon as the
     /// interface is ready.
-    #[arg(short, long = "foreground")]
+    #[arg(short = 'f', long = "foreground")]
     pub stay: bool,
     /// The network namespace for the interface, by name (ip netns) or path. The UDP socket stays in this one.
     #[arg(long, value_name = "NAME")]
