@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tun::TunSide;
 use udp::UdpSide;
-use wg_proto::{Device, DeviceEvent, Endpoint, Output};
+use wg_proto::{Device, DeviceEvent, DropReason, Endpoint, Output};
 
 /// Why the data thread ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -196,6 +196,12 @@ impl DataPlane {
         while let Some(stale) = self.out.udp.flush() {
             self.device.forget_source(stale);
         }
+        for _ in 0..self.out.tun.take_write_errors() {
+            self.device.count_drop(DropReason::TunWriteError);
+        }
+        for _ in 0..self.out.udp.take_send_errors() {
+            self.device.count_drop(DropReason::UdpSendError);
+        }
     }
 
     /// Carries out what waits in the queue; false for the order to stop.
@@ -213,12 +219,7 @@ impl DataPlane {
                 }
                 Command::State(reply) => reply(self.device.state(now)),
                 Command::Counters(reply) => {
-                    let io = IoCounters {
-                        tun_write_errors: self.out.tun.write_errors(),
-                        udp_send_errors: self.out.udp.send_errors(),
-                        events_lost: self.out.events_lost,
-                        mtu: self.out.tun.mtu(),
-                    };
+                    let io = IoCounters { events_lost: self.out.events_lost, mtu: self.out.tun.mtu() };
                     reply((self.device.counters().clone(), io));
                 }
                 Command::Owner { source, reply } => reply(self.device.peer_by_source(source)),

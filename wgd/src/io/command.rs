@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use wg_proto::{Counters, DeviceState, DeviceUpdate, PeerIdentity};
 
 /// Takes an answer away; called on the data thread, so it must not block.
-pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
+pub(crate) type Reply<T> = Box<dyn FnOnce(T) + Send>;
 
 /// What the data thread can be asked for.
 pub enum Command {
@@ -44,10 +44,6 @@ pub enum Command {
 /// What the data thread itself counts.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct IoCounters {
-    /// Packets that the TUN did not take.
-    pub tun_write_errors: u64,
-    /// Datagrams that the sockets did not take.
-    pub udp_send_errors: u64,
     /// Events that found the queue full.
     pub events_lost: u64,
     /// The interface's MTU as far as known.

@@ -50,8 +50,9 @@ impl TunSide {
         self.mtu = mtu;
     }
 
-    pub(super) fn write_errors(&self) -> u64 {
-        self.write_errors
+    /// Refused packets since the last call.
+    pub(super) fn take_write_errors(&mut self) -> u64 {
+        std::mem::take(&mut self.write_errors)
     }
 }
 

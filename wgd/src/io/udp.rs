@@ -22,8 +22,9 @@ impl UdpSide {
         &self.sockets
     }
 
-    pub(super) fn send_errors(&self) -> u64 {
-        self.send_errors
+    /// Refused datagrams since the last call.
+    pub(super) fn take_send_errors(&mut self) -> u64 {
+        std::mem::take(&mut self.send_errors)
     }
 
     /// From now on these; what is queued still leaves by the old ones, which are closed then.

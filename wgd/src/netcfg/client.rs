@@ -28,7 +28,7 @@ enum Way {
 pub struct Running(Option<Mutex<AsyncFd<UnixDatagram>>>);
 
 /// What comes back: an answer and its descriptors.
-pub type Reply = (Answer, Vec<OwnedFd>);
+pub(crate) type Reply = (Answer, Vec<OwnedFd>);
 
 /// Why a request came to nothing.
 #[derive(Debug, thiserror::Error)]
