@@ -5,6 +5,7 @@
 #![allow(unsafe_code, reason = "the one crate that talks to the kernel below the safe wrappers")]
 #![cfg(target_os = "linux")]
 
+pub mod allocator;
 pub mod background;
 mod capabilities;
 pub mod descriptors;
