@@ -50,7 +50,8 @@ impl Listeners {
         let admin = match (admin, &config.admin_socket) {
             (Some(listener), _) => Some(listener),
             (None, Some(path)) => Some(
-                bind_unix_listener(path, SOCKET_MODE, users.own).map_err(|error| socket("admin_socket", path, error))?,
+                bind_unix_listener(path, SOCKET_MODE, users.own)
+                    .map_err(|error| socket("admin_socket", path, error))?,
             ),
             (None, None) => None,
         };
@@ -62,7 +63,10 @@ impl Listeners {
             None => None,
         };
         for name in handed_in.left_over() {
-            tracing::warn!(name, "a listener was handed in that edge does not know; it takes public, metrics, admin");
+            tracing::warn!(
+                name,
+                "a listener was handed in that edge does not know; it takes public, metrics, admin"
+            );
         }
         Ok(Listeners { public, metrics, admin, events })
     }
@@ -93,12 +97,14 @@ fn socket(key: &str, path: &Path, error: std::io::Error) -> anyhow::Error {
 pub fn internal_key(config: &Config, environment: &Environment) -> anyhow::Result<HeaderValue> {
     let secret = match (&environment.internal_api_key, &config.internal_api_key_file) {
         (Some(secret), _) => {
-            tracing::warn!("the internal key comes from the environment, which others can read: prefer internal_api_key_file");
+            tracing::warn!(
+                "the internal key comes from the environment, which others can read: prefer internal_api_key_file"
+            );
             secret.clone()
         }
-        (None, Some(reference)) => {
-            read_reference(reference).map_err(|error| exit::fail(exit::CONFIG, error)).context("internal_api_key_file")?
-        }
+        (None, Some(reference)) => read_reference(reference)
+            .map_err(|error| exit::fail(exit::CONFIG, error))
+            .context("internal_api_key_file")?,
         (None, None) => anyhow::bail!("no internal key"), // `Config::parse` demands one of both
     };
     key_header(&secret)
@@ -106,7 +112,8 @@ pub fn internal_key(config: &Config, environment: &Environment) -> anyhow::Resul
 
 /// The key as a header's value that no log shows.
 pub fn key_header(secret: &SecretString) -> anyhow::Result<HeaderValue> {
-    let mut value = HeaderValue::from_str(secret.expose()).map_err(|error| exit::fail(exit::CONFIG, error))?;
+    let mut value =
+        HeaderValue::from_str(secret.expose()).map_err(|error| exit::fail(exit::CONFIG, error))?;
     value.set_sensitive(true);
     Ok(value)
 }
@@ -129,7 +136,11 @@ pub fn raise_descriptor_limit(config: &Config) -> anyhow::Result<()> {
     }
     let needed = (config.limits.max_connections + config.limits.max_requests + 64) as u64;
     if hard < needed {
-        tracing::warn!(hard, needed, "the limit of open files is lower than limits.max_connections + max_requests need");
+        tracing::warn!(
+            hard,
+            needed,
+            "the limit of open files is lower than limits.max_connections + max_requests need"
+        );
     }
     Ok(())
 }

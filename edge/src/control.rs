@@ -107,14 +107,17 @@ impl Control {
                 metrics.reload_success_timestamp.set(i64::try_from(seconds).unwrap_or(i64::MAX));
                 tracing::info!("configuration reloaded");
             }
-            Err(error) => tracing::warn!(error = %error.message, "configuration not reloaded; the old one stays"),
+            Err(error) => {
+                tracing::warn!(error = %error.message, "configuration not reloaded; the old one stays")
+            }
         }
         result
     }
 
     fn try_reload(&self, args: Value, descriptors: Vec<OwnedFd>) -> Result<Value, AdminError> {
         let malformed = |what: String| AdminError::new("malformed", what);
-        let arguments: ReloadArguments = serde_json::from_value(args).map_err(|error| malformed(error.to_string()))?;
+        let arguments: ReloadArguments =
+            serde_json::from_value(args).map_err(|error| malformed(error.to_string()))?;
         if arguments.files.len() != descriptors.len() {
             let (named, came) = (arguments.files.len(), descriptors.len());
             return Err(malformed(format!("{named} files are named and {came} descriptors came")));
@@ -125,7 +128,8 @@ impl Control {
             let at = files.iter().position(|(file, _)| file.key == key);
             at.map(|at| files.swap_remove(at)).map(|(named, file)| (named.path, file))
         };
-        let (path, file) = take("config").ok_or_else(|| malformed("the file \"config\" is missing".into()))?;
+        let (path, file) =
+            take("config").ok_or_else(|| malformed("the file \"config\" is missing".into()))?;
         let bad = |error: &dyn std::fmt::Display| AdminError::new("bad-config", error);
         let text = read_open(&path, file).map_err(|error| bad(&error))?;
         let name = path.display().to_string();
@@ -151,6 +155,7 @@ impl Control {
 }
 
 fn read_key(path: &Path, file: File) -> Result<http::HeaderValue, AdminError> {
-    let secret = SecretString::from_reader(path, file).map_err(|error| AdminError::new("bad-config", error))?;
+    let secret =
+        SecretString::from_reader(path, file).map_err(|error| AdminError::new("bad-config", error))?;
     key_header(&secret).map_err(|error| AdminError::new("bad-config", error))
 }

@@ -8,12 +8,14 @@ use clap::Parser;
 use daemon::exit;
 use daemon::logging::LogOptions;
 use daemon::notify::Notify;
+use daemon::process_metrics::ProcessMetrics;
 use edge::acquire::{self, Listeners};
 use edge::cli::Cli;
 use edge::config::{Config, Environment};
 use edge::run::{Start, Workers};
 use edge::sandbox;
 use linux::Privileged;
+use prometheus::Registry;
 
 fn main() -> ExitCode {
     daemon::run_main("edge", try_main)
@@ -45,11 +47,18 @@ fn try_main() -> anyhow::Result<()> {
     acquire::check_stderr()?;
     acquire::raise_descriptor_limit(&config)?;
     let privileged = Privileged::at_startup().map_err(|error| exit::fail(exit::OS, error))?;
+    anyhow::ensure!(
+        linux::allocator::use_one_arena(&privileged),
+        "the allocator keeps its arenas, which would open files"
+    );
     let listeners = Listeners::acquire(&privileged, &config, &users)?;
     let notify = Notify::from_environment(&privileged)?;
+    let registry = Registry::new();
+    let process = ProcessMetrics::open(&registry)?;
     let confinement = sandbox::confinement(&config, &users);
     let confined = privileged.confine(&confinement).map_err(|error| exit::fail(exit::PERMISSION, error))?;
     let workers = Workers::start(&confined, notify)?;
     let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| exit::fail(exit::PERMISSION, error))?;
-    edge::run::run(&sealed, workers, Start { config, users, environment, internal_key, listeners })
+    let start = Start { config, users, environment, internal_key, listeners, registry, process };
+    edge::run::run(&sealed, workers, start)
 }

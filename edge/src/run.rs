@@ -34,8 +34,6 @@ use crate::{events, listen, tunnel};
 pub struct Workers {
     runtime: Runtime,
     signals: Signals,
-    registry: Registry,
-    process: Arc<ProcessMetrics>,
     notify: Arc<Notify>,
 }
 
@@ -58,9 +56,7 @@ impl Workers {
             std::thread::sleep(Duration::from_millis(1));
         }
         let signals = runtime.block_on(async { Signals::new() }).context("register signal handlers")?;
-        let registry = Registry::new();
-        let process = Arc::new(ProcessMetrics::open(&registry)?);
-        Ok(Workers { runtime, signals, registry, process, notify: Arc::new(notify) })
+        Ok(Workers { runtime, signals, notify: Arc::new(notify) })
     }
 }
 
@@ -76,17 +72,21 @@ pub struct Start {
     pub internal_key: HeaderValue,
     /// Open sockets.
     pub listeners: Listeners,
+    /// Where metrics are gathered.
+    pub registry: Registry,
+    /// Opened before the confinement, which leaves no path to `/proc`.
+    pub process: ProcessMetrics,
 }
 
 /// Serves until drained. `Sealed` shows that the filter is on every thread.
 pub fn run(sealed: &Sealed, workers: Workers, start: Start) -> anyhow::Result<()> {
-    let Workers { runtime, signals, registry, process, notify } = workers;
-    daemon::metrics::build_info(&registry, "edge")?;
-    daemon::metrics::lockdown(&registry, "edge", sealed.lockdown())?;
+    let Workers { runtime, signals, notify } = workers;
+    daemon::metrics::build_info(&start.registry, "edge")?;
+    daemon::metrics::lockdown(&start.registry, "edge", sealed.lockdown())?;
     for (layer, why) in sealed.lockdown().missing() {
         tracing::warn!(layer = layer.name(), why, "a layer of the lock-down is missing");
     }
-    let result = runtime.block_on(serve(sealed, signals, registry, process, notify, start));
+    let result = runtime.block_on(serve(sealed, signals, notify, start));
     // Connections that outlived the grace end here, with the runtime.
     runtime.shutdown_timeout(Duration::from_millis(100));
     result
@@ -95,19 +95,19 @@ pub fn run(sealed: &Sealed, workers: Workers, start: Start) -> anyhow::Result<()
 async fn serve(
     sealed: &Sealed,
     mut signals: Signals,
-    registry: Registry,
-    process: Arc<ProcessMetrics>,
     notify: Arc<Notify>,
     start: Start,
 ) -> anyhow::Result<()> {
-    let Start { config, users, environment, internal_key, listeners } = start;
+    let Start { config, users, environment, internal_key, listeners, registry, process } = start;
     let readiness = Readiness::new();
     let serving = readiness.condition("serving", true);
     let store_well = readiness.condition("store", false);
     let metrics = Metrics::new(&registry)?;
     let edge = edge(&config, internal_key, &readiness, metrics);
     edge.metrics.reload_successful.set(1);
-    edge.metrics.reload_success_timestamp.set(i64::try_from(edge.clock.unix_milliseconds() / 1000).unwrap_or(0));
+    edge.metrics
+        .reload_success_timestamp
+        .set(i64::try_from(edge.clock.unix_milliseconds() / 1000).unwrap_or(0));
 
     let events = Arc::new(tokio::sync::Notify::new());
     tokio::spawn(tunnel::watch(Arc::clone(&edge), store_well, Arc::clone(&events)));
@@ -144,7 +144,12 @@ async fn serve(
 }
 
 /// Puts the shared state together; tests do it the same way.
-pub fn edge(config: &Config, internal_key: HeaderValue, readiness: &Readiness, metrics: Metrics) -> Arc<Edge> {
+pub fn edge(
+    config: &Config,
+    internal_key: HeaderValue,
+    readiness: &Readiness,
+    metrics: Metrics,
+) -> Arc<Edge> {
     let client = StoreClient::new(config.services, metrics.clone());
     let store = Store {
         client,
@@ -166,7 +171,7 @@ pub fn edge(config: &Config, internal_key: HeaderValue, readiness: &Readiness, m
     })
 }
 
-fn spawn_status(listener: TcpListener, registry: Registry, readiness: Readiness, process: Arc<ProcessMetrics>) {
+fn spawn_status(listener: TcpListener, registry: Registry, readiness: Readiness, process: ProcessMetrics) {
     let refresh: daemon::status::Hook = Box::new(move || process.refresh());
     tokio::spawn(async move {
         if let Err(error) = daemon::status::serve(listener, registry, readiness, vec![refresh]).await {

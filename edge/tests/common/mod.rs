@@ -1,0 +1,393 @@
+//! A storaged that stores nothing, an edge in this process, and a client that speaks raw HTTP.
+
+#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(unreachable_pub, reason = "shared by the test files")]
+#![allow(missing_docs, reason = "test code")]
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use daemon::readiness::Readiness;
+use edge::config::{Config, Environment};
+use edge::metrics::Metrics;
+use edge::request::Edge;
+use http::{Request, Response, StatusCode, header};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use prometheus::Registry;
+use store_proto::{
+    ContentDigest, FileId, FileMeta, FileSelector, Permission, PermissionRequest, ProblemBody, ProblemKind,
+    Proof, RequestContext, Token, UploadPermission, UploadReceipt,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+pub const KEY: &str = "an-internal-key-of-enough-length";
+pub const PUT: &str = "PUT /v1/cohorts/alpha/files/a.bin HTTP/1.1\r\nHost: edge\r\n";
+pub const GET: &str = "GET /v1/cohorts/alpha/files/a.bin HTTP/1.1\r\nHost: edge\r\n";
+
+pub fn token() -> Token {
+    Token::from_bytes([7; 32])
+}
+
+pub fn authorization() -> String {
+    format!("Authorization: Bearer {}\r\n", token().expose())
+}
+
+/// What the fake has seen, and how it is to behave.
+#[derive(Default)]
+pub struct FakeState {
+    pub received: AtomicU64,
+    pub completed: AtomicU64,
+    pub aborted: AtomicU64,
+    pub permissions: AtomicU64,
+    pub health: AtomicU64,
+    /// Nothing is answered and nothing is read any more, as after a silent cut.
+    pub frozen: AtomicBool,
+    /// The size of the one file that exists.
+    pub file_size: AtomicU64,
+    /// An upload is answered with 507 after this many bytes, if not 0.
+    pub full_after: AtomicU64,
+    pub last_context: Mutex<Option<RequestContext>>,
+    pub last_headers: Mutex<HashMap<String, String>>,
+}
+
+pub struct Fake {
+    pub address: SocketAddr,
+    pub state: Arc<FakeState>,
+    task: tokio::task::JoinHandle<()>,
+    connections: Arc<Mutex<Vec<tokio::task::JoinHandle<()>>>>,
+}
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+fn full(bytes: impl Into<Bytes>) -> Body {
+    Full::new(bytes.into()).map_err(|never| match never {}).boxed()
+}
+
+fn json(status: u16, value: &impl serde::Serialize) -> Response<Body> {
+    let mut response = Response::new(full(serde_json::to_vec(value).unwrap()));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap();
+    response
+}
+
+fn problem(kind: ProblemKind) -> Response<Body> {
+    json(kind.status(), &ProblemBody::new(kind, Some("from the fake".into())))
+}
+
+impl Fake {
+    pub async fn start() -> Fake {
+        Self::start_at("127.0.0.1:0").await
+    }
+
+    pub async fn start_at(address: &str) -> Fake {
+        let listener = TcpListener::bind(address).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(FakeState::default());
+        let connections: Arc<Mutex<Vec<_>>> = Arc::default();
+        let (serving, kept) = (Arc::clone(&state), Arc::clone(&connections));
+        let task = tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                stream.set_nodelay(true).unwrap();
+                let state = Arc::clone(&serving);
+                let service = service_fn(move |request| answer(Arc::clone(&state), request));
+                let connection = tokio::spawn(async move {
+                    let _ = hyper::server::conn::http1::Builder::new()
+                        .serve_connection(TokioIo::new(stream), service)
+                        .await;
+                });
+                kept.lock().unwrap().push(connection);
+            }
+        });
+        Fake { address, state, task, connections }
+    }
+
+    /// The process dies: listener and connections are closed.
+    pub fn die(&self) {
+        self.task.abort();
+        self.connections.lock().unwrap().drain(..).for_each(|connection| connection.abort());
+    }
+
+    pub fn freeze(&self, frozen: bool) {
+        self.state.frozen.store(frozen, Ordering::SeqCst);
+    }
+}
+
+async fn thaw(state: &FakeState) {
+    while state.frozen.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    thaw(&state).await;
+    let path = request.uri().path().to_owned();
+    if path == store_proto::routes::HEALTH {
+        state.health.fetch_add(1, Ordering::SeqCst);
+        return Ok(json(200, &serde_json::json!({"status": "ok"})));
+    }
+    let headers = request.headers().clone();
+    *state.last_headers.lock().unwrap() = headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap_or_default().to_owned()))
+        .collect();
+    assert_eq!(headers["x-internal-key"], KEY);
+    let context = RequestContext::decode(headers["culvert-context"].as_bytes()).unwrap();
+    let Proof::Token(shown) = &context.proof;
+    let known = shown.digest().matches(&token().digest());
+    *state.last_context.lock().unwrap() = Some(context.clone());
+    if !known {
+        return Ok(problem(ProblemKind::Unauthenticated));
+    }
+    let size = state.file_size.load(Ordering::SeqCst);
+    Ok(match path.as_str() {
+        store_proto::routes::PERMISSIONS => {
+            state.permissions.fetch_add(1, Ordering::SeqCst);
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            match serde_json::from_slice(&body).unwrap() {
+                PermissionRequest::Upload { .. } => {
+                    json(200, &Permission::Upload(UploadPermission { max_bytes: 1 << 40 }))
+                }
+                PermissionRequest::Download { cohort, file: FileSelector::Path(path) } if size > 0 => {
+                    json(200, &Permission::Download(meta(cohort, path, size)))
+                }
+                PermissionRequest::Download { .. } => problem(ProblemKind::UnknownFile),
+                PermissionRequest::List { .. } => json(200, &Permission::List {}),
+            }
+        }
+        store_proto::routes::UPLOAD => upload(&state, request.into_body()).await,
+        path if path.starts_with(store_proto::routes::FILES) => download(&headers, size),
+        path if path.starts_with(store_proto::routes::COHORTS) => {
+            json(200, &serde_json::json!({"files": [], "next_cursor": null}))
+        }
+        _ => problem(ProblemKind::NotFound),
+    })
+}
+
+async fn upload(state: &FakeState, mut body: Incoming) -> Response<Body> {
+    let mut size = 0;
+    while let Some(frame) = body.frame().await {
+        thaw(state).await;
+        let Ok(frame) = frame else {
+            state.aborted.fetch_add(1, Ordering::SeqCst);
+            return problem(ProblemKind::IncompleteBody);
+        };
+        let length = frame.into_data().map_or(0, |data| data.len() as u64);
+        size += length;
+        state.received.fetch_add(length, Ordering::SeqCst);
+        let full_after = state.full_after.load(Ordering::SeqCst);
+        if full_after > 0 && size >= full_after {
+            return problem(ProblemKind::Quota);
+        }
+    }
+    state.completed.fetch_add(1, Ordering::SeqCst);
+    let sha256 = ContentDigest::from_bytes([0xab; 32]);
+    let receipt = UploadReceipt {
+        file_id: FileId::from_bytes([1; 16]),
+        cohort: store_proto::Cohort::parse("alpha").unwrap(),
+        size,
+        sha256,
+        etag: sha256.to_etag(),
+        ledger_index: 1,
+        stored_at: "2026-11-21T00:00:00Z".into(),
+    };
+    json(201, &receipt)
+}
+
+fn meta(cohort: store_proto::Cohort, path: store_proto::LogicalPath, size: u64) -> FileMeta {
+    let sha256 = ContentDigest::from_bytes([0xab; 32]);
+    let created_at = "2026-11-21T00:00:00Z".into();
+    let file_id = FileId::from_bytes([1; 16]);
+    FileMeta {
+        file_id,
+        cohort,
+        path,
+        size,
+        sha256,
+        etag: sha256.to_etag(),
+        file_type: None,
+        created_at,
+        ledger_index: 1,
+    }
+}
+
+/// The byte at `position` of the one file.
+pub fn byte_at(position: u64) -> u8 {
+    u8::try_from(position % 251).unwrap()
+}
+
+fn download(headers: &http::HeaderMap, size: u64) -> Response<Body> {
+    let range = headers.get(header::RANGE).map(|range| {
+        let (first, last) = range.to_str().unwrap().strip_prefix("bytes=").unwrap().split_once('-').unwrap();
+        (first.parse::<u64>().unwrap(), last.parse::<u64>().unwrap())
+    });
+    let (first, end) = range.map_or((0, size), |(first, last)| (first, last + 1));
+    let chunks = futures_util::stream::unfold(first, move |at| async move {
+        let next = (at + 65_536).min(end);
+        (at < end).then(|| {
+            let data: Vec<u8> = (at..next).map(byte_at).collect();
+            (Ok(Frame::data(Bytes::from(data))), next)
+        })
+    });
+    let mut response = Response::new(BodyExt::boxed(StreamBody::new(chunks.boxed_sync())));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_LENGTH, (end - first).into());
+    headers.insert(header::ETAG, ContentDigest::from_bytes([0xab; 32]).to_etag().parse().unwrap());
+    if range.is_some() {
+        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+    }
+    response
+}
+
+trait BoxedSync: futures_util::Stream + Sized {
+    fn boxed_sync(self) -> std::pin::Pin<Box<dyn futures_util::Stream<Item = Self::Item> + Send + Sync>>
+    where
+        Self: Send + Sync + 'static,
+    {
+        Box::pin(self)
+    }
+}
+impl<S: futures_util::Stream> BoxedSync for S {}
+
+/// An edge in this process, without lock-down.
+pub struct TestEdge {
+    pub address: SocketAddr,
+    pub edge: Arc<Edge>,
+}
+
+impl TestEdge {
+    pub async fn start(fake: &Fake, limits: &str) -> TestEdge {
+        let test = Self::start_without_waiting(fake.address, limits).await;
+        until("the circuit closes", || test.edge.tunnel.holds()).await;
+        test
+    }
+
+    pub async fn start_without_waiting(services: SocketAddr, limits: &str) -> TestEdge {
+        let config =
+            Config::parse("edge.toml", &config_text(services, limits), &Environment::default()).unwrap();
+        let metrics = Metrics::new(&Registry::new()).unwrap();
+        let readiness = Readiness::new();
+        let edge = edge::run::edge(&config, KEY.parse().unwrap(), &readiness, metrics);
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(edge::listen::serve(Arc::clone(&edge), listener));
+        let events = Arc::new(tokio::sync::Notify::new());
+        tokio::spawn(edge::tunnel::watch(Arc::clone(&edge), readiness.condition("store", false), events));
+        TestEdge { address, edge }
+    }
+
+    pub async fn connect(&self) -> Client {
+        Client { stream: TcpStream::connect(self.address).await.unwrap() }
+    }
+}
+
+pub fn config_text(services: SocketAddr, limits: &str) -> String {
+    format!(
+        "name = \"web1\"\nrole = \"testing\"\nprofile = \"lab\"\nplain_http = true\nlisten = \"127.0.0.1:0\"\n\
+         services_url = \"http://{services}\"\ninternal_api_key_file = \"unused\"\nmetrics_listen = \"\"\n\
+         admin_socket = \"\"\nevents_socket = \"\"\n[limits]\n{limits}\n"
+    )
+}
+
+/// Waits for a condition, not for a time.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited 10 s in vain until {what}");
+}
+
+pub struct Client {
+    pub stream: TcpStream,
+}
+
+/// An answer: its head in lower case, and its body.
+pub struct Seen {
+    pub status: u16,
+    pub head: String,
+    pub body: Vec<u8>,
+}
+
+impl Seen {
+    pub fn kind(&self) -> String {
+        let problem: ProblemBody = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(problem.status, self.status);
+        problem.known_kind().unwrap().name().to_owned()
+    }
+
+    pub fn header(&self, name: &str) -> Option<&str> {
+        let prefix = format!("{name}: ");
+        self.head.lines().find_map(|line| line.strip_prefix(prefix.as_str()))
+    }
+}
+
+impl Client {
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        self.stream.write_all(bytes.as_ref()).await.unwrap();
+    }
+
+    /// Reads one answer with a `Content-Length` (or none), whatever else is going on.
+    pub async fn read(&mut self) -> Seen {
+        self.try_read().await.expect("a complete answer")
+    }
+
+    pub async fn try_read(&mut self) -> std::io::Result<Seen> {
+        tokio::time::timeout(Duration::from_secs(20), self.read_unhurried()).await?
+    }
+
+    async fn read_unhurried(&mut self) -> std::io::Result<Seen> {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(self.stream.read_u8().await?);
+        }
+        let head = String::from_utf8(head).unwrap();
+        let status = head[9..12].parse().unwrap();
+        let head = head.to_lowercase();
+        if status == 100 {
+            return Ok(Seen { status, head, body: Vec::new() });
+        }
+        // What must hold for every answer, whatever the test is about.
+        assert!(!head.contains("set-cookie"), "{head}");
+        for name in [
+            "request-id: ",
+            "cache-control: no-store",
+            "x-content-type-options: nosniff",
+            "sandbox",
+            "attachment",
+            "referrer-policy: ",
+            "culvert-role: testing",
+        ] {
+            assert!(head.contains(name), "{name} in {head}");
+        }
+        let length =
+            head.lines().find_map(|line| line.strip_prefix("content-length: ")).map(|n| n.parse().unwrap());
+        let mut body = vec![0; length.unwrap_or(0)];
+        self.stream.read_exact(&mut body).await?;
+        Ok(Seen { status, head, body })
+    }
+
+    pub async fn ask(&mut self, request: impl AsRef<[u8]>) -> Seen {
+        self.send(request).await;
+        self.read().await
+    }
+
+    /// Whether the other side closes within two seconds, after whatever it still sends.
+    pub async fn is_closed(&mut self) -> bool {
+        let mut scrap = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(2), self.stream.read_to_end(&mut scrap)).await;
+        read.is_ok()
+    }
+}

@@ -1,0 +1,301 @@
+//! The real program under its real lock-down: it serves, reloads, reports, stays small, and stops.
+//! Also how it ends when it cannot start.
+
+mod common;
+
+use std::fs::File;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
+
+use common::{Client, Fake, GET, KEY, PUT, authorization};
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+
+struct Program {
+    child: Child,
+    folder: TempDir,
+    public: SocketAddr,
+    metrics: SocketAddr,
+}
+
+fn free_port() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+fn write(path: &Path, text: &str) {
+    File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
+}
+
+fn command(config: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
+    command.arg("--config").arg(config).stderr(Stdio::piped()).kill_on_drop(true).env_clear();
+    command
+}
+
+impl Program {
+    async fn start(fake: &Fake) -> Program {
+        let folder = tempfile::tempdir().unwrap();
+        let (public, metrics) = (free_port(), free_port());
+        write(&folder.path().join("key"), KEY);
+        let path = folder.path().display();
+        let text = format!(
+            "name = \"web1\"\nrole = \"testing\"\nprofile = \"lab\"\nplain_http = true\nlisten = \"{public}\"\n\
+             services_url = \"http://{}\"\ninternal_api_key_file = \"{path}/key\"\nmetrics_listen = \"{metrics}\"\n\
+             admin_socket = \"{path}/edge.sock\"\nevents_socket = \"{path}/edge.events\"\n",
+            fake.address
+        );
+        write(&folder.path().join("edge.toml"), &text);
+        let mut child = command(&folder.path().join("edge.toml")).spawn().unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        // Its lines appear with those of the test that they belong to.
+        tokio::spawn(async move {
+            let mut text = vec![0; 4096];
+            while let Ok(length @ 1..) = stderr.read(&mut text).await {
+                eprint!("{}", String::from_utf8_lossy(&text[..length]));
+            }
+        });
+        let program = Program { child, folder, public, metrics };
+        for _ in 0..500 {
+            if TcpStream::connect(metrics).await.is_ok()
+                && program.scrape("/readyz").await.starts_with("HTTP/1.1 200")
+            {
+                return program;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("edge is not ready after 10 s");
+    }
+
+    async fn scrape(&self, path: &str) -> String {
+        let mut stream = TcpStream::connect(self.metrics).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await.unwrap();
+        text
+    }
+
+    async fn connect(&self) -> Client {
+        Client { stream: TcpStream::connect(self.public).await.unwrap() }
+    }
+
+    fn proc(&self, file: &str) -> PathBuf {
+        PathBuf::from(format!("/proc/{}/{file}", self.child.id().expect("it runs")))
+    }
+
+    fn status_field(&self, file: &str, key: &str) -> String {
+        let text = std::fs::read_to_string(self.proc(file)).unwrap();
+        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
+        line.split_whitespace().nth(1).unwrap_or_default().to_owned()
+    }
+
+    fn file(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    async fn reload(&self) -> Result<serde_json::Value, String> {
+        let socket = self.file("edge.sock");
+        let (config, key) = (self.file("edge.toml"), self.file("key"));
+        let call = move || {
+            let files = [File::open(&config).unwrap(), File::open(&key).unwrap()];
+            let named =
+                json!([{"key": "config", "path": config}, {"key": "internal_api_key_file", "path": key}]);
+            let fds: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
+            daemon::admin::call(&socket, "reload", json!({ "files": named }), &fds, |_| {})
+                .map_err(|e| e.to_string())
+        };
+        tokio::task::spawn_blocking(call).await.unwrap()
+    }
+
+    async fn stop(mut self) -> i32 {
+        let pid = self.child.id().unwrap().cast_signed();
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+        let status = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.unwrap().unwrap();
+        status.code().unwrap_or(-1)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_gibibyte_passes_in_both_directions_and_memory_stays_flat() {
+    const SIZE: u64 = 512 << 20;
+    let fake = Fake::start().await;
+    fake.state.file_size.store(SIZE, SeqCst);
+    let program = Program::start(&fake).await;
+    let before = program.status_field("status", "VmHWM:").parse::<u64>().unwrap();
+    let mut client = program.connect().await;
+    let started = clock();
+    client.send(format!("{PUT}{}Content-Length: {SIZE}\r\n\r\n", authorization())).await;
+    let block = vec![7; 1 << 18];
+    for _ in 0..SIZE >> 18 {
+        client.send(&block).await;
+    }
+    assert_eq!(client.read().await.status, 201);
+    let up = rate(SIZE, started);
+    assert_eq!(fake.state.received.load(SeqCst), SIZE);
+
+    let started = clock();
+    client.send(format!("{GET}{}\r\n", authorization())).await;
+    let mut left = SIZE;
+    let mut scrap = vec![0; 1 << 18];
+    while left > 0 {
+        left = left.saturating_sub(client.stream.read(&mut scrap).await.unwrap() as u64);
+    }
+    let down = rate(SIZE, started);
+    let peak = program.status_field("status", "VmHWM:").parse::<u64>().unwrap();
+    eprintln!("up {up} MB/s, down {down} MB/s, peak {peak} KiB (started with {before} KiB)");
+    assert!(peak < 48 << 10, "peak of {peak} KiB");
+    assert_eq!(program.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_thread_is_locked_down_and_says_so() {
+    let fake = Fake::start().await;
+    let program = Program::start(&fake).await;
+    let threads: Vec<_> = std::fs::read_dir(program.proc("task")).unwrap().collect();
+    assert!(threads.len() >= 3);
+    for thread in threads {
+        let file = format!("task/{}/status", thread.unwrap().file_name().display());
+        assert_eq!(program.status_field(&file, "Seccomp:"), "2");
+        assert_eq!(program.status_field(&file, "NoNewPrivs:"), "1");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapAmb:"] {
+            assert_eq!(program.status_field(&file, set), "0000000000000000", "{set}");
+        }
+    }
+    let limits = std::fs::read_to_string(program.proc("limits")).unwrap();
+    let file_size = limits.lines().find(|line| line.starts_with("Max file size")).unwrap();
+    assert_eq!(file_size.split_whitespace().nth(3), Some("0"), "{file_size}");
+    let metrics = program.scrape("/metrics").await;
+    for line in [
+        "edge_lockdown{layer=\"seccomp\"} 1",
+        "edge_lockdown{layer=\"no_file_writes\"} 1",
+        "edge_upstream_up 1",
+        "edge_buffered_bytes 0",
+        "edge_local_payload_bytes 0",
+        "process_resident_memory_bytes ",
+        "edge_build_info{",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    assert_eq!(program.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reload_takes_all_or_nothing() {
+    let fake = Fake::start().await;
+    let program = Program::start(&fake).await;
+    assert_eq!(program.reload().await.unwrap(), json!("taken"));
+    let good = std::fs::read_to_string(program.file("edge.toml")).unwrap();
+
+    write(&program.file("edge.toml"), &format!("{good}[limits]\nmax_body_bytes = 10\n"));
+    program.reload().await.unwrap();
+    let mut client = program.connect().await;
+    let refused = client.ask(format!("{PUT}{}Content-Length: 11\r\n\r\n", authorization())).await;
+    assert_eq!(refused.status, 413);
+
+    write(&program.file("edge.toml"), &format!("{good}[limits]\nmax_bdy_bytes = 10\n"));
+    let error = program.reload().await.unwrap_err();
+    assert!(error.contains("edge.toml:") && error.contains("max_bdy_bytes"), "{error}");
+    write(&program.file("edge.toml"), &good.replace("web1", "web2"));
+    let error = program.reload().await.unwrap_err();
+    assert!(error.contains("only a restart can change name"), "{error}");
+    write(&program.file("edge.toml"), &good);
+    write(&program.file("key"), "short");
+    let error = program.reload().await.unwrap_err();
+    assert!(error.contains("shorter than 16"), "{error}");
+
+    let metrics = program.scrape("/metrics").await;
+    assert!(metrics.contains("edge_config_last_reload_successful 0"));
+    let mut client = program.connect().await;
+    let still = client.ask(format!("{PUT}{}Content-Length: 11\r\n\r\n", authorization())).await;
+    assert_eq!(still.status, 413, "the last good configuration stays");
+
+    let socket = program.file("edge.sock");
+    let status = tokio::task::spawn_blocking(move || {
+        daemon::admin::call(&socket, "status", json!({}), &[], |_| {}).unwrap()
+    });
+    let status = status.await.unwrap();
+    assert_eq!((&status["circuit"], &status["lockdown"]["seccomp"]), (&json!("closed"), &json!("on")));
+    assert_eq!(program.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_clients_at_once_do_not_reach_a_forbidden_call() {
+    let fake = Fake::start().await;
+    fake.state.file_size.store(300_000, SeqCst);
+    let program = Program::start(&fake).await;
+    let public = program.public;
+    let clients = (0..64).map(|number| {
+        tokio::spawn(async move {
+            for _ in 0..10 {
+                let mut client = Client { stream: TcpStream::connect(public).await.unwrap() };
+                client.send(format!("{PUT}{}Content-Length: 100000\r\n\r\n", authorization())).await;
+                client.send(vec![1; 50_000]).await;
+                if number % 8 == 0 {
+                    continue; // goes away in the middle
+                }
+                client.send(vec![1; 50_000]).await;
+                assert_eq!(client.read().await.status, 201);
+                assert_eq!(client.ask(format!("{GET}{}\r\n", authorization())).await.body.len(), 300_000);
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.unwrap();
+    }
+    assert!(program.scrape("/readyz").await.starts_with("HTTP/1.1 200"));
+    assert_eq!(program.stop().await, 0);
+}
+
+#[tokio::test]
+async fn what_is_wrong_at_the_start_is_named_with_its_exit_code() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let config = folder.path().join("edge.toml");
+    let key = folder.path().join("key");
+    write(&key, KEY);
+    let good =
+        common::config_text("127.0.0.1:1".parse().unwrap(), "").replace("unused", &key.display().to_string());
+    let cases = [
+        (
+            good.replace("127.0.0.1:0", &taken.local_addr().unwrap().to_string()),
+            71,
+            "another process has this port",
+        ),
+        (good.replace("plain_http = true", ""), 78, "plain_http: must be true"),
+        (good.replace("listen =", "listn ="), 78, "unknown field `listn`"),
+        (good.replace(&key.display().to_string(), "/nonexistent/key"), 78, "secret file /nonexistent/key"),
+    ];
+    for (text, code, message) in cases {
+        write(&config, &text);
+        let output = command(&config).output().await.unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{stderr}");
+        assert!(stderr.contains(message), "{message} in {stderr}");
+    }
+    write(&config, &good);
+    let into_a_file =
+        command(&config).stderr(File::create(folder.path().join("log")).unwrap()).status().await.unwrap();
+    assert_eq!(into_a_file.code(), Some(71));
+    let said = std::fs::read_to_string(folder.path().join("log")).unwrap();
+    assert!(said.contains("stderr is a regular file"), "{said}");
+    let checked = command(&config).arg("--check-config").output().await.unwrap();
+    assert_eq!(checked.status.code(), Some(0));
+    let usage = command(&config).arg("--nonsense").output().await.unwrap();
+    assert_eq!(usage.status.code(), Some(64));
+}
+
+fn clock() -> Instant {
+    daemon::Clock.now()
+}
+
+fn rate(bytes: u64, started: Instant) -> u128 {
+    u128::from(bytes) / 1000 / clock().saturating_duration_since(started).as_millis().max(1)
+}

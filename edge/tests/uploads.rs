@@ -1,0 +1,154 @@
+//! Uploads: bytes pass as they come, storaged decides before they do, and every way of ending early
+//! ends both sides.
+
+mod common;
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use common::{Fake, PUT, TestEdge, authorization, until};
+use tokio::io::AsyncWriteExt;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn storaged_sees_bytes_while_the_client_still_sends() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let mut client = edge.connect().await;
+    client.send(format!("{PUT}{}Content-Length: 200000\r\n\r\n", authorization())).await;
+    client.send(vec![1; 100_000]).await;
+    until("half of the body is there", || fake.state.received.load(SeqCst) == 100_000).await;
+    assert_eq!(fake.state.completed.load(SeqCst), 0);
+    client.send(vec![1; 100_000]).await;
+    let answer = client.read().await;
+    assert_eq!(answer.status, 201);
+    let receipt: store_proto::UploadReceipt = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(receipt.size, 200_000);
+    assert_eq!(answer.header("etag"), Some(receipt.etag.as_str()));
+    until("all frames are released", || edge.edge.metrics.buffered_bytes.get() == 0).await;
+    let context = fake.state.last_context.lock().unwrap().clone().unwrap();
+    assert_eq!(context.request_id.as_str(), answer.header("request-id").unwrap());
+    assert_eq!(context.edge.as_str(), "web1");
+    assert_eq!(context.client_address.to_string(), "127.0.0.1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn chunked_bodies_and_keep_alive_work() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let mut client = edge.connect().await;
+    for _ in 0..3 {
+        let chunked = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+        assert_eq!(client.ask(format!("{PUT}{}{chunked}", authorization())).await.status, 201);
+        let empty = client.ask(format!("{PUT}{}Content-Length: 0\r\n\r\n", authorization())).await;
+        assert_eq!(empty.status, 201);
+    }
+    assert_eq!(fake.state.received.load(SeqCst), 15);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_body_is_asked_for_only_after_permission() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let mut client = edge.connect().await;
+    let expect = "Content-Length: 5\r\nExpect: 100-continue\r\n\r\n";
+    let go_on = client.ask(format!("{PUT}{}{expect}", authorization())).await;
+    assert_eq!(go_on.status, 100);
+    assert_eq!(fake.state.permissions.load(SeqCst), 1);
+    assert_eq!(client.ask("hello").await.status, 201);
+
+    let mut client = edge.connect().await;
+    let wrong = store_proto::Token::from_bytes([9; 32]);
+    let refused = client.ask(format!("{PUT}Authorization: Bearer {}\r\n{expect}", wrong.expose())).await;
+    assert_eq!((refused.status, refused.kind().as_str()), (401, "unauthenticated"));
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_goes_away_aborts_storaged() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let mut client = edge.connect().await;
+    client.send(format!("{PUT}{}Content-Length: 200000\r\n\r\n", authorization())).await;
+    client.send(vec![1; 1000]).await;
+    until("a part is there", || fake.state.received.load(SeqCst) == 1000).await;
+    drop(client);
+    until("storaged sees the end", || fake.state.aborted.load(SeqCst) == 1).await;
+    assert_eq!(fake.state.completed.load(SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_shorter_than_announced_is_told_so() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let mut client = edge.connect().await;
+    client.send(format!("{PUT}{}Content-Length: 200000\r\n\r\nonly this", authorization())).await;
+    client.stream.shutdown().await.unwrap();
+    let answer = client.read().await;
+    assert_eq!((answer.status, answer.kind().as_str()), (400, "incomplete-body"));
+    until("storaged sees the end", || fake.state.aborted.load(SeqCst) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_beyond_the_announced_length_are_no_part_of_the_file() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let mut client = edge.connect().await;
+    let answer = client.ask(format!("{PUT}{}Content-Length: 5\r\n\r\nhello and more", authorization())).await;
+    assert_eq!(answer.status, 201);
+    until("five bytes", || fake.state.received.load(SeqCst) == 5).await;
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_longer_than_allowed_is_stopped() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "max_body_bytes = 1000").await;
+    let mut client = edge.connect().await;
+    let announced = client.ask(format!("{PUT}{}Content-Length: 1001\r\n\r\n", authorization())).await;
+    assert_eq!((announced.status, announced.kind().as_str()), (413, "too-large"));
+    assert_eq!(fake.state.permissions.load(SeqCst), 0);
+
+    let mut client = edge.connect().await;
+    client.send(format!("{PUT}{}Transfer-Encoding: chunked\r\n\r\n", authorization())).await;
+    client.send([b"3e8\r\n".as_slice(), &[0; 1000], b"\r\n"].concat()).await;
+    until("all that is allowed is there", || fake.state.received.load(SeqCst) == 1000).await;
+    let answer = client.ask("1\r\nx\r\n").await;
+    assert_eq!((answer.status, answer.kind().as_str()), (413, "too-large"));
+    until("storaged sees the end", || fake.state.aborted.load(SeqCst) == 1).await;
+    assert_eq!(fake.state.completed.load(SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_pauses_is_given_up() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "idle_timeout = \"300ms\"").await;
+    let mut client = edge.connect().await;
+    client.send(format!("{PUT}{}Content-Length: 10\r\n\r\nhello", authorization())).await;
+    let answer = client.read().await;
+    assert_eq!((answer.status, answer.kind().as_str()), (408, "body-timeout"));
+    until("storaged sees the end", || fake.state.aborted.load(SeqCst) == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_before_the_bodys_end_reaches_a_client_that_keeps_sending() {
+    let fake = Fake::start().await;
+    fake.state.full_after.store(100_000, SeqCst);
+    let edge = TestEdge::start(&fake, "").await;
+    let client = edge.connect().await;
+    let (read, mut write) = client.stream.into_split();
+    let head = format!("{PUT}{}Content-Length: 100000000\r\n\r\n", authorization());
+    let sending = tokio::spawn(async move {
+        write.write_all(head.as_bytes()).await.unwrap();
+        while write.write_all(&[1; 8192]).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    let mut text = Vec::new();
+    let mut read = read;
+    // A reset may end the reading, but only after the answer.
+    let _ = tokio::io::AsyncReadExt::read_to_end(&mut read, &mut text).await;
+    let text = String::from_utf8(text).unwrap();
+    assert!(text.starts_with("HTTP/1.1 507") && text.contains("urn:culvert:problem:quota"), "{text}");
+    assert!(text.to_lowercase().contains("connection: close"));
+    sending.await.unwrap();
+}
