@@ -235,7 +235,7 @@ fn configure(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
     let tokens = init_storaged(lab, setup, users)?;
 
     let key = lab.services.read("/etc/culvert/internal.key")?;
-    lab.web.write("/etc/culvert/internal.key", key)?;
+    lab.web.write_secret("/etc/culvert/internal.key", key)?;
     let edge = format!(
         "{}name = \"{}\"\nrole = \"web\"\nprofile = \"lab\"\nplain_http = true\nservices_url = \"http://{STORAGED}\"\n\
          tunnel_prefix = \"10.100.0.0/24\"\ninternal_api_key_file = \"/etc/culvert/internal.key\"\n{}{}",

@@ -10,7 +10,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _};
 use std::net::{SocketAddr, TcpStream};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitCode, Stdio};
 use std::sync::{Arc, Mutex};
@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use memchr::memmem;
+use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::statvfs::{FsFlags, statvfs};
@@ -134,6 +135,15 @@ impl Host {
             fs::create_dir_all(parent).with_context(|| format!("create the directory of {path}"))?;
         }
         fs::write(&real, content).with_context(|| format!("write {}:{path}", self.name))
+    }
+
+    /// Writes a file that only root may read.
+    pub fn write_secret(&self, path: &str, content: impl AsRef<[u8]>) -> Result<()> {
+        // Empty first, so that it is never open to others with its content.
+        self.write(path, "")?;
+        fs::set_permissions(self.path(path), fs::Permissions::from_mode(0o600))
+            .with_context(|| format!("close {path} to others"))?;
+        self.write(path, content)
     }
 
     /// Reads a file of the host.
@@ -344,8 +354,11 @@ fn make_read_only() -> Result<()> {
                 flags |= flag;
             }
         }
-        mount(None::<&str>, mounted.target, None::<&str>, flags, None::<&str>)
-            .with_context(|| format!("make {} read-only", mounted.target))?;
+        match mount(None::<&str>, mounted.target, None::<&str>, flags, None::<&str>) {
+            // EINVAL: nothing is mounted here, for what was is hidden below a later mount.
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(errno).with_context(|| format!("make {} read-only", mounted.target)),
+        }
     }
     Ok(())
 }

@@ -141,7 +141,7 @@ impl Tunnel {
     /// Starts wgd with its interface at `place`, configured by its own reading of `/etc/wireguard/wg0.conf`.
     pub fn start_wgd(&self, lab: &Lab, side: Side, endpoint: Endpoint, place: Place) -> Result<Running> {
         let host = side.host(lab);
-        host.write(&format!("/etc/wireguard/{INTERFACE}.conf"), self.quick_config(side, endpoint))?;
+        host.write_secret(&format!("/etc/wireguard/{INTERFACE}.conf"), self.quick_config(side, endpoint))?;
         start_wgd(host, place, &[])
     }
 

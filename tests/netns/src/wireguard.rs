@@ -78,7 +78,7 @@ fn parse_peer(line: &str) -> Result<ShownPeer> {
 /// from `/etc/wireguard/<interface>.conf` without wg-quick's own keys.
 pub fn start_wireguard_go(host: &Host, interface: &str, address: &str, config: &str) -> Result<Running> {
     let path = format!("/etc/wireguard/{interface}.conf");
-    host.write(&path, config)?;
+    host.write_secret(&path, config)?;
     let mut running = host
         .program("wireguard-go")
         .arguments(&["-f", interface])

@@ -12,6 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
+use culvert_netns::culvert::{self, WGD_USER};
 use culvert_netns::host::{Host, Place};
 use culvert_netns::payload::MARKER;
 use culvert_netns::program::Running;
@@ -42,6 +43,11 @@ fn main() -> ExitCode {
 /// Both wgds with their interfaces in the tunnels' namespaces; only web knows where its peer is.
 fn start(scene: &Scene) -> Result<(Tunnel, Running, Running)> {
     let tunnel = Tunnel::new(&scene.lab)?;
+    if culvert::has_many_users()? {
+        for host in [&scene.lab.web, &scene.lab.services] {
+            host.write("/etc/culvert/wgd.toml", format!("user = \"{WGD_USER}:{WGD_USER}\"\n"))?;
+        }
+    }
     let services = tunnel.start_wgd(&scene.lab, Side::Services, Endpoint::Learned, Place::Tunnel)?;
     let web = tunnel.start_wgd(&scene.lab, Side::Web, Endpoint::Known, Place::Tunnel)?;
     ping(&scene.lab.web, Place::Tunnel, "10.100.0.11", BOUND)?;
@@ -146,7 +152,8 @@ fn driven(scene: &Scene) -> Result<()> {
 
     // syncconf with the same peer changes what differs and keeps the session.
     let before = only_peer(web)?;
-    web.write("/run/sync.conf", tunnel.plain_config(Side::Web, Endpoint::Known))?;
+    let config = tunnel.plain_config(Side::Web, Endpoint::Known) + "PersistentKeepalive = off\n";
+    web.write_secret("/run/sync.conf", config)?;
     wg(&["syncconf", INTERFACE, "/run/sync.conf"])?;
     let after = only_peer(web)?;
     ensure!(after.keepalive.is_none() && after.latest_handshake == before.latest_handshake, "{after:?}");
@@ -175,7 +182,7 @@ fn new_handshake(scene: &Scene) -> Result<()> {
     let first = only_peer(web)?.latest_handshake;
     // Handshakes are shown in whole seconds, and their timestamps must grow.
     thread::sleep(Duration::from_millis(1_100));
-    web.write("/run/anew.conf", tunnel.plain_config(Side::Web, Endpoint::Known))?;
+    web.write_secret("/run/anew.conf", tunnel.plain_config(Side::Web, Endpoint::Known))?;
     web.run(&["wg", "setconf", INTERFACE, "/run/anew.conf"])?.success()?;
     connection.carry(BYTES).context("over the new session")?;
     ensure!(only_peer(web)?.latest_handshake > first, "there was no new handshake");
@@ -184,7 +191,7 @@ fn new_handshake(scene: &Scene) -> Result<()> {
     let key = wireguard::generate_preshared_key(web)?;
     for side in [Side::Web, Side::Services] {
         let host = side.host(&scene.lab);
-        host.write("/run/psk", &key)?;
+        host.write_secret("/run/psk", &key)?;
         let peer = tunnel.keys(side.other()).public.clone();
         host.run(&["wg", "set", INTERFACE, "peer", &peer, "preshared-key", "/run/psk"])?.success()?;
     }
