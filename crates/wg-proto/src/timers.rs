@@ -50,6 +50,11 @@ impl Timers {
     }
 
     pub(crate) fn handshake_completed(&mut self, now: Instant, role: Role) {
+        // When both sides began at once each is in both roles, and each must go on as initiator:
+        // else each would leave it to the other to renew the keys.
+        let began_as_well =
+            self.completed.is_some_and(|(at, role)| role == Role::Initiator && now < at + REKEY_TIMEOUT);
+        let role = if began_as_well { Role::Initiator } else { role };
         self.handshake_sent = None;
         self.completed = Some((now, role));
         self.keep_ticking(now);

@@ -75,6 +75,16 @@ fn keepalives_renew_the_initiators_old_keys() {
     }
 }
 
+#[test]
+fn who_began_at_the_same_moment_as_the_peer_renews_as_well() {
+    let (mut timers, now) = (Timers::default(), start());
+    timers.handshake_completed(now, Role::Initiator);
+    timers.handshake_completed(now + Duration::from_millis(10), Role::Responder);
+    assert!(timers.keys_are_old(now + Duration::from_secs(121)));
+    timers.handshake_completed(now + Duration::from_secs(121), Role::Responder);
+    assert!(!timers.keys_are_old(now + Duration::from_secs(300)));
+}
+
 /// One peer and what it borrows.
 struct Lab {
     now: Instant,
