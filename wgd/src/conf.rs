@@ -220,7 +220,7 @@ fn key_path(place: &KeyPlace) -> io::Result<PathBuf> {
 /// The directories that key files are in.
 #[must_use]
 pub fn key_directories(tunnel: &Tunnel) -> Vec<PathBuf> {
-    let places = tunnel.conf.iter().flat_map(|conf| key_places(conf));
+    let places = tunnel.conf.iter().flat_map(key_places);
     let directory = |place: KeyPlace| key_path(&place).ok()?.parent().map(Path::to_owned);
     places.filter_map(directory).chain(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)).collect()
 }

@@ -74,6 +74,9 @@ impl Config {
     /// # Errors
     /// Naming the file and the key.
     pub fn load(cli: &Cli) -> anyhow::Result<Self> {
+        if let Some(name) = cli.interface.as_ref().filter(|name| !linux::tun::is_interface_name(name)) {
+            return Err(daemon::fail(daemon::exit::USAGE, linux::tun::TunError::Name(name.clone())));
+        }
         let (raw, file) = read_file(cli.config.as_deref())?;
         let name = file.as_deref().unwrap_or_else(|| Path::new(DEFAULT_FILE)).display().to_string();
         Self::build(cli, raw, &name, file.clone()).map_err(|error| daemon::fail(daemon::exit::CONFIG, error))
@@ -118,10 +121,14 @@ impl Config {
         if raw.events_socket.is_none() && !raw.event_listeners.is_empty() {
             problems.add("event_listeners", "events are sent from events_socket, which is not set");
         }
-        let interface = cli.interface.clone().or(raw.interface).unwrap_or_default();
-        if !linux::tun::is_interface_name(&interface) {
-            problems.add("interface", linux::tun::TunError::Name(interface.clone()));
+        let interface = cli.interface.clone().or(raw.interface);
+        if let Some(name) = interface.as_ref().filter(|name| !linux::tun::is_interface_name(name)) {
+            problems.add("interface", linux::tun::TunError::Name(name.clone()));
         }
+        if interface.is_none() {
+            problems.add("interface", "name it here or on the command line (wgd INTERFACE; wgd --help)");
+        }
+        let interface = interface.unwrap_or_default();
         problems.finish()?;
         Ok(Self {
             interface,

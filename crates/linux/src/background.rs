@@ -60,8 +60,6 @@ pub fn go_to_background(privileged: Privileged, keep_streams: bool) -> io::Resul
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
             drop(writer);
-            // No destructor of the daemon's belongs to this process.
-            std::mem::forget(privileged);
             Ok(Side::Parent(wait(reader, child)))
         }
         ForkResult::Child => {

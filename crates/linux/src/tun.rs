@@ -28,33 +28,30 @@ pub enum TunError {
     Name(String),
     /// The control device is not there.
     #[error("/dev/net/tun: {0}: load the tun module or pass the device in")]
-    Missing(#[source] io::Error),
+    Missing(io::Error),
     /// Somebody holds the interface open, or an interface of another kind has the name.
-    #[error("interface {name}: in use by another program, or not a TUN device")]
+    #[error("interface {name}: in use by another program, or not a TUN device ({error})")]
     InUse {
         /// The interface.
         name: String,
         /// EBUSY or EINVAL as the kernel gave it.
-        #[source]
-        source: io::Error,
+        error: io::Error,
     },
     /// Neither CAP_NET_ADMIN nor ownership of the persistent device.
-    #[error("interface {name}: {source}: making a TUN device needs CAP_NET_ADMIN; run as root")]
+    #[error("interface {name}: {error}: making a TUN device needs CAP_NET_ADMIN; run as root")]
     Permission {
         /// The interface.
         name: String,
         /// EPERM or EACCES as the kernel gave it.
-        #[source]
-        source: io::Error,
+        error: io::Error,
     },
     /// Anything else.
-    #[error("interface {name}: {source}")]
+    #[error("interface {name}: {error}")]
     Other {
         /// The interface.
         name: String,
         /// As the kernel gave it.
-        #[source]
-        source: io::Error,
+        error: io::Error,
     },
 }
 
@@ -109,13 +106,13 @@ impl AsFd for Tun {
 }
 
 impl TunError {
-    fn at(name: &str, source: io::Error) -> Self {
+    fn at(name: &str, error: io::Error) -> Self {
         let name = name.to_owned();
-        match source.raw_os_error() {
-            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO) => Self::Missing(source),
-            Some(libc::EBUSY | libc::EINVAL) => Self::InUse { name, source },
-            Some(libc::EPERM | libc::EACCES) => Self::Permission { name, source },
-            _ => Self::Other { name, source },
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENODEV | libc::ENXIO | libc::ENOTTY) => Self::Missing(error),
+            Some(libc::EBUSY | libc::EINVAL) => Self::InUse { name, error },
+            Some(libc::EPERM | libc::EACCES) => Self::Permission { name, error },
+            _ => Self::Other { name, error },
         }
     }
 }

@@ -192,9 +192,9 @@ mod tests {
     fn routes_come_in_parts_and_only_the_last_says_so() {
         let prefix: IpNet = "10.0.0.0/8".parse().expect("prefix");
         let lasts = |count: usize| -> Vec<(usize, bool)> {
-            let part = |request: Request| match request {
-                Request::SetRoutes { prefixes, last, .. } => (prefixes.len(), last),
-                other => panic!("{other:?}"),
+            let part = |request: Request| {
+                let Request::SetRoutes { prefixes, last, .. } = request else { panic!("{request:?}") };
+                (prefixes.len(), last)
             };
             route_parts(&vec![prefix; count], 254).into_iter().map(part).collect()
         };
