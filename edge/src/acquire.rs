@@ -1,5 +1,6 @@
 //! What edge takes hold of before it gives its rights up: listeners, sockets, the internal key.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -11,12 +12,12 @@ use daemon::secret::{SecretString, read_reference};
 use http::HeaderValue;
 use linux::unix_datagram::DatagramSocket;
 use linux::unix_listener::bind_unix_listener;
-use linux::{ListenFds, Privileged};
+use linux::{ListenFds, Privileged, User};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::config::{Config, Environment, Users};
 
-/// The group of `user` may talk to edge's sockets as well.
+/// Owner and group may talk to edge's sockets; who they are is then checked by credentials.
 const SOCKET_MODE: u32 = 0o660;
 
 /// Everything that is open when edge is sealed.
@@ -57,7 +58,7 @@ impl Listeners {
         };
         let events = match &config.events_socket {
             Some(path) => Some(
-                DatagramSocket::bind(path, SOCKET_MODE, users.own)
+                DatagramSocket::bind(path, SOCKET_MODE, events_owner(users))
                     .map_err(|error| socket("events_socket", path, error))?,
             ),
             None => None,
@@ -72,6 +73,12 @@ impl Listeners {
     }
 }
 
+/// edge reads, wgd's group writes; the credentials of each datagram are checked all the same.
+fn events_owner(users: &Users) -> Option<User> {
+    let own = users.own.unwrap_or_else(User::current);
+    users.wgd.map(|wgd| User { uid: own.uid, gid: wgd.gid }).or(users.own)
+}
+
 fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     let bound = TcpListener::bind(address).and_then(|listener| {
         listener.set_nonblocking(true)?;
@@ -79,11 +86,14 @@ fn bind(name: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
     });
     bound.map_err(|error| {
         let key = if name == "public" { "listen" } else { "metrics_listen" };
-        let hint = match error.kind() {
-            std::io::ErrorKind::AddrInUse => "; another process has this port (`ss -ltnp` shows which)",
-            std::io::ErrorKind::PermissionDenied => "; ports below 1024 need systemd to hand the listener in",
-            std::io::ErrorKind::AddrNotAvailable => "; no interface of this namespace has this address",
-            _ => "",
+        let hint = if error.kind() == ErrorKind::AddrInUse {
+            "; another process has this port (`ss -ltnp` shows which)"
+        } else if error.kind() == ErrorKind::PermissionDenied {
+            "; ports below 1024 need systemd to hand the listener in"
+        } else if error.kind() == ErrorKind::AddrNotAvailable {
+            "; no interface of this namespace has this address"
+        } else {
+            ""
         };
         exit::fail(exit::OS, anyhow::anyhow!("{key} = \"{address}\": {error}{hint}"))
     })

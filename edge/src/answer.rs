@@ -79,10 +79,8 @@ fn stand(headers: &mut HeaderMap, request_id: &RequestId, role: ServerRole) {
 /// A refusal as a problem document (RFC 9457).
 pub fn refusal(refusal: &Refusal) -> Response<Payload> {
     let kind = refusal.kind();
-    let detail = match refusal {
-        Refusal::Store { detail, .. } => detail.clone(),
-        other => Some(other.to_string()),
-    };
+    let detail =
+        if let Refusal::Store { detail, .. } = refusal { detail.clone() } else { Some(refusal.to_string()) };
     let body = serde_json::to_vec(&ProblemBody::new(kind, detail)).unwrap_or_default();
     let mut response = Response::new(Payload::Whole(Full::from(body)));
     *response.status_mut() = StatusCode::from_u16(kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -91,20 +89,16 @@ pub fn refusal(refusal: &Refusal) -> Response<Payload> {
     if let Some(seconds) = refusal.retry_after_seconds() {
         headers.insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
-    match refusal {
-        Refusal::Method { allow } => {
-            headers.insert(ALLOW, HeaderValue::from_static(allow));
-        }
-        Refusal::Range { size } => {
-            if let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}")) {
-                headers.insert(CONTENT_RANGE, value);
-            }
-        }
-        _ if response.status() == StatusCode::UNAUTHORIZED => {
-            let challenge = HeaderValue::from_static("Bearer realm=\"culvert\"");
-            response.headers_mut().insert(WWW_AUTHENTICATE, challenge);
-        }
-        _ => {}
+    if let Refusal::Method { allow } = refusal {
+        headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if let Refusal::Range { size } = refusal
+        && let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}"))
+    {
+        headers.insert(CONTENT_RANGE, value);
+    }
+    if kind.status() == StatusCode::UNAUTHORIZED.as_u16() {
+        headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"culvert\""));
     }
     response
 }

@@ -32,7 +32,7 @@ Exit codes: 0 stopped, 64 usage, 71 the system refused (an occupied port), 77 a 
 
 Try it:
   edge --config edge.toml --check-config
-  curl -T data.csv -H \"Authorization: Bearer $TOKEN\" http://HOST:8000/v1/cohorts/COHORT/files/data.csv
+  curl -T a.csv -H \"Authorization: Bearer $TOKEN\" http://HOST:8000/v1/cohorts/C/files/a.csv
   curl http://127.0.0.1:9587/readyz?verbose";
 
 /// What was asked for.

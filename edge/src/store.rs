@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use daemon::Clock;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Builder;
@@ -73,9 +74,8 @@ impl Store {
     /// Asks whether storaged is usable. Any complete answer is a proof of life.
     pub async fn health(&self) -> Health {
         let live_enough = async {
-            let request =
-                self.request(Method::GET, routes::HEALTH).body(empty()).map_err(|_| StoreError::Answer)?;
-            let collected = self.client.send(request).await?.collect().await?;
+            let request = || self.request(Method::GET, routes::HEALTH).body(empty());
+            let collected = self.ask(request).await?.collect().await?;
             let status = collected.head.status;
             self.client.note_answer();
             collected.settle().await;
@@ -98,6 +98,19 @@ impl Store {
         let elapsed = self.clock.now().saturating_duration_since(started);
         self.metrics.upstream_request_duration.observe(elapsed.as_secs_f64());
         result
+    }
+
+    /// Sends a request that changes nothing, a second time if the connection broke under it: a pooled
+    /// connection may have been closed in the moment in which it was used.
+    async fn ask(&self, build: impl Fn() -> http::Result<Request<Outgoing>>) -> Result<Exchange, StoreError> {
+        let request = || build().map_err(|_| StoreError::Answer);
+        match self.send(request()?).await {
+            Err(StoreError::Broken(error)) => {
+                tracing::debug!(%error, "a connection to storaged broke; asking again");
+                self.send(request()?).await
+            }
+            done => done,
+        }
     }
 
     fn failed(&self, error: &StoreError) -> Refusal {
@@ -193,12 +206,13 @@ impl<'a> Asker<'a> {
     /// The round trip before any body.
     pub async fn permission(&self, question: &PermissionRequest) -> Result<Permission, Refusal> {
         let body = serde_json::to_vec(question).map_err(|_| Refusal::StoreAnswer)?;
-        let request = self
-            .request(Method::POST, routes::PERMISSIONS)
-            .header(header::CONTENT_TYPE, "application/json")
-            .body(Outgoing::Message(Full::from(body)))
-            .map_err(|_| Refusal::StoreAnswer)?;
-        let asked = async { self.store.send(request).await?.collect().await };
+        let body = Bytes::from(body);
+        let request = || {
+            self.request(Method::POST, routes::PERMISSIONS)
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Outgoing::Message(Full::new(body.clone())))
+        };
+        let asked = async { self.store.ask(request).await?.collect().await };
         let collected = timeout(PERMISSION_TIMEOUT, asked).await.map_err(|_| self.store.slow())?;
         let collected = collected.map_err(|error| self.store.failed(&error))?;
         let answer = match collected.head.status {
@@ -319,9 +333,9 @@ impl<'a> Asker<'a> {
         if !query.is_empty() {
             path = format!("{path}?{}", query.join("&"));
         }
-        let request = self.request(Method::GET, &path).body(empty()).map_err(|_| Refusal::StoreAnswer)?;
+        let request = || self.request(Method::GET, &path).body(empty());
         let sent =
-            timeout(PERMISSION_TIMEOUT, self.store.send(request)).await.map_err(|_| self.store.slow())?;
+            timeout(PERMISSION_TIMEOUT, self.store.ask(request)).await.map_err(|_| self.store.slow())?;
         let exchange = sent.map_err(|error| self.store.failed(&error))?;
         if exchange.response.status() != StatusCode::OK {
             return Err(self.refused(exchange).await);

@@ -1,6 +1,8 @@
 //! The real program under its real lock-down: it serves, reloads, reports, stays small, and stops.
 //! Also how it ends when it cannot start.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
 mod common;
 
 use std::fs::File;
@@ -115,9 +117,13 @@ impl Program {
         tokio::task::spawn_blocking(call).await.unwrap()
     }
 
+    fn terminate(&self) {
+        let pid = nix::unistd::Pid::from_raw(self.child.id().unwrap().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    }
+
     async fn stop(mut self) -> i32 {
-        let pid = self.child.id().unwrap().cast_signed();
-        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGTERM).unwrap();
+        self.terminate();
         let status = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.unwrap().unwrap();
         status.code().unwrap_or(-1)
     }
@@ -252,6 +258,56 @@ async fn many_clients_at_once_do_not_reach_a_forbidden_call() {
     }
     assert!(program.scrape("/readyz").await.starts_with("HTTP/1.1 200"));
     assert_eq!(program.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_wgd_is_followed_by_a_look_at_storaged() {
+    let fake = Fake::start().await;
+    let program = Program::start(&fake).await;
+    let event = tunnel_events::Event {
+        what: tunnel_events::What::Handshake,
+        interface: "wg0".into(),
+        peer: "svc1".into(),
+        public_key: "k=".into(),
+        at_unix_ms: 0,
+    };
+    let datagram = tunnel_events::Message::Event(event).encode();
+    let socket = std::os::unix::net::UnixDatagram::unbound().unwrap();
+    let before = fake.state.health.load(SeqCst);
+    let started = clock();
+    for looks in 1..=5 {
+        socket.send_to(b"junk", program.file("edge.events")).unwrap();
+        socket.send_to(&datagram, program.file("edge.events")).unwrap();
+        common::until("it looks", || fake.state.health.load(SeqCst) >= before + looks).await;
+    }
+    // On its own it would have looked once a second.
+    assert!(clock().saturating_duration_since(started) < Duration::from_secs(3));
+    assert_eq!(program.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_waits_for_an_upload_and_a_second_one_does_not() {
+    let fake = Fake::start().await;
+    for patient in [true, false] {
+        let mut program = Program::start(&fake).await;
+        fake.state.received.store(0, SeqCst);
+        let mut client = program.connect().await;
+        client.send(format!("{PUT}{}Content-Length: 10\r\n\r\nhello", authorization())).await;
+        common::until("it is under way", || fake.state.received.load(SeqCst) == 5).await;
+        program.terminate();
+        common::until("nobody is accepted", || std::net::TcpStream::connect(program.public).is_err()).await;
+        assert!(program.scrape("/readyz").await.starts_with("HTTP/1.1 503"));
+        if patient {
+            client.send("world").await;
+            assert_eq!(client.read().await.status, 201);
+            drop(client);
+        } else {
+            program.terminate();
+        }
+        let status =
+            tokio::time::timeout(Duration::from_secs(3), program.child.wait()).await.unwrap().unwrap();
+        assert_eq!(status.code(), Some(0));
+    }
 }
 
 #[tokio::test]

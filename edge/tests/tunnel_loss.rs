@@ -12,7 +12,7 @@ const EXPECT: &str = "Content-Length: 5\r\nExpect: 100-continue\r\n\r\n";
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_storaged_the_body_is_not_read() {
     let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let edge = TestEdge::start_without_waiting(nobody, "").await;
+    let edge = TestEdge::start_without_waiting(nobody, "");
     let mut client = edge.connect().await;
     let answer = client.ask(format!("{PUT}{}{EXPECT}", authorization())).await;
     assert_eq!((answer.status, answer.kind().as_str()), (503, "tunnel-unavailable"));
