@@ -10,9 +10,14 @@ use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::sockopt::PassCred;
-use nix::sys::socket::{ControlMessageOwned, MsgFlags, UnixAddr, UnixCredentials, recvmsg, setsockopt};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, SockaddrLike, UnixAddr, UnixCredentials, recvmsg, setsockopt,
+};
 
 use crate::User;
+
+/// `sizeof(sa_family_t)`: an address that is no longer has no name (unix(7)).
+const FAMILY_BYTES: libc::socklen_t = 2;
 
 /// A datagram socket bound to a path.
 #[derive(Debug)]
@@ -63,7 +68,9 @@ impl DatagramSocket {
         let mut parts = [IoSliceMut::new(buffer)];
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
         let message = recvmsg::<UnixAddr>(self.socket.as_raw_fd(), &mut parts, Some(&mut control), flags)?;
-        let from = message.address.as_ref().and_then(UnixAddr::path).map(Path::to_path_buf);
+        // An unbound sender has an address of no bytes at all, which nix's `path` would panic on.
+        let named = message.address.as_ref().filter(|address| address.len() > FAMILY_BYTES);
+        let from = named.and_then(UnixAddr::path).map(Path::to_path_buf);
         let credentials = message.cmsgs()?.find_map(|part| {
             if let ControlMessageOwned::ScmCredentials(ids) = part {
                 return Some(Credentials { pid: ids.pid(), uid: ids.uid(), gid: ids.gid() });
@@ -133,6 +140,16 @@ mod tests {
         assert_eq!(received.from.as_deref(), Some(a.as_path()));
         assert_eq!(received.credentials.uid, User::current().uid);
         assert_eq!(second.receive(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn an_unbound_sender_has_no_name_but_credentials() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let socket = DatagramSocket::bind(&path, 0o600, None).unwrap();
+        UnixDatagram::unbound().unwrap().send_to(b"hello", &path).unwrap();
+        let received = socket.receive(&mut [0; 16]).unwrap();
+        assert_eq!((received.from, received.credentials.uid), (None, User::current().uid));
     }
 
     #[test]
