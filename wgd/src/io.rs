@@ -7,10 +7,9 @@ mod command;
 mod tun;
 mod udp;
 
-pub use command::{Command, Handle, IoCounters, Unanswered, channel};
+pub use command::{Command, Handle, Inbox, IoCounters, Unanswered, channel};
 
 use crate::limits;
-use command::Inbox;
 use daemon::Clock;
 use linux::tun::Tun;
 use linux::udp::{ReceiveBatch, UdpSockets};

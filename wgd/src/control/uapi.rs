@@ -121,28 +121,4 @@ async fn read_body(reader: &mut (impl AsyncBufReadExt + Unpin)) -> io::Result<Ze
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    async fn body_of(text: &[u8]) -> io::Result<String> {
-        read_body(&mut BufReader::new(text)).await.map(|body| body.as_str().to_owned())
-    }
-
-    #[tokio::test]
-    async fn a_body_ends_with_an_empty_line() {
-        assert_eq!(body_of(b"a=1\nb=2\n\nrest").await.expect("whole"), "a=1\nb=2\n");
-        assert_eq!(body_of(b"\n").await.expect("empty"), "");
-    }
-
-    #[tokio::test]
-    async fn a_body_that_is_cut_off_is_an_error() {
-        assert_eq!(body_of(b"a=1\n").await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-        assert_eq!(body_of(b"a=1").await.unwrap_err().kind(), io::ErrorKind::InvalidData);
-    }
-
-    #[tokio::test]
-    async fn a_line_without_end_is_not_collected() {
-        let line = vec![b'x'; limits::UAPI_LINE_BYTES + 1];
-        assert_eq!(body_of(&line).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
-    }
-}
+mod tests;

@@ -125,7 +125,7 @@ impl Inbox {
         let _ = self.wake.read();
     }
 
-    pub(super) fn next(&self) -> Option<Command> {
+    pub(crate) fn next(&self) -> Option<Command> {
         self.queue.try_recv().ok()
     }
 }

@@ -121,12 +121,18 @@ impl Netcfg {
                 socket.set_nonblocking(true)?;
                 Ok(Running(Some(Mutex::new(register(socket, Interest::READABLE | Interest::WRITABLE)?))))
             }
-            Way::Here { .. } => Ok(Running(None)),
+            Way::Here { .. } => Ok(Running::off()),
         }
     }
 }
 
 impl Running {
+    /// Nobody to ask.
+    #[must_use]
+    pub fn off() -> Self {
+        Self(None)
+    }
+
     /// Whether there is a process to ask.
     #[must_use]
     pub fn is_there(&self) -> bool {

@@ -1,0 +1,151 @@
+//! The socket as its clients see it, in front of a device without descriptors.
+use super::*;
+use crate::config::{Cli, Config};
+use crate::control::{Control, Current};
+use crate::io::{Command, Inbox, channel};
+use crate::metrics::Metrics;
+use crate::netcfg::Running;
+use clap::Parser as _;
+use daemon::Clock;
+use linux::udp::UdpSockets;
+use tokio::sync::Mutex;
+use wg_proto::uapi::Epoch;
+use wg_proto::{Device, DeviceEvent, Endpoint, Output};
+
+struct Nowhere;
+
+impl Output for Nowhere {
+    fn transmit(&mut self, _: Endpoint, _: &[u8]) {}
+    fn deliver(&mut self, _: &[u8]) {}
+    fn event(&mut self, _: DeviceEvent) {}
+}
+
+/// A data thread without a TUN.
+fn serve_device(inbox: Inbox) {
+    let mut device = Device::new();
+    loop {
+        match inbox.next() {
+            Some(Command::Apply { update, done, .. }) => {
+                device.apply(update, Clock.now(), &mut Nowhere);
+                done(());
+            }
+            Some(Command::State(reply)) => reply(device.state(Clock.now())),
+            Some(Command::Counters(_) | Command::Owner { .. } | Command::Mtu(_)) => {}
+            Some(Command::Stop) => return,
+            None => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+/// Control without netcfg, as after `netcfg = false`.
+fn control() -> Arc<Control> {
+    let (data, inbox) = channel().expect("eventfd");
+    std::thread::spawn(move || serve_device(inbox));
+    let file = tempfile::NamedTempFile::new().expect("file");
+    let path = file.path().to_str().expect("text");
+    let cli = Cli::try_parse_from(["wgd", "wg0", "--config", path]).expect("arguments");
+    let metrics = Metrics::register(&prometheus::Registry::new(), "wg0", data.clone()).expect("metrics");
+    let sockets = UdpSockets::bind(0, 0).expect("sockets");
+    Arc::new(Control {
+        config: Config::load(&cli).expect("an empty file"),
+        data,
+        netcfg: Running::off(),
+        current: Mutex::new(Current {
+            sockets: Some(sockets),
+            mark: 0,
+            tunnel: crate::conf::Tunnel::unconfigured(),
+        }),
+        metrics,
+        epoch: Epoch { instant: Clock.now(), wall: Clock.wall() },
+        lockdown: linux::Lockdown::default(),
+    })
+}
+
+async fn connect(control: &Arc<Control>) -> UnixStream {
+    let (client, server) = UnixStream::pair().expect("pair");
+    let control = Arc::clone(control);
+    tokio::spawn(async move { converse(server, &control).await });
+    client
+}
+
+/// One request; the answer up to its empty line.
+async fn ask(client: &mut UnixStream, request: &str) -> String {
+    client.write_all(request.as_bytes()).await.expect("write");
+    let mut answer = String::new();
+    let mut buffer = [0; 4096];
+    while !answer.ends_with("\n\n") {
+        let length = client.read(&mut buffer).await.expect("read");
+        assert_ne!(length, 0, "closed after {answer:?}");
+        answer.push_str(std::str::from_utf8(&buffer[..length]).expect("text"));
+    }
+    answer
+}
+
+const PEER: &str = "c5320103969ba1ba14be7e21b5a1d8dbe97aef742308cb446d753400789999a9";
+
+#[tokio::test]
+async fn one_connection_carries_several_operations() {
+    let mut client = connect(&control()).await;
+    let set = format!("set=1\npublic_key={PEER}\nallowed_ip=10.1.0.0/16\n\n");
+    assert_eq!(ask(&mut client, &set).await, "errno=0\n\n");
+    let state = ask(&mut client, "get=1\n\n").await;
+    assert!(state.contains(&format!("public_key={PEER}\n")) && state.contains("allowed_ip=10.1.0.0/16\n"));
+    assert!(state.ends_with("errno=0\n\n"), "{state}");
+}
+
+#[tokio::test]
+async fn an_idle_or_probing_client_keeps_nobody_waiting() {
+    let control = control();
+    let _idle = connect(&control).await;
+    drop(connect(&control).await);
+    let mut half = connect(&control).await;
+    half.write_all(b"set=1\nprivate_").await.expect("write");
+    assert_eq!(ask(&mut connect(&control).await, "set=1\n\n").await, "errno=0\n\n");
+}
+
+#[tokio::test]
+async fn a_refused_set_is_a_negative_number_and_changes_nothing() {
+    let mut client = connect(&control()).await;
+    let bad = format!("set=1\npublic_key={PEER}\nallowed_ip=10.1.0.0/99\n\n");
+    assert_eq!(ask(&mut client, &bad).await, "errno=-22\n\n");
+    assert_eq!(ask(&mut client, "set=1\nnonsense\n\n").await, "errno=-71\n\n");
+    assert!(!ask(&mut client, "get=1\n\n").await.contains(PEER));
+}
+
+#[tokio::test]
+async fn without_netcfg_port_and_mark_are_not_permitted() {
+    let mut client = connect(&control()).await;
+    assert_eq!(ask(&mut client, "set=1\nlisten_port=1\n\n").await, "errno=-1\n\n");
+    assert_eq!(ask(&mut client, "set=1\nfwmark=7\n\n").await, "errno=-1\n\n");
+}
+
+#[tokio::test]
+async fn what_is_no_operation_closes_the_connection() {
+    let mut client = connect(&control()).await;
+    client.write_all(b"GET / HTTP/1.1\n\n").await.expect("write");
+    let mut rest = Vec::new();
+    client.read_to_end(&mut rest).await.expect("closed");
+    assert!(rest.is_empty());
+}
+
+async fn body_of(text: &[u8]) -> io::Result<String> {
+    read_body(&mut BufReader::new(text)).await.map(|body| body.as_str().to_owned())
+}
+
+#[tokio::test]
+async fn a_body_ends_with_an_empty_line() {
+    assert_eq!(body_of(b"a=1\nb=2\n\nrest").await.expect("whole"), "a=1\nb=2\n");
+    assert_eq!(body_of(b"\n").await.expect("empty"), "");
+}
+
+#[tokio::test]
+async fn a_body_that_is_cut_off_is_an_error() {
+    assert_eq!(body_of(b"a=1\n").await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    assert_eq!(body_of(b"a=1").await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+}
+
+#[tokio::test]
+async fn a_line_without_end_is_not_collected() {
+    let line = vec![b'x'; limits::UAPI_LINE_BYTES + 1];
+    assert_eq!(body_of(&line).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+}
