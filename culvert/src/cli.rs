@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::audit::TrailArguments;
+use crate::init::InitCommand;
 use crate::key::KeyCommand;
 use crate::reload::ReloadArguments;
 use crate::transfer::get::GetArguments;
@@ -90,6 +91,11 @@ Examples:\n  \
     Key {
         #[command(subcommand)]
         command: KeyCommand,
+    },
+    /// The first start of a daemon
+    Init {
+        #[command(subcommand)]
+        command: InitCommand,
     },
     /// Hand a running daemon its changed configuration and keys
     #[command(after_help = "\

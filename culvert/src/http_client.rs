@@ -2,6 +2,8 @@
 //!
 //! Invariant: nothing that a server sends is collected without a bound, and nothing waits for ever.
 
+mod patient_stream;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +22,7 @@ use crate::failure::Failure;
 use crate::limits::{CONNECT_TIMEOUT, WATCH_EVERY};
 use crate::problem::{PROBLEM_BYTES_AT_MOST, ServerProblem};
 use crate::target::Server;
+use patient_stream::PatientStream;
 
 const USER_AGENT: &str = concat!("culvert/", env!("CARGO_PKG_VERSION"));
 
@@ -81,8 +84,9 @@ where
     };
     // Heads and small documents should not wait for company. Failing to say so costs speed only.
     let _ = stream.set_nodelay(true);
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| unreachable(&error))?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(PatientStream::new(stream)))
+        .await
+        .map_err(|error| unreachable(&error))?;
     tokio::spawn(connection);
     sender.send_request(request).await.map_err(|error| unreachable(&chain(&error)))
 }

@@ -13,6 +13,7 @@ mod completions;
 mod console;
 mod failure;
 mod http_client;
+mod init;
 mod key;
 mod limits;
 mod problem;
@@ -52,6 +53,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Audit { command: AuditCommand::Trail(arguments) } => audit::run(arguments, console),
         Command::ShowPhiAuditTrail(arguments) => audit::run(arguments, console),
         Command::Key { command } => key::run(command, console),
+        Command::Init { command } => init::run(command, console),
         Command::Reload(arguments) => reload::run(arguments, console),
         Command::Completions { shell } => completions::run(*shell),
     }

@@ -11,6 +11,11 @@ pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
 pub(crate) const CHUNKS_IN_FLIGHT: usize = 4;
 /// A server that does not take a connection within this is not there.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For so long an upload waits to be told to go on before it sends its body all the same. Longer than edge
+/// needs to notice that the tunnel is cut (3 s), so that a refused file does not leave this machine.
+pub(crate) const CONTINUE_TIMEOUT: Duration = Duration::from_secs(5);
+/// The reading thread is done by the time that an honest receipt comes.
+pub(crate) const READER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A page of a listing is a small document.
 pub(crate) const PAGE_BYTES_AT_MOST: usize = 16 * 1024 * 1024;
 /// A receipt is a small document.

@@ -6,7 +6,7 @@
 mod support;
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::Stdio;
 
 use support::{Edge, Manner, culvert, sha256, stderr, stdout};
@@ -150,6 +150,45 @@ fn a_refused_token_and_an_unavailable_tunnel_have_their_own_ends() {
     let error: serde_json::Value = serde_json::from_str(&stderr(&ls)).unwrap();
     assert_eq!(error["error"]["problem"]["kind"], "unauthenticated");
     assert_eq!(error["error"]["problem"]["request_id"], "0190-test");
+}
+
+#[test]
+fn a_refusal_in_the_middle_of_an_upload_is_read_though_the_connection_is_reset() {
+    let edge = Edge::start(Manner::FullAfterAWhile);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    fs::write(&path, vec![0; 8 << 20]).unwrap();
+    let put = edge.culvert(&["put", path.to_str().unwrap(), "c5/a"]);
+    assert_eq!(put.status.code(), Some(1));
+    assert!(stderr(&put).contains("culvert: 507 quota: the volume is full"), "{}", stderr(&put));
+}
+
+#[test]
+fn a_refused_file_is_not_sent() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let refuse = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut received = Vec::new();
+        // Until the end of the head.
+        while !received.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            received.push(byte[0]);
+        }
+        stream.write_all(b"HTTP/1.1 403 Forbidden\r\ncontent-length: 0\r\n\r\n").unwrap();
+        let mut body = Vec::new();
+        stream.read_to_end(&mut body).unwrap();
+        (String::from_utf8(received).unwrap(), body.len())
+    });
+    let mut put =
+        culvert().args(["put", "-", "c5/a", "--server", &server]).stdin(Stdio::piped()).spawn().unwrap();
+    // It may be gone already, with the refusal.
+    let _ = put.stdin.take().unwrap().write_all(b"not for everybody");
+    assert_eq!(put.wait().unwrap().code(), Some(1));
+    let (head, body_bytes) = refuse.join().unwrap();
+    assert!(head.to_lowercase().contains("expect: 100-continue"), "{head}");
+    assert_eq!(body_bytes, 0);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
@@ -13,6 +14,7 @@ use http::{Method, StatusCode};
 use serde::Serialize;
 use store_proto::headers::CULVERT_FILE_TYPE;
 use store_proto::{FileType, Token, UploadReceipt};
+use tokio::sync::Notify;
 
 use super::ServerArguments;
 use super::progress::Progress;
@@ -20,7 +22,7 @@ use super::upload_body::{self, Sent};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::http_client::{self, Moved, expect_success, unless_interrupted, watched};
-use crate::limits::RECEIPT_BYTES_AT_MOST;
+use crate::limits::{READER_TIMEOUT, RECEIPT_BYTES_AT_MOST};
 use crate::target::RemoteFile;
 
 #[derive(Debug, Args)]
@@ -108,7 +110,7 @@ async fn upload(
     let server = &arguments.server.server;
     let moved = Moved::default();
     let mut progress = Progress::start(source.label, source.length, console.progress_style());
-    let (body, mut read) = upload_body::start(source.reader, source.length, moved.clone())
+    let (mut body, mut read) = upload_body::start(source.reader, source.length, moved.clone())
         .map_err(|error| Failure::failed(format!("start a thread: {error}")))?;
 
     let mut request = http_client::request(Method::PUT, server, token, &target.resource(server));
@@ -118,8 +120,18 @@ async fn upload(
     if let Some(file_type) = &arguments.file_type {
         request = request.header(CULVERT_FILE_TYPE, file_type.as_str());
     }
-    let request =
+    let go_on = Arc::new(Notify::new());
+    if source.length != Some(0) {
+        request = request.header(http::header::EXPECT, "100-continue");
+        body.wait_for(go_on.clone());
+    }
+    let mut request =
         request.body(body).map_err(|error| Failure::failed(format!("make the request: {error}")))?;
+    hyper::ext::on_informational(&mut request, move |answer| {
+        if answer.status() == StatusCode::CONTINUE {
+            go_on.notify_one();
+        }
+    });
 
     let exchange = async {
         let response = expect_success(http_client::send(server, request).await?).await?;
@@ -136,10 +148,12 @@ async fn upload(
             _ => return Err(failure),
         },
     };
-    let sent = match read.await {
-        Ok(Ok(sent)) => sent,
-        Ok(Err(error)) => return Err(unreadable(&arguments.source, &error)),
-        Err(_) => return Err(Failure::failed("the server answered before it had taken the whole file")),
+    let sent = match tokio::time::timeout(READER_TIMEOUT, read).await {
+        Ok(Ok(Ok(sent))) => sent,
+        Ok(Ok(Err(error))) => return Err(unreadable(&arguments.source, &error)),
+        Ok(Err(_)) | Err(_) => {
+            return Err(Failure::failed("the server answered before it had taken the whole file"));
+        }
     };
     progress.finish(moved.load(Ordering::Relaxed));
     Ok((report, sent))

@@ -1,9 +1,12 @@
 //! A file as a request body: one thread reads and hashes, another sends.
 //!
-//! Invariant: what is hashed is what is sent, chunk by chunk; at most `CHUNKS_IN_FLIGHT` chunks exist.
+//! Invariant: what is hashed is what is sent, chunk by chunk; at most `CHUNKS_IN_FLIGHT` chunks wait. Nothing
+//! is sent before the server said to go on (RFC 9110 §10.1.1), unless it does not say anything.
 
+use std::future::Future;
 use std::io::{self, Read};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
@@ -11,10 +14,10 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use sha2::{Digest, Sha256};
 use store_proto::ContentDigest;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::http_client::Moved;
-use crate::limits::{CHUNK_BYTES, CHUNKS_IN_FLIGHT};
+use crate::limits::{CHUNK_BYTES, CHUNKS_IN_FLIGHT, CONTINUE_TIMEOUT};
 
 /// What has been read to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,6 +31,18 @@ pub(crate) struct UploadBody {
     chunks: mpsc::Receiver<io::Result<Bytes>>,
     remaining: Option<u64>,
     moved: Moved,
+    /// Present while the server has not said to go on.
+    hold: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
+}
+
+impl UploadBody {
+    /// Sends nothing until `go_on` is notified, or `CONTINUE_TIMEOUT` is over.
+    pub(crate) fn wait_for(&mut self, go_on: Arc<Notify>) {
+        self.hold = Some(Box::pin(async move {
+            // A server that does not know the question stays silent, and wants the body.
+            let _ = tokio::time::timeout(CONTINUE_TIMEOUT, go_on.notified()).await;
+        }));
+    }
 }
 
 /// Starts reading `source`, which holds `length` bytes if that is known beforehand. The outcome comes once
@@ -49,7 +64,7 @@ pub(crate) fn start(
         // The command may have ended for another reason.
         let _ = done.send(read);
     })?;
-    Ok((UploadBody { chunks, remaining: length, moved }, outcome))
+    Ok((UploadBody { chunks, remaining: length, moved, hold: None }, outcome))
 }
 
 fn read_all(
@@ -94,6 +109,10 @@ impl Body for UploadBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        if let Some(hold) = &mut self.hold {
+            ready!(hold.as_mut().poll(context));
+            self.hold = None;
+        }
         let Some(chunk) = ready!(self.chunks.poll_recv(context)) else { return Poll::Ready(None) };
         let chunk = chunk?;
         let bytes = chunk.len() as u64;

@@ -31,6 +31,8 @@ pub(crate) enum Manner {
     Truncating,
     /// It answers 503 before it reads a body.
     Unavailable,
+    /// It reads a part of the body, answers 507 and resets the connection.
+    FullAfterAWhile,
 }
 
 pub(crate) struct Edge {
@@ -91,6 +93,9 @@ async fn serve(listener: TcpListener, manner: Manner, files: Files) {
             if manner == Manner::Truncating {
                 return truncate(stream).await;
             }
+            if manner == Manner::FullAfterAWhile {
+                return run_full(stream).await;
+            }
             let service = service_fn(move |request| {
                 let files = files.clone();
                 async move { Ok::<_, Infallible>(answer(request, manner, files).await) }
@@ -110,6 +115,18 @@ async fn truncate(mut stream: TcpStream) {
     let head = format!("HTTP/1.1 200 OK\r\ncontent-length: 10\r\netag: \"{etag}\"\r\n\r\n0123");
     let _ = stream.write_all(head.as_bytes()).await;
     let _ = stream.shutdown().await;
+}
+
+/// Says to go on, and closes with unread bytes behind its answer: the kernel resets the connection.
+async fn run_full(mut stream: TcpStream) {
+    let mut bytes = vec![0; 64 * 1024];
+    let _ = stream.read(&mut bytes).await;
+    let _ = stream.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await;
+    let _ = stream.read_exact(&mut bytes).await;
+    let body =
+        r#"{"type":"urn:culvert:problem:quota","title":"t","status":507,"detail":"the volume is full"}"#;
+    let head = "HTTP/1.1 507 Insufficient Storage\r\ncontent-type: application/problem+json\r\nconnection: close\r\n";
+    let _ = stream.write_all(format!("{head}content-length: {}\r\n\r\n{body}", body.len()).as_bytes()).await;
 }
 
 async fn answer(request: Request<Incoming>, manner: Manner, files: Files) -> Response<Full<Bytes>> {

@@ -1,0 +1,59 @@
+//! `culvert init storaged` makes a store once, and never a second time.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+
+use store_proto::Token;
+
+#[test]
+fn a_store_is_made_once_and_its_tokens_shown_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let made = init(folder.path());
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let users: Vec<_> =
+        report["tokens"].as_array().unwrap().iter().map(|it| it["user"].as_str().unwrap()).collect();
+    assert_eq!(users, ["admin", "ann"]);
+    let config = fs::read_to_string(folder.path().join("storaged.toml")).unwrap();
+    for issued in report["tokens"].as_array().unwrap() {
+        let token = Token::parse(issued["token"].as_str().unwrap()).unwrap();
+        assert!(config.contains(&token.digest().to_string()) && !config.contains(token.expose()));
+    }
+
+    let again = init(folder.path());
+    assert_eq!(again.status.code(), Some(3), "refused");
+    assert!(String::from_utf8_lossy(&again.stderr).contains("storaged.toml exists already"));
+    assert_eq!(fs::read_to_string(folder.path().join("storaged.toml")).unwrap(), config);
+}
+
+#[test]
+fn an_address_outside_the_tunnel_makes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = run(folder.path(), &["--bind-address", "192.0.2.1:8001"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("bind_address"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+fn init(folder: &Path) -> Output {
+    run(folder, &["--edge", "web1", "--cohort", "c5", "--user", "ann:user=c5", "--json"])
+}
+
+fn run(folder: &Path, more: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_culvert"))
+        .args(["init", "storaged"])
+        .arg("--config")
+        .arg(folder.join("storaged.toml"))
+        .arg("--internal-key")
+        .arg(folder.join("internal.key"))
+        .arg("--state-dir")
+        .arg(folder.join("state"))
+        .arg("--volume")
+        .arg(format!("main={}", folder.join("volume").display()))
+        .args(more)
+        .output()
+        .unwrap()
+}
