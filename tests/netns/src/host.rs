@@ -5,7 +5,6 @@
 //! `/var/tmp`, `/dev/shm` and `/etc` live in memory, `/srv` on the disk of the test machine, and the rest of the file
 //! tree is read-only. So "nothing was left on this host" can be checked by looking at all of it.
 
-use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::fs;
 use std::io::{self, BufRead as _, BufReader, Read as _};
@@ -206,11 +205,11 @@ impl Host {
     pub fn writable_places(&self) -> Result<Vec<PathBuf>> {
         let table =
             fs::read_to_string(format!("/proc/{}/mountinfo", self.holder.id())).context("read the mounts")?;
-        let places: BTreeSet<PathBuf> = mounts(&table)
+        Ok(visible(mounts(&table).collect())
+            .into_iter()
             .filter(|mount| !mount.read_only && !is_virtual(mount.kind))
             .map(|mount| PathBuf::from(mount.target))
-            .collect();
-        Ok(places.into_iter().collect())
+            .collect())
     }
 
     /// Every regular file in a writable place, with its size on the disk.
@@ -385,6 +384,16 @@ fn mounts(table: &str) -> impl Iterator<Item = Mounted<'_>> {
     })
 }
 
+/// Leaves out what is hidden: a mount is, when one that comes later in the table stands at its place or above.
+fn visible(all: Vec<Mounted<'_>>) -> Vec<Mounted<'_>> {
+    let hidden = |(index, mount): (usize, &Mounted<'_>)| {
+        all[index + 1..].iter().any(|later| Path::new(mount.target).starts_with(later.target))
+    };
+    let keep: Vec<bool> = all.iter().enumerate().map(|entry| !hidden(entry)).collect();
+    let mut keep = keep.into_iter();
+    all.into_iter().filter(|_| keep.next().unwrap_or(true)).collect()
+}
+
 /// File systems that hold the kernel's own things and no data of a program. `devtmpfs` and `/dev` stay writable:
 /// `/dev/null` must be.
 fn is_virtual(kind: &str) -> bool {
@@ -416,6 +425,14 @@ fn is_virtual(kind: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mount_below_a_later_one_is_hidden() {
+        let line = |target: &str| format!("28 1 254:0 / {target} rw - ext4 /dev/vda rw\n");
+        let table: String = ["/", "/run", "/run/netns", "/tmp", "/run", "/tmp/x"].map(line).concat();
+        let seen: Vec<_> = visible(mounts(&table).collect()).into_iter().map(|mount| mount.target).collect();
+        assert_eq!(seen, ["/", "/tmp", "/run", "/tmp/x"]);
+    }
 
     #[test]
     fn mountinfo_is_read() {

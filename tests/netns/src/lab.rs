@@ -109,12 +109,14 @@ impl Lab {
     }
 
     /// A command line that puts its caller, outside of the world, into a host.
-    pub fn how_to_enter(&self, host: &Host) -> String {
-        format!(
-            "nsenter --target {} --user --pid --mount --net nsenter --target {} --mount --net --uts bash",
+    pub fn how_to_enter(&self, host: &Host) -> Result<String> {
+        // Entering one's own user namespace is an error.
+        let user = if has_many_users()? { "" } else { " --user --preserve-credentials" };
+        Ok(format!(
+            "nsenter --target {}{user} --pid --mount --net nsenter --target {} --mount --net --uts bash",
             self.outer_pid,
             host.pid()
-        )
+        ))
     }
 
     /// Everything started so far.

@@ -5,8 +5,10 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::io::Read as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::PathBuf;
@@ -15,7 +17,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getpid};
@@ -234,7 +236,13 @@ impl Running {
         if let Some(status) = self.child.try_wait().with_context(|| format!("look after {}", self.label))? {
             self.status = Some(status);
             self.join_readers();
-            bail!("{} ended with {}:\n{}", self.label, describe(status), self.log.lines().join("\n"));
+            bail!(
+                "{} ended with {}{}:\n{}",
+                self.label,
+                describe(status),
+                self.which_system_call(status),
+                self.log.lines().join("\n")
+            );
         }
         Ok(())
     }
@@ -318,6 +326,17 @@ impl Running {
         Ok(children)
     }
 
+    /// The kernel's newest word on a filter that killed a program of this name, if it can be read here.
+    fn which_system_call(&self, status: ExitStatus) -> String {
+        if status.signal() != Some(Signal::SIGSYS as i32) {
+            return String::new();
+        }
+        let name = self.label.split('@').next().unwrap_or_default();
+        let wanted = format!("comm=\"{name}");
+        let hit = |record: &String| record.contains("type=1326") && record.contains(&wanted);
+        kernel_log().into_iter().rfind(hit).map_or_else(String::new, |record| format!(" ({})", record.trim()))
+    }
+
     fn join_readers(&mut self) {
         for reader in self.readers.drain(..) {
             let _ = reader.join();
@@ -332,6 +351,19 @@ impl Drop for Running {
             let _ = self.child.wait();
         }
     }
+}
+
+/// The kernel's messages; none where they are closed to us.
+fn kernel_log() -> Vec<String> {
+    let opened = fs::OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open("/dev/kmsg");
+    let Ok(mut log) = opened else { return Vec::new() };
+    let mut records = Vec::new();
+    let mut buffer = vec![0; 8192];
+    // Each read gives one record, and an error when there is none left.
+    while let Ok(length) = log.read(&mut buffer) {
+        records.push(String::from_utf8_lossy(&buffer[..length]).into_owned());
+    }
+    records
 }
 
 fn describe(status: ExitStatus) -> String {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 
 use crate::host::{Host, Place};
 use crate::program::Running;
@@ -96,9 +96,8 @@ pub fn start_wireguard_go(host: &Host, interface: &str, address: &str, config: &
 /// Pings `address` until one answer came; fails after `bound`.
 pub fn ping(host: &Host, place: Place, address: &str, bound: Duration) -> Result<()> {
     let seconds = bound.as_secs().max(1).to_string();
-    let output = host.run_at(place, &["ping", "-c", "1", "-i", "0.2", "-w", &seconds, address])?.success()?;
-    ensure!(output.contains("1 received"), "no answer: {output}");
-    Ok(())
+    // With -w, -c counts answers, and success means that it got them.
+    host.run_at(place, &["ping", "-c", "1", "-i", "0.2", "-w", &seconds, address])?.success().map(drop)
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@
 //! the second pipe, and the next world sweeps the data directory away.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::fd::AsFd as _;
@@ -114,9 +114,7 @@ impl World {
 /// Role `janitor`.
 pub(crate) fn janitor(arguments: &[OsString]) -> Result<ExitCode> {
     sweep(&env::temp_dir());
-    let data = env::temp_dir().join(format!("{DATA_PREFIX}{}", getpid()));
-    fs::create_dir(&data).with_context(|| format!("create {}", data.display()))?;
-    let lock = lock(&data)?;
+    let (data, lock) = make_data_directory(&env::temp_dir())?;
     let outcome = run_world(arguments, &data);
     let removed = fs::remove_dir_all(&data).with_context(|| format!("remove {}", data.display()));
     drop(lock);
@@ -234,6 +232,17 @@ fn wait_for_end_of_input() {
     while input.read(&mut byte).is_ok_and(|length| length > 0) {}
 }
 
+/// Makes a directory and locks it before it has the name that [`sweep`] looks for.
+fn make_data_directory(temporary: &Path) -> Result<(PathBuf, Flock<File>)> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/uuid").context("draw a name")?;
+    let data = temporary.join(format!("{DATA_PREFIX}{}", id.trim()));
+    let unlocked = temporary.join(format!("culvert-new-{}", id.trim()));
+    fs::create_dir(&unlocked).with_context(|| format!("create {}", unlocked.display()))?;
+    let lock = lock(&unlocked)?;
+    fs::rename(&unlocked, &data).with_context(|| format!("name {}", data.display()))?;
+    Ok((data, lock))
+}
+
 /// Takes the lock that says "a janitor looks after this directory".
 fn lock(data: &Path) -> Result<Flock<File>> {
     let directory = File::open(data).with_context(|| format!("open {}", data.display()))?;
@@ -246,21 +255,14 @@ fn lock(data: &Path) -> Result<Flock<File>> {
 fn sweep(temporary: &Path) {
     let Ok(entries) = fs::read_dir(temporary) else { return };
     for entry in entries.flatten() {
-        let name = entry.file_name();
-        let ours = name.as_encoded_bytes().starts_with(DATA_PREFIX.as_bytes());
-        if ours && entry.metadata().is_ok_and(|meta| is_mine(&meta)) && !is_young(&name) {
+        let ours = entry.file_name().as_encoded_bytes().starts_with(DATA_PREFIX.as_bytes());
+        if ours && entry.metadata().is_ok_and(|metadata| is_mine(&metadata)) {
             // Only an unlocked directory is an orphan.
             if let Ok(_held) = lock(&entry.path()) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
     }
-}
-
-/// Whether the janitor of this directory still runs: closes the gap between its `mkdir` and its lock.
-fn is_young(name: &OsStr) -> bool {
-    let pid = name.to_str().and_then(|name| name.strip_prefix(DATA_PREFIX));
-    pid.is_some_and(|pid| Path::new("/proc").join(pid).exists())
 }
 
 fn is_mine(metadata: &fs::Metadata) -> bool {

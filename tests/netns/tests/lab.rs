@@ -29,6 +29,9 @@ const SERVE: &str = "--serve-handed-in-listeners";
 /// Set: makes this file the inner lab of [`ends_without_leftovers`].
 const INNER_LAB: &str = "CULVERT_NETNS_INNER_LAB";
 
+/// Where the inner lab writes how to enter it.
+const ENTRY: &str = "CULVERT_NETNS_ENTRY";
+
 fn main() -> ExitCode {
     if std::env::args().nth(1).is_some_and(|argument| argument == SERVE) {
         return serve().map_or_else(|error| panic!("{error:#}"), |()| ExitCode::SUCCESS);
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         Scenario::new("a_host_can_write_only_in_known_places", writable_places),
         Scenario::new("plaintext_on_the_wan_is_found", plaintext_is_found),
         Scenario::new("listeners_are_handed_in", listeners),
+        Scenario::new("a_lab_can_be_entered_from_outside", entered),
         Scenario::new("nothing_outlives_a_killed_lab", killed_lab),
         Scenario::new("nothing_outlives_an_interrupted_or_aborted_lab", interrupted_lab),
     ])
@@ -85,7 +89,8 @@ fn tunnel_namespace(scene: &Scene) -> Result<()> {
 
 fn writable_places(scene: &Scene) -> Result<()> {
     let web = &scene.lab.web;
-    let places = web.writable_places()?;
+    let mut places = web.writable_places()?;
+    places.sort();
     let known = ["/dev/shm", "/etc", "/run", "/srv", "/tmp", "/var/tmp"].map(PathBuf::from);
     ensure!(places == known, "{places:?}");
     web.run(&["sh", "-c", "touch /usr/x /root/x /home/x"])?.refusal()?;
@@ -157,6 +162,9 @@ const SLEEP: &str = "86399";
 
 /// The inner lab: waits to be ended from outside.
 fn wait_to_be_ended(scene: &Scene) -> Result<()> {
+    if let Some(path) = std::env::var_os(ENTRY) {
+        fs::write(path, scene.lab.how_to_enter(&scene.lab.web)?)?;
+    }
     let sleepers: Result<Vec<Running>> =
         scene.lab.hosts().into_iter().map(|host| host.program("sleep").arguments(&[SLEEP]).start()).collect();
     for mut sleeper in sleepers? {
@@ -177,6 +185,29 @@ fn sleepers() -> usize {
 fn namespaces() -> Result<BTreeSet<PathBuf>> {
     let all = fs::read_dir("/proc").context("list processes")?.flatten();
     Ok(all.filter_map(|entry| fs::read_link(entry.path().join("ns/net")).ok()).collect())
+}
+
+fn entered(scene: &Scene) -> Result<()> {
+    let entry = scene.world.data().join("entry");
+    let temporary = scene.world.data().join("temporary");
+    fs::create_dir_all(&temporary).context("create a place for the inner lab")?;
+    let mut inner = Command::new(std::env::current_exe()?)
+        .env(INNER_LAB, "1")
+        .env(ENTRY, &entry)
+        .env("TMPDIR", &temporary)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("start the inner lab")?;
+    wait::until_true("the inner lab", BOUND, || sleepers() == 4)?;
+    let command = fs::read_to_string(&entry)?;
+    let seen =
+        Command::new("sh").args(["-c", &format!("{command} -c 'hostname; ip -brief address'")]).output()?;
+    let said = String::from_utf8_lossy(&seen.stdout);
+    ensure!(said.starts_with("web\n") && said.contains("203.0.113.1/24"), "{command}: {seen:?}");
+    inner.kill()?;
+    inner.wait()?;
+    wait::until_true("the processes to be gone", BOUND, || sleepers() == 0)
 }
 
 fn killed_lab(scene: &Scene) -> Result<()> {
