@@ -1,6 +1,6 @@
 //! The running edge: what is started before the seal, and what runs after it until drained.
 
-use std::net::TcpListener;
+use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use arc_swap::ArcSwap;
 use daemon::Clock;
 use daemon::admin;
 use daemon::drain::Drain;
+use daemon::exit;
 use daemon::notify::Notify;
 use daemon::process_metrics::ProcessMetrics;
 use daemon::readiness::{Condition, Readiness};
@@ -19,6 +20,7 @@ use linux::{Confined, Sealed};
 use prometheus::Registry;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use crate::acquire::Listeners;
 use crate::config::{Config, Environment, Users};
@@ -109,13 +111,17 @@ async fn serve(
         .reload_success_timestamp
         .set(i64::try_from(edge.clock.unix_milliseconds() / 1000).unwrap_or(0));
 
+    // None of these ends while edge serves; one that does takes the daemon with it, for an edge that no
+    // longer watches its tunnel or accepts its clients must not look alive.
+    let mut tasks = JoinSet::new();
     let events = Arc::new(tokio::sync::Notify::new());
-    tokio::spawn(tunnel::watch(Arc::clone(&edge), store_well, Arc::clone(&events)));
+    tasks.spawn(tunnel::watch(Arc::clone(&edge), store_well, Arc::clone(&events)));
     if let Some(socket) = listeners.events {
-        tokio::spawn(events::listen(socket, users.wgd.map(|user| user.uid), events));
+        tasks.spawn(events::listen(socket, users.wgd.map(|user| user.uid), events));
     }
     if let Some(listener) = listeners.metrics {
-        spawn_status(listener, registry, readiness, process);
+        let refresh: daemon::status::Hook = Box::new(move || process.refresh());
+        tasks.spawn(daemon::status::serve(listener, registry, readiness, vec![refresh]));
     }
     if let Some(listener) = listeners.admin {
         let control = Control {
@@ -126,21 +132,32 @@ async fn serve(
             notify: Arc::clone(&notify),
         };
         let allowed = users.admins.iter().map(|user| user.uid).collect();
-        tokio::spawn(admin::serve(listener, allowed, Arc::new(control)));
+        tasks.spawn(admin::serve(listener, allowed, Arc::new(control)));
     }
     tracing::info!(listen = %listeners.public.local_addr()?, role = config.role.name(), "serving");
-    let accepting = tokio::spawn(listen::serve(Arc::clone(&edge), listeners.public));
+    tasks.spawn(listen::serve(Arc::clone(&edge), listeners.public));
     notify.ready();
     notify.status("serving");
-    let watchdog = tokio::spawn(watchdog(Arc::clone(&notify)));
+    tasks.spawn(watchdog(Arc::clone(&notify)));
 
-    while signals.next().await == Signal::Hangup {
-        tracing::warn!("SIGHUP: a sealed edge can open no file; use `culvert reload edge`");
-    }
+    let broken = loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::Hangup => tracing::warn!("SIGHUP: a sealed edge can open no file; use `culvert reload edge`"),
+                Signal::Terminate => break None,
+            },
+            Some(ended) = tasks.join_next() => break Some(ended),
+        }
+    };
     drain(&edge, &serving, &notify, &mut signals).await;
-    watchdog.abort();
-    accepting.abort();
-    Ok(())
+    match broken {
+        None => Ok(()),
+        Some(Ok(Err(error))) => Err(exit::fail(exit::IO, error)),
+        Some(Ok(Ok(()))) => {
+            Err(exit::fail(exit::SOFTWARE, anyhow::anyhow!("a part of edge ended by itself")))
+        }
+        Some(Err(panic)) => Err(exit::fail(exit::SOFTWARE, panic)),
+    }
 }
 
 /// Puts the shared state together; tests do it the same way.
@@ -171,15 +188,6 @@ pub fn edge(
     })
 }
 
-fn spawn_status(listener: TcpListener, registry: Registry, readiness: Readiness, process: ProcessMetrics) {
-    let refresh: daemon::status::Hook = Box::new(move || process.refresh());
-    tokio::spawn(async move {
-        if let Err(error) = daemon::status::serve(listener, registry, readiness, vec![refresh]).await {
-            tracing::error!(%error, "metrics listener");
-        }
-    });
-}
-
 async fn drain(edge: &Edge, serving: &Condition, notify: &Notify, signals: &mut Signals) {
     serving.set(false);
     edge.metrics.draining.set(1);
@@ -202,7 +210,7 @@ async fn terminated(signals: &mut Signals) {
 }
 
 /// Half of the unit's `WatchdogSec=30`, from a task of the same runtime that serves.
-async fn watchdog(notify: Arc<Notify>) {
+async fn watchdog(notify: Arc<Notify>) -> io::Result<()> {
     let mut tick = tokio::time::interval(Duration::from_secs(10));
     loop {
         tick.tick().await;

@@ -1,5 +1,6 @@
 //! Watches storaged: sends health requests, ticks the circuit, and acts on its changes.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -14,7 +15,7 @@ use crate::store::Health;
 
 /// Runs until the runtime ends. `store_well` follows what the health requests say; `events` asks
 /// for one at once.
-pub async fn watch(edge: Arc<Edge>, store_well: Condition, events: Arc<Notify>) {
+pub async fn watch(edge: Arc<Edge>, store_well: Condition, events: Arc<Notify>) -> io::Result<()> {
     let mut circuit = Circuit::new(edge.clock.now());
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -257,6 +257,9 @@ async fn many_clients_at_once_do_not_reach_a_forbidden_call() {
         client.await.unwrap();
     }
     assert!(program.scrape("/readyz").await.starts_with("HTTP/1.1 200"));
+    let peak = program.status_field("status", "VmHWM:").parse::<u64>().unwrap();
+    eprintln!("peak {peak} KiB with 64 clients");
+    assert!(peak < 48 << 10, "peak of {peak} KiB");
     assert_eq!(program.stop().await, 0);
 }
 
