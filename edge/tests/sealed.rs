@@ -44,6 +44,11 @@ fn command(config: &Path) -> Command {
 
 impl Program {
     async fn start(fake: &Fake) -> Program {
+        Self::start_as(fake, None).await
+    }
+
+    /// With a listener, it is handed in as systemd does it, and the configured address is not bound.
+    async fn start_as(fake: &Fake, handed_in: Option<std::net::TcpListener>) -> Program {
         let folder = tempfile::tempdir().unwrap();
         let (public, metrics) = (free_port(), free_port());
         write(&folder.path().join("key"), KEY);
@@ -55,7 +60,20 @@ impl Program {
             fake.address
         );
         write(&folder.path().join("edge.toml"), &text);
-        let mut child = command(&folder.path().join("edge.toml")).spawn().unwrap();
+        let config = folder.path().join("edge.toml");
+        let mut child = match handed_in {
+            None => command(&config),
+            Some(listener) => {
+                let script = "export LISTEN_PID=$$; exec \"$0\" --config \"$1\" 3<&0 0</dev/null";
+                let mut shell = Command::new("/bin/sh");
+                shell.args(["-c", script, env!("CARGO_BIN_EXE_edge")]).arg(&config).env_clear();
+                shell.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "public");
+                shell.stdin(std::os::fd::OwnedFd::from(listener)).stderr(Stdio::piped()).kill_on_drop(true);
+                shell
+            }
+        }
+        .spawn()
+        .unwrap();
         let mut stderr = child.stderr.take().unwrap();
         // Its lines appear with those of the test that they belong to.
         tokio::spawn(async move {
@@ -260,6 +278,18 @@ async fn many_clients_at_once_do_not_reach_a_forbidden_call() {
     let peak = program.status_field("status", "VmHWM:").parse::<u64>().unwrap();
     eprintln!("peak {peak} KiB with 64 clients");
     assert!(peak < 48 << 10, "peak of {peak} KiB");
+    assert_eq!(program.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_that_is_handed_in_goes_before_the_configured_address() {
+    let fake = Fake::start().await;
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let program = Program::start_as(&fake, Some(listener)).await;
+    let mut client = Client { stream: TcpStream::connect(address).await.unwrap() };
+    assert_eq!(client.ask(format!("{PUT}{}Content-Length: 2\r\n\r\nhi", authorization())).await.status, 201);
+    assert!(TcpStream::connect(program.public).await.is_err());
     assert_eq!(program.stop().await, 0);
 }
 
