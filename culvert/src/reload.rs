@@ -52,8 +52,16 @@ impl Daemon {
 /// An open file, and the configuration's word for it.
 struct Handed {
     key: String,
+    /// As the configuration says it: a path, or `credential:NAME`.
+    reference: String,
     path: PathBuf,
     file: File,
+}
+
+impl Handed {
+    fn describe(&self) -> Value {
+        json!({ "key": self.key, "reference": self.reference, "path": self.path })
+    }
 }
 
 pub(crate) fn run(arguments: &ReloadArguments, console: Console) -> Result<(), Failure> {
@@ -73,16 +81,24 @@ pub(crate) fn run(arguments: &ReloadArguments, console: Console) -> Result<(), F
         }
         Daemon::Wgd => Vec::new(),
     };
-    let names: Vec<Value> = files.iter().map(|it| json!({ "key": it.key, "path": it.path })).collect();
+    let names: Vec<Value> = files.iter().map(Handed::describe).collect();
     let descriptors: Vec<_> = files.iter().map(|it| it.file.as_fd()).collect();
     let done = admin::call(&socket, VERB, json!({ "files": names }), &descriptors, |_| Ok(()))?;
-    console.report(&json!({ "daemon": name, "reloaded": true, "answer": done }), |_| {
-        // A daemon may say in a word how it went, or name what it read.
-        match done.as_str().or_else(|| done["reloaded"].as_str()) {
-            Some(word) => format!("{name}: reloaded ({})", printable(word)),
-            None => format!("{name}: reloaded"),
-        }
-    })
+    console.report(&json!({ "daemon": name, "answer": done }), |_| told(name, &done))
+}
+
+/// A daemon's yes. wgd names the file it read; storaged names what it could not change while running.
+fn told(name: &str, answer: &Value) -> String {
+    let mut text = format!("{name}: reloaded");
+    if let Some(file) = answer["reloaded"].as_str() {
+        text.push_str(&format!(" {}", printable(file)));
+    }
+    let keys: Vec<&str> =
+        answer["restart_needed"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if !keys.is_empty() {
+        text.push_str(&format!("; needs a restart: {}", printable(&keys.join(", "))));
+    }
+    text
 }
 
 /// The configuration first, then the files it names, in the order of their keys.
@@ -95,11 +111,17 @@ fn open_all(config: &Path) -> Result<Vec<Handed>, Failure> {
     file.rewind().map_err(unreadable)?;
     let table: toml::Table =
         text.parse().map_err(|error| Failure::usage(format!("{}: {error}", config.display())))?;
-    let mut files = vec![Handed { key: "config".to_owned(), path: config.to_owned(), file }];
+    let mut files = vec![Handed {
+        key: "config".to_owned(),
+        reference: config.display().to_string(),
+        path: config.to_owned(),
+        file,
+    }];
     for (key, reference) in file_keys(&table) {
         let path = daemon::secret::reference_path(reference)
             .map_err(|error| Failure::usage(format!("{}: {key}: {error}", config.display())))?;
-        files.push(Handed { file: open(&path)?, key: key.to_owned(), path });
+        let file = open(&path)?;
+        files.push(Handed { key: key.to_owned(), reference: reference.to_owned(), path, file });
     }
     if files.len() > DESCRIPTORS_AT_MOST {
         let message = format!("{} names more files than can be handed over", config.display());
@@ -137,6 +159,14 @@ mod tests {
         let mut read = String::new();
         files[0].file.read_to_string(&mut read).unwrap();
         assert_eq!(read, text);
+    }
+
+    #[test]
+    fn what_only_a_restart_can_change_is_told() {
+        let answer = json!({"reloaded": true, "restart_needed": ["bind_address", "user"]});
+        assert_eq!(told("storaged", &answer), "storaged: reloaded; needs a restart: bind_address, user");
+        assert_eq!(told("wgd", &json!({"reloaded": "wg0.conf"})), "wgd: reloaded wg0.conf");
+        assert_eq!(told("edge", &json!("taken")), "edge: reloaded");
     }
 
     #[test]
