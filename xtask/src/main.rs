@@ -6,6 +6,7 @@
 
 mod bench;
 mod check;
+mod demo;
 mod netns;
 mod packages;
 mod results;
@@ -47,6 +48,12 @@ enum Command {
         /// A part of scenario names
         filter: Option<String>,
     },
+    /// The whole path on a real file: topology, lock-down, upload, download, capture, audit trail, a cut line
+    #[command(after_help = "Examples:\n  \
+        cargo xtask demo               a generated CSV of 1 GiB\n  \
+        cargo xtask demo visits.csv    a file of yours\n  \
+        cargo xtask demo --keep        leaves the lab up and says how to enter it")]
+    Demo(demo::Options),
     /// Figures: medians of alternating runs, beside a peer measured in the same run
     Bench {
         #[command(subcommand)]
@@ -71,6 +78,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Check => check::run()?,
         Command::Test { selection } => test::run(selection.as_deref())?,
         Command::Netns { filter } => netns::run(filter.as_deref())?,
+        Command::Demo(options) => return demo::run(&options),
         Command::Bench { .. } => return bench::run(),
     }
     Ok(ExitCode::SUCCESS)
@@ -80,6 +88,7 @@ fn run(command: Command) -> Result<ExitCode> {
 fn run_inside(world: &World) -> Result<ExitCode> {
     let name = std::ffi::OsString::from("cargo xtask");
     match Cli::parse_from(std::iter::once(&name).chain(world.arguments())).command {
+        Command::Demo(options) => demo::run_inside(&options, world)?,
         Command::Bench { what } => bench::run_inside(&what, world)?,
         Command::Check | Command::Test { .. } | Command::Netns { .. } => bail!("this command needs no world"),
     }
