@@ -1,15 +1,16 @@
 //! Watches storaged: sends health requests, ticks the circuit, and acts on its changes.
 
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use daemon::readiness::Condition;
 use tokio::sync::Notify;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::circuit::{Change, Circuit};
-use crate::limits::{PROBE_INTERVAL, PROBES, TICK};
+use crate::limits::{PROBE_INTERVAL, PROBES, PROOF_OF_LIFE, TICK};
 use crate::request::Edge;
 use crate::store::Health;
 
@@ -22,11 +23,19 @@ pub async fn watch(edge: Arc<Edge>, store_well: Condition, events: Arc<Notify>) 
     let mut probe = interval(PROBE_INTERVAL);
     probe.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let probing = Arc::new(AtomicUsize::new(0));
+    let mut hello = pin!(sleep(PROOF_OF_LIFE));
+    let mut first = true;
     loop {
         tokio::select! {
             _ = tick.tick() => {
                 let change = circuit.tick(edge.clock.now(), edge.store.client.signs());
                 act(&edge, change);
+            }
+            () = hello.as_mut(), if first => {
+                first = false;
+                if !edge.tunnel.holds() {
+                    tracing::info!("storaged does not answer yet; requests are refused until it does");
+                }
             }
             _ = probe.tick() => start_probe(&edge, &store_well, &probing),
             () = events.notified() => start_probe(&edge, &store_well, &probing),
