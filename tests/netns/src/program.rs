@@ -334,7 +334,10 @@ impl Running {
         let name = self.label.split('@').next().unwrap_or_default();
         let wanted = format!("comm=\"{name}");
         let hit = |record: &String| record.contains("type=1326") && record.contains(&wanted);
-        kernel_log().into_iter().rfind(hit).map_or_else(String::new, |record| format!(" ({})", record.trim()))
+        kernel_log().into_iter().rfind(hit).map_or_else(String::new, |record| {
+            // Before the semicolon: level, sequence number, time.
+            format!(" ({})", record.split_once(';').map_or(record.as_str(), |(_, text)| text).trim())
+        })
     }
 
     fn join_readers(&mut self) {

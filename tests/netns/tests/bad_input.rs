@@ -17,6 +17,7 @@ use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::wireguard::KeyPair;
 
 /// Exit codes (sysexits.h).
+const USAGE: i32 = 64;
 const NO_INPUT: i32 = 66;
 const OS: i32 = 71;
 const CONFIG: i32 = 78;
@@ -29,7 +30,9 @@ fn main() -> ExitCode {
         Scenario::new("wgd_says_which_port_is_occupied", wgd_port).needs(&["wgd"]).expecting(STOCK),
         Scenario::new("wgd_says_that_there_is_no_tun", wgd_without_tun).needs(&["wgd"]).expecting(STOCK),
         Scenario::new("edge_names_file_line_and_key", edge).needs(&["edge"]),
-        Scenario::new("storaged_names_file_line_and_key", storaged).needs(&["storaged", "culvert"]),
+        Scenario::new("storaged_names_file_line_and_key", storaged)
+            .needs(&["storaged", "culvert"])
+            .expecting(&["run_as is not set"]),
         Scenario::new("a_full_disk_refuses_the_upload_and_keeps_nothing", full_disk)
             .needs(PROGRAMS)
             .expecting(&["disk", "quota", "space", "volume"]),
@@ -84,7 +87,7 @@ fn wgd(scene: &Scene) -> Result<()> {
     web.write("/etc/culvert/wgd.toml", "")?;
     refuses(web, Place::Outer, &["wgd", "-f", "wg0", "--tun-netns", "nowhere"], NO_INPUT, &["nowhere"])?;
     refuses(web, Place::Outer, &["wgd", "-f", "wg0", "--config", "/none.toml"], NO_INPUT, &["/none.toml"])?;
-    refuses(web, Place::Outer, &["wgd", "-f", "a/b"], CONFIG, &["a/b"])
+    refuses(web, Place::Outer, &["wgd", "-f", "a/b"], USAGE, &["a/b"])
 }
 
 fn wgd_port(scene: &Scene) -> Result<()> {
