@@ -76,8 +76,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Check => check::run()?,
-        Command::Test { selection } => test::run(selection.as_deref())?,
-        Command::Netns { filter } => netns::run(filter.as_deref())?,
+        Command::Test { selection } => return test::run(selection.as_deref()),
+        Command::Netns { filter } => return netns::run(filter.as_deref()),
         Command::Demo(options) => return demo::run(&options),
         Command::Bench { .. } => return bench::run(),
     }
