@@ -193,6 +193,64 @@ impl Config {
     }
 }
 
+/// The configuration as understood, as TOML, with secrets left out.
+pub fn describe(config: &Config) -> String {
+    let Config { fixed, policy } = config;
+    let quote = |text: &dyn Display| toml::Value::String(text.to_string()).to_string();
+    let list = |cohorts: &[Cohort]| {
+        let quoted: Vec<String> = cohorts.iter().map(|cohort| quote(cohort)).collect();
+        format!("[{}]", quoted.join(", "))
+    };
+    let user = |user: &linux::User| quote(&format_args!("{}:{}", user.uid, user.gid));
+    let mut text = String::new();
+    let mut line = |key: &str, value: String| text.push_str(&format!("{key} = {value}\n"));
+    line("role", quote(&fixed.role.name()));
+    line("profile", quote(&fixed.profile.name()));
+    line("bind_address", quote(&fixed.bind_address));
+    line("tunnel_interface", quote(&fixed.tunnel_interface));
+    line("tunnel_prefix", quote(&fixed.tunnel_prefix));
+    line("allowed_hosts", format!("{:?}", policy.allowed_hosts));
+    line("state_dir", quote(&fixed.state_dir.display()));
+    line("metrics_listen", quote(&fixed.metrics_listen));
+    line("admin_socket", quote(&fixed.admin_socket.display()));
+    line("events_socket", quote(&fixed.events_socket.display()));
+    line("wgd_socket", quote(&fixed.wgd_socket.display()));
+    fixed.wgd_user.iter().for_each(|wgd| line("wgd_user", user(wgd)));
+    fixed.run_as.iter().for_each(|run_as| line("run_as", user(run_as)));
+    text.push_str(&format!("# internal keys alive: {}, not shown\n", policy.internal_keys.len()));
+    text.push_str(&format!(
+        "\n[limits]\nbody_idle_timeout_seconds = {}\ndrain_timeout_seconds = {}\ntransfers = {}\nconnections = {}\n",
+        policy.body_idle.as_secs(),
+        fixed.drain.as_secs(),
+        fixed.transfers,
+        fixed.connections
+    ));
+    for volume in &fixed.volumes {
+        let path = quote(&volume.path.display());
+        text.push_str(&format!("\n[[volume]]\nname = {}\npath = {path}\n", quote(&volume.name)));
+    }
+    for cohort in &policy.cohorts {
+        let most = cohort.max_file_bytes;
+        text.push_str(&format!("\n[[cohort]]\nname = {}\nmax_file_bytes = {most}\n", quote(&cohort.name)));
+    }
+    for edge in &policy.edges {
+        text.push_str(&format!(
+            "\n[[edge]]\nname = {}\ncohorts = {}\n",
+            quote(&edge.name),
+            list(&edge.cohorts)
+        ));
+    }
+    for user in &policy.users {
+        text.push_str(&format!(
+            "\n[[user]]\nname = {}\nrole = {}\ncohorts = {}\n# token_sha256 is not shown\n",
+            quote(&user.name),
+            quote(&user.role.name()),
+            list(&user.cohorts)
+        ));
+    }
+    text
+}
+
 fn changed_fixed_keys(old: &Raw, new: &Raw) -> Vec<&'static str> {
     let limits = |raw: &Raw| (raw.limits.drain_timeout_seconds, raw.limits.transfers, raw.limits.connections);
     let changes = [

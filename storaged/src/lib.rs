@@ -5,11 +5,19 @@
 //! acknowledged before it is durable and recorded; nothing is served before its intent is recorded.
 #![forbid(unsafe_code)]
 
+pub mod admin;
 pub mod config;
 pub mod denial;
 pub mod host;
 pub mod init;
 pub mod ledger;
 pub mod limits;
+pub mod listen;
+pub mod metrics;
 pub mod objects;
 pub mod policy;
+pub mod run;
+pub mod sandbox;
+pub mod serve;
+pub mod store;
+pub mod whois;

@@ -32,8 +32,13 @@ pub const IO_THREADS: usize = 8;
 pub const CONNECTIONS: usize = 512;
 /// Time for a request's head.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// Bytes of a request's head: the context (8 KiB), a path (3 KiB) and room.
-pub const HEADER_BYTES: usize = 32 * 1024;
+/// What is read from a connection at once, and the bound of a request's head: the context (8 KiB), a path
+/// (3 KiB) and room. More saves calls on uploads; it is memory per connection that carries one.
+pub const READ_BUFFER_BYTES: usize = 128 * 1024;
+/// After a refusal in the middle of a body, so much more of it is read and thrown away …
+pub const LINGER_BYTES: u64 = 64 * 1024 * 1024;
+/// … for at most so long, for the sender to see the answer before the connection closes.
+pub const LINGER: Duration = Duration::from_secs(2);
 /// A reader that takes nothing for this long is given up.
 pub const SEND_IDLE: Duration = Duration::from_secs(30);
 /// Requests under way may take this long once the daemon is told to end, unless configured.
@@ -58,3 +63,7 @@ pub const MAX_FILE_BYTES: u64 = 1 << 40;
 pub const TRAIL_RECORDS: usize = 1_000_000;
 /// Longest time that `audit.trail` looks back: 100 years.
 pub const TRAIL_DAYS: u64 = 36_525;
+/// Events of the tunnel that wait to be recorded.
+pub const EVENT_QUEUE: usize = 256;
+/// How often readiness follows the ledger and the volumes.
+pub const READINESS_CHECK: Duration = Duration::from_millis(500);

@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** records never go back in time, so "since" is found by bisection.
 
+use std::ops::ControlFlow;
+
 use store_proto::{Cohort, UserName};
 
 use crate::ledger::read::Reader;
@@ -35,7 +37,12 @@ impl Question {
     }
 
     /// The answer, oldest first, a batch at a time; each batch is handed to `on_record` and forgotten.
-    pub fn ask(&self, reader: &Reader, mut on_record: impl FnMut(Record)) -> Result<u64, CorruptError> {
+    /// It may break off.
+    pub fn ask(
+        &self,
+        reader: &Reader,
+        mut on_record: impl FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<u64, CorruptError> {
         let end = reader.last_record()?.map_or(0, |record| record.index + 1);
         let first = self.first_index(reader, end)?;
         let start = match self.limit {
@@ -51,7 +58,9 @@ impl Question {
             for record in batch {
                 if record.index < end && self.matches(&record) {
                     found += 1;
-                    on_record(record);
+                    if on_record(record).is_break() {
+                        return Ok(found);
+                    }
                 }
             }
         }

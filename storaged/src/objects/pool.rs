@@ -45,12 +45,17 @@ impl Pool {
         &self,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JobLost> {
+        self.begin(job).await.map_err(|_| JobLost)
+    }
+
+    /// Queues a job now; the result can be waited for later. A lost job closes the channel.
+    pub fn begin<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
         let (done, result) = oneshot::channel();
-        let job = Box::new(move || {
+        // If the threads are gone the job is dropped, and with it the sender.
+        let _ = self.jobs.send(Box::new(move || {
             let _ = done.send(job());
-        });
-        self.jobs.send(job).map_err(|_| JobLost)?;
-        result.await.map_err(|_| JobLost)
+        }));
+        result
     }
 }
 

@@ -1,7 +1,7 @@
 //! Writing an object: temporary → bytes → `fdatasync` → rename → `fsync` of both directories.
 //!
 //! **Invariant:** until [`Put::publish`] has returned, nothing under `objects/` is promised; when it has,
-//! the object is whole and its name durable. [`Put::abandon`] takes away whatever a failed put left,
+//! the object is whole and its name durable. [`Disk::remove`] takes away whatever a failed put left,
 //! and must succeed before its intent may be closed.
 
 use std::fs::File;
@@ -76,20 +76,12 @@ impl Put {
         self.disk.publish(self.id).map_err(at("rename"))?;
         self.disk.sync_directories(self.id).map_err(at("sync the directories"))
     }
-
-    /// Removes what is there of it.
-    pub fn abandon(self) -> io::Result<()> {
-        drop(self.file);
-        self.disk.remove(self.id)
-    }
 }
 
 fn at(step: &'static str) -> impl FnOnce(io::Error) -> PutError {
-    move |error| match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
-            PutError::Full { step, error }
-        }
-        // Every other kind is the volume's trouble; the list of kinds is not closed.
-        _ => PutError::Io { step, error },
+    move |error| {
+        let is_full = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::FileTooLarge]
+            .contains(&error.kind());
+        if is_full { PutError::Full { step, error } } else { PutError::Io { step, error } }
     }
 }

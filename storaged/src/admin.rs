@@ -1,0 +1,338 @@
+//! The verbs of the admin socket.
+//!
+//! **Invariant:** every call is recorded before it is answered; a call that cannot be recorded is refused.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::Read as _;
+use std::ops::ControlFlow;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use daemon::admin::{AdminError, Caller, Handler, Replies};
+use daemon::config::MAX_CONFIG_BYTES;
+use daemon::secret::SecretString;
+use futures_util::future::BoxFuture;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use store_proto::{Cohort, UserName};
+
+use crate::config::{Config, Environment, Fixed, KeySource, Raw};
+use crate::ledger::apply::Note;
+use crate::ledger::audit::Question;
+use crate::ledger::{Action, Ending, Origin, Record, tables};
+use crate::limits::{TRAIL_DAYS, TRAIL_RECORDS};
+use crate::store::Store;
+
+/// Answers operators.
+#[derive(Debug)]
+pub struct Admin {
+    store: Arc<Store>,
+    fixed: Fixed,
+    environment: Environment,
+    /// The configuration of the start: what differs from it needs a new start.
+    started_with: Raw,
+    lockdown: Value,
+    /// One reload at a time, so that the last answer is the one in force.
+    reloading: Mutex<()>,
+}
+
+impl Admin {
+    /// Puts the verbs together. `lockdown` is what is known from the seal.
+    pub fn new(
+        store: Arc<Store>,
+        fixed: Fixed,
+        environment: Environment,
+        started_with: Raw,
+        lockdown: &linux::Lockdown,
+    ) -> Admin {
+        let lockdown = describe_lockdown(lockdown);
+        Admin { store, fixed, environment, started_with, lockdown, reloading: Mutex::new(()) }
+    }
+
+    async fn record(
+        &self,
+        action: Action,
+        ending: Ending,
+        caller: Caller,
+        detail: String,
+    ) -> Result<(), AdminError> {
+        let origin =
+            Origin { caller: Some(format!("uid={} pid={}", caller.uid, caller.pid)), ..Origin::default() };
+        let note = Note { detail: Some(detail), ..Note::new(action, ending, origin) };
+        let recorded = self.store.note(note).await;
+        recorded.map(drop).map_err(|error| AdminError::new("ledger-unavailable", error))
+    }
+
+    async fn trail(&self, caller: Caller, args: Value, out: &mut Replies) -> Result<Value, AdminError> {
+        let asked = args.to_string();
+        let question = TrailArgs::understand(args, self.store.clock.unix_milliseconds())?;
+        // Recorded first: reading the trail is part of it.
+        self.record(Action::AdminAuditTrail, Ending::Succeeded, caller, asked).await?;
+        let reader = self.store.ledger.reader().clone();
+        let (records, mut stream) = tokio::sync::mpsc::channel(64);
+        let asking = tokio::task::spawn_blocking(move || {
+            question.ask(&reader, |record| match records.blocking_send(record) {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_gone) => ControlFlow::Break(()),
+            })
+        });
+        while let Some(record) = stream.recv().await {
+            out.item(trail_item(&record)).await.map_err(|error| AdminError::new("gone", error))?;
+        }
+        let found = asking.await.map_err(|error| AdminError::new("internal", error))?;
+        let found = found.map_err(|error| AdminError::new("ledger-unavailable", error))?;
+        Ok(json!({ "records": found }))
+    }
+
+    async fn reload(
+        &self,
+        caller: Caller,
+        args: Value,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<Value, AdminError> {
+        let taken = self.swap(args, descriptors);
+        self.store.metrics.reload_success.set(i64::from(taken.is_ok()));
+        match taken {
+            Ok((old, restart_needed)) => {
+                let detail = if restart_needed.is_empty() {
+                    "taken".to_owned()
+                } else {
+                    format!("taken; a restart is needed for {}", restart_needed.join(", "))
+                };
+                if let Err(error) = self.record(Action::AdminReload, Ending::Succeeded, caller, detail).await
+                {
+                    // What cannot be recorded does not happen.
+                    self.store.policy.store(old);
+                    return Err(error);
+                }
+                let now = self.store.clock.unix_milliseconds() / 1000;
+                self.store.metrics.reload_seconds.set(f64::from(u32::try_from(now).unwrap_or(u32::MAX)));
+                tracing::info!(restart_needed = restart_needed.len(), "configuration reloaded");
+                Ok(json!({ "reloaded": true, "restart_needed": restart_needed }))
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a reload was refused; the old configuration stays");
+                self.record(Action::AdminReload, Ending::Failed, caller, "refused".to_owned()).await?;
+                Err(AdminError::new("bad-configuration", error))
+            }
+        }
+    }
+
+    /// Reads, understands, swaps; or leaves everything as it was.
+    fn swap(
+        &self,
+        args: Value,
+        descriptors: Vec<OwnedFd>,
+    ) -> Result<(Arc<crate::policy::Policy>, Vec<&'static str>), String> {
+        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+        let args: Option<ReloadArgs> = serde_json::from_value(args).map_err(|error| error.to_string())?;
+        let args = args.unwrap_or_default();
+        let mut files = descriptors.into_iter().map(File::from);
+        let config = files.next().ok_or("the configuration file's descriptor is missing")?;
+        let name = args.files.first().map_or_else(|| "storaged.toml".to_owned(), |file| file.path.clone());
+        let mut text = String::new();
+        let read = config.take(MAX_CONFIG_BYTES + 1).read_to_string(&mut text);
+        read.map_err(|error| format!("{name}: {error}"))?;
+        if text.len() as u64 > MAX_CONFIG_BYTES {
+            return Err(format!("{name}: larger than {MAX_CONFIG_BYTES} bytes"));
+        }
+        let raw: Raw = daemon::config::parse(&name, &text).map_err(|error| error.to_string())?;
+        let mut keys = HandedIn {
+            names: args.files.into_iter().skip(1).map(|file| file.reference).collect(),
+            files: files.collect(),
+        };
+        let understood =
+            Config::understand_reload(&name, &self.started_with, &raw, &self.environment, &mut keys);
+        let (policy, restart_needed) = understood.map_err(|error| error.to_string())?;
+        Ok((self.store.policy.swap(Arc::new(policy)), restart_needed))
+    }
+
+    async fn status(&self, caller: Caller) -> Result<Value, AdminError> {
+        self.record(Action::AdminStatus, Ending::Succeeded, caller, String::new()).await?;
+        let totals = self.store.ledger.reader().totals();
+        let totals = totals.map_err(|error| AdminError::new("ledger-unavailable", error))?;
+        let policy = self.store.policy.load();
+        let volumes: Vec<Value> = self
+            .store
+            .volumes
+            .iter()
+            .map(|volume| json!({ "name": volume.name, "usable": volume.is_usable() }))
+            .collect();
+        Ok(json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "role": self.fixed.role.name(),
+            "profile": self.fixed.profile.name(),
+            "bind_address": self.fixed.bind_address.to_string(),
+            "encrypted_at_rest": false,
+            "ledger": {
+                "usable": self.store.ledger.is_usable(),
+                "records": totals.records,
+                "open_operations": totals.open_intents,
+            },
+            "files": totals.files,
+            "stored_bytes": totals.stored_bytes,
+            "volumes": volumes,
+            "edges": policy.edges.len(),
+            "cohorts": policy.cohorts.len(),
+            "users": policy.users.len(),
+            "transfers": self.store.metrics.transfers.get(),
+            "free_transfer_slots": self.store.buffers.free_slots(),
+            "lockdown": self.lockdown,
+        }))
+    }
+
+    async fn unknown(&self, caller: Caller, verb: &str) -> Result<Value, AdminError> {
+        let shown: String = verb.chars().take(64).filter(|c| !c.is_control()).collect();
+        self.record(Action::AdminRefused, Ending::Denied, caller, format!("unknown verb {shown}")).await?;
+        Err(AdminError::unknown_verb(verb))
+    }
+}
+
+impl Handler for Admin {
+    fn handle<'a>(
+        &'a self,
+        caller: Caller,
+        verb: &'a str,
+        args: Value,
+        descriptors: Vec<OwnedFd>,
+        out: &'a mut Replies,
+    ) -> BoxFuture<'a, Result<Value, AdminError>> {
+        Box::pin(async move {
+            match verb {
+                "audit.trail" => self.trail(caller, args, out).await,
+                "reload" => self.reload(caller, args, descriptors).await,
+                "status" => self.status(caller).await,
+                _ => self.unknown(caller, verb).await,
+            }
+        })
+    }
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct TrailArgs {
+    cohort: Option<String>,
+    days: Option<u64>,
+    user: Option<String>,
+    action: Option<String>,
+    limit: Option<usize>,
+}
+
+impl TrailArgs {
+    fn understand(args: Value, now_ms: u64) -> Result<Question, AdminError> {
+        let bad = |what: &str, error: &dyn std::fmt::Display| {
+            AdminError::new("bad-argument", format!("{what}: {error}"))
+        };
+        let args: Option<TrailArgs> = serde_json::from_value(args).map_err(|error| bad("args", &error))?;
+        let args = args.unwrap_or_default();
+        let cohort = args.cohort.map(|cohort| Cohort::parse(&cohort)).transpose();
+        let user = args.user.map(|user| UserName::parse(&user)).transpose();
+        let action = match args.action {
+            None => None,
+            Some(name) => {
+                Some(Action::parse(&name).ok_or_else(|| bad("action", &format!("there is no {name:?}")))?)
+            }
+        };
+        if args.days.is_some_and(|days| days > TRAIL_DAYS) {
+            return Err(bad("days", &format!("at most {TRAIL_DAYS}")));
+        }
+        Ok(Question {
+            cohort: cohort.map_err(|error| bad("cohort", &error))?,
+            user: user.map_err(|error| bad("user", &error))?,
+            action,
+            since_ms: args.days.map(|days| now_ms.saturating_sub(days * 86_400_000)),
+            limit: Some(args.limit.unwrap_or(TRAIL_RECORDS).min(TRAIL_RECORDS)),
+        })
+    }
+}
+
+/// `files`: what each descriptor is, in their order: the configuration first, then each secret with its
+/// `reference` in the configuration. Without it: the configuration, the internal key, the next internal key.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ReloadArgs {
+    files: Vec<HandedFile>,
+}
+
+/// What `culvert reload` says about a descriptor.
+#[derive(Debug, Deserialize)]
+struct HandedFile {
+    path: String,
+    #[serde(default)]
+    reference: String,
+}
+
+/// Keys from descriptors.
+#[derive(Debug)]
+struct HandedIn {
+    names: VecDeque<String>,
+    files: VecDeque<File>,
+}
+
+impl KeySource for HandedIn {
+    fn read(&mut self, reference: &str) -> Result<SecretString, String> {
+        let at = if self.names.is_empty() {
+            Some(0)
+        } else {
+            self.names.iter().position(|name| name == reference)
+        };
+        let file = at.and_then(|at| {
+            self.names.remove(at);
+            self.files.remove(at)
+        });
+        let file = file.ok_or_else(|| format!("no descriptor was handed in for {reference}"))?;
+        SecretString::from_reader(Path::new(reference), file).map_err(|error| error.to_string())
+    }
+}
+
+fn trail_item(record: &Record) -> Value {
+    let mut item = serde_json::to_value(record).expect("records are JSON");
+    if let Some(object) = item.as_object_mut() {
+        object.insert("time".to_owned(), tables::rfc3339(record.time_ms).into());
+    }
+    item
+}
+
+fn describe_lockdown(lockdown: &linux::Lockdown) -> Value {
+    let layers: serde_json::Map<String, Value> = lockdown
+        .layers
+        .iter()
+        .map(|(layer, state)| {
+            let state = match state {
+                linux::LayerState::On => "on".to_owned(),
+                linux::LayerState::Partial(why) => format!("partial: {why}"),
+                linux::LayerState::Off(why) => format!("off: {why}"),
+                linux::LayerState::NotUsed => "not used".to_owned(),
+            };
+            (layer.name().to_owned(), state.into())
+        })
+        .collect();
+    json!({
+        "layers": layers,
+        "landlock_abi": lockdown.landlock_abi,
+        "filter_sha256": lockdown.filter_sha256,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn trail_arguments_are_checked() {
+        let ask = |args| TrailArgs::understand(args, 10 * 86_400_000);
+        assert_eq!(ask(json!({"days": 3})).unwrap().since_ms, Some(7 * 86_400_000));
+        assert_eq!(ask(Value::Null).unwrap().limit, Some(TRAIL_RECORDS));
+        assert_eq!(ask(json!({"limit": 5, "action": "nas_raw_created"})).unwrap().limit, Some(5));
+        for bad in [
+            json!({"cohort": "../x"}),
+            json!({"action": "x"}),
+            json!({"days": 99_999_999_u64}),
+            json!({"x": 1}),
+        ] {
+            assert!(ask(bad.clone()).is_err(), "{bad}");
+        }
+    }
+}

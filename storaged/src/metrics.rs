@@ -1,0 +1,278 @@
+//! What storaged counts. Labels come from closed enums, and from the names of volumes in the
+//! configuration; never from a request.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry,
+};
+
+use crate::denial::Denial;
+use crate::ledger::writer::{Observer, Time};
+use crate::ledger::{Action, Ending, Reader};
+
+/// The counters and gauges.
+#[derive(Debug, Clone)]
+pub struct Metrics {
+    operations: IntCounterVec,
+    operation_seconds: HistogramVec,
+    /// Bytes of bodies that came in.
+    pub received_bytes: IntCounter,
+    /// Bytes of bodies that went out.
+    pub sent_bytes: IntCounter,
+    /// Seconds that publishing an object took: sync, rename, sync of directories.
+    pub fsync_seconds: Histogram,
+    /// Transfers under way.
+    pub transfers: IntGauge,
+    /// Objects on the volumes that the ledger does not know.
+    pub unclaimed_objects: IntGauge,
+    /// The clock of the edge that asked last, minus ours.
+    pub edge_clock_offset_seconds: Gauge,
+    /// Whether the last reload was taken.
+    pub reload_success: IntGauge,
+    /// When the last reload was taken.
+    pub reload_seconds: Gauge,
+    /// Room on the volumes.
+    pub filesystem_avail_bytes: IntGaugeVec,
+    /// Size of the volumes.
+    pub filesystem_size_bytes: IntGaugeVec,
+    /// Whether the volume is the one of the start and answers.
+    pub volume_usable: IntGaugeVec,
+    auth_failures: IntCounterVec,
+    objects: IntGauge,
+    stored_bytes: IntGauge,
+    open_operations: IntGauge,
+    ledger_entries: IntGauge,
+    ledger_size_bytes: IntGauge,
+    ledger_commit_seconds: Histogram,
+    ledger_commit_commands: Histogram,
+    audit_append_failures: IntCounter,
+}
+
+impl Metrics {
+    /// Registers everything, with all closed labels at zero.
+    pub fn register(registry: &Registry) -> prometheus::Result<Metrics> {
+        let made = Made { registry };
+        let metrics = Metrics {
+            operations: made.counters(
+                "operations_total",
+                "Operations that ended, by action and result.",
+                &["action", "result"],
+            )?,
+            operation_seconds: made.histograms(
+                "operation_duration_seconds",
+                "Seconds from the intent to the outcome.",
+                &["action"],
+                vec![0.001, 0.005, 0.02, 0.1, 0.5, 2.0, 10.0, 60.0, 600.0],
+            )?,
+            received_bytes: made.counter("received_bytes_total", "Bytes of files that came in.")?,
+            sent_bytes: made.counter("sent_bytes_total", "Bytes of files that went out.")?,
+            fsync_seconds: made.histogram(
+                "fsync_duration_seconds",
+                "Seconds to make an object durable: sync, rename, sync of the directories.",
+                SYNC_BUCKETS,
+            )?,
+            transfers: made.gauge("transfers", "Transfers under way.")?,
+            unclaimed_objects: made.gauge(
+                "unclaimed_objects",
+                "Objects on the volumes that the ledger does not know, counted at start.",
+            )?,
+            edge_clock_offset_seconds: made.float(
+                "edge_clock_offset_seconds",
+                "The clock of the edge that asked last, minus this host's.",
+            )?,
+            reload_success: made
+                .gauge("config_last_reload_successful", "Whether the last reload was taken.")?,
+            reload_seconds: made.float(
+                "config_last_reload_success_timestamp_seconds",
+                "When the configuration in force was taken, in seconds since 1970.",
+            )?,
+            filesystem_avail_bytes: made.gauges(
+                "filesystem_avail_bytes",
+                "Bytes free on a volume.",
+                &["volume"],
+            )?,
+            filesystem_size_bytes: made.gauges(
+                "filesystem_size_bytes",
+                "Bytes of a volume's file system.",
+                &["volume"],
+            )?,
+            volume_usable: made.gauges(
+                "volume_usable",
+                "Whether a volume answers and has its marker.",
+                &["volume"],
+            )?,
+            auth_failures: made.counters(
+                "auth_failures_total",
+                "Requests refused, by reason.",
+                &["reason"],
+            )?,
+            objects: made.gauge("objects", "Files in the store.")?,
+            stored_bytes: made.gauge("stored_bytes", "Bytes of all files in the store.")?,
+            open_operations: made
+                .gauge("open_operations", "Operations that have an intent and no outcome yet.")?,
+            ledger_entries: made.gauge("ledger_entries", "Records in the ledger.")?,
+            ledger_size_bytes: made.gauge("ledger_size_bytes", "Bytes of the ledger's file.")?,
+            ledger_commit_seconds: made.histogram(
+                "ledger_commit_duration_seconds",
+                "Seconds of one ledger transaction, with its sync.",
+                SYNC_BUCKETS,
+            )?,
+            ledger_commit_commands: made.histogram(
+                "ledger_commit_commands",
+                "Commands committed by one ledger transaction.",
+                &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0],
+            )?,
+            audit_append_failures: made.counter(
+                "audit_append_failures_total",
+                "Operations that were refused because they could not be recorded.",
+            )?,
+        };
+        for action in Action::ALL {
+            for ending in Ending::ALL {
+                metrics.operations.with_label_values(&[action.name(), ending.name()]);
+            }
+        }
+        for denial in Denial::ALL {
+            metrics.auth_failures.with_label_values(&[denial.name()]);
+        }
+        Ok(metrics)
+    }
+
+    /// An operation ended.
+    pub fn operation(&self, action: Action, ending: Ending, seconds: Option<f64>) {
+        self.operations.with_label_values(&[action.name(), ending.name()]).inc();
+        if let Some(seconds) = seconds {
+            self.operation_seconds.with_label_values(&[action.name()]).observe(seconds);
+        }
+    }
+
+    /// A request was refused.
+    pub fn denied(&self, denial: Denial) {
+        self.auth_failures.with_label_values(&[denial.name()]).inc();
+    }
+
+    /// Looks at the ledger; called before each scrape.
+    pub fn refresh(&self, reader: &Reader, ledger_file: &PathBuf) {
+        match reader.totals() {
+            Ok(totals) => {
+                self.objects.set(signed(totals.files));
+                self.stored_bytes.set(signed(totals.stored_bytes));
+                self.open_operations.set(signed(totals.open_intents));
+                self.ledger_entries.set(signed(totals.records));
+            }
+            Err(error) => tracing::debug!(%error, "read the ledger's totals"),
+        }
+        if let Ok(metadata) = std::fs::metadata(ledger_file) {
+            self.ledger_size_bytes.set(signed(metadata.len()));
+        }
+    }
+
+    /// What the ledger's writer tells.
+    pub fn observer(self: &Arc<Self>) -> LedgerObserver {
+        LedgerObserver(Arc::clone(self))
+    }
+}
+
+/// Counts commits.
+#[derive(Debug)]
+pub struct LedgerObserver(Arc<Metrics>);
+
+impl Observer for LedgerObserver {
+    fn committed(&self, commands: usize, seconds: f64) {
+        self.0.ledger_commit_seconds.observe(seconds);
+        self.0.ledger_commit_commands.observe(f64::from(u32::try_from(commands).unwrap_or(u32::MAX)));
+    }
+
+    fn failed(&self, commands: usize) {
+        self.0.audit_append_failures.inc_by(commands as u64);
+    }
+}
+
+/// The ledger's clock.
+#[derive(Debug, Clone, Copy)]
+pub struct LedgerTime {
+    clock: daemon::Clock,
+    start: std::time::Instant,
+}
+
+impl LedgerTime {
+    /// Counts steady seconds from now.
+    pub fn new(clock: daemon::Clock) -> LedgerTime {
+        LedgerTime { clock, start: clock.now() }
+    }
+}
+
+impl Time for LedgerTime {
+    fn wall_ms(&self) -> u64 {
+        self.clock.unix_milliseconds()
+    }
+
+    fn steady_seconds(&self) -> f64 {
+        self.clock.now().duration_since(self.start).as_secs_f64()
+    }
+}
+
+/// Prometheus counts in signed 64 bits: 8 EiB are enough.
+pub fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A local disk's sync takes 0.3 ms, a busy one's or a network's seconds.
+const SYNC_BUCKETS: &[f64] = &[0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2.0, 10.0];
+
+struct Made<'a> {
+    registry: &'a Registry,
+}
+
+impl Made<'_> {
+    fn take<C: Collector + Clone + 'static>(
+        &self,
+        collector: prometheus::Result<C>,
+    ) -> prometheus::Result<C> {
+        let collector = collector?;
+        self.registry.register(Box::new(collector.clone()))?;
+        Ok(collector)
+    }
+
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.take(IntCounter::with_opts(options(name, help)))
+    }
+
+    fn counters(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntCounterVec> {
+        self.take(IntCounterVec::new(options(name, help), labels))
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.take(IntGauge::with_opts(options(name, help)))
+    }
+
+    fn gauges(&self, name: &str, help: &str, labels: &[&str]) -> prometheus::Result<IntGaugeVec> {
+        self.take(IntGaugeVec::new(options(name, help), labels))
+    }
+
+    fn float(&self, name: &str, help: &str) -> prometheus::Result<Gauge> {
+        self.take(Gauge::with_opts(options(name, help)))
+    }
+
+    fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
+        self.take(Histogram::with_opts(HistogramOpts::from(options(name, help)).buckets(buckets.to_vec())))
+    }
+
+    fn histograms(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+        buckets: Vec<f64>,
+    ) -> prometheus::Result<HistogramVec> {
+        self.take(HistogramVec::new(HistogramOpts::from(options(name, help)).buckets(buckets), labels))
+    }
+}
+
+fn options(name: &str, help: &str) -> Opts {
+    Opts::new(format!("storaged_{name}"), help)
+}

@@ -1,0 +1,329 @@
+//! From a configuration to a running store, in the order that the lock-down forces.
+
+use std::net::TcpListener;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use daemon::notify::Notify;
+use daemon::process_metrics::ProcessMetrics;
+use daemon::readiness::Readiness;
+use daemon::signals::{Signal, Signals};
+use daemon::status::Hook;
+use daemon::{Clock, exit};
+use linux::unix_datagram::DatagramSocket;
+use linux::unix_listener::bind_unix_listener;
+use linux::{Confined, ListenFds, Privileged, Sealed, User};
+use prometheus::Registry;
+use tokio::sync::mpsc;
+use tunnel_events::{Event, What};
+
+use crate::admin::Admin;
+use crate::config::{Config, Environment, Fixed, Raw};
+use crate::init::LEDGER_FILE;
+use crate::ledger::apply::Note;
+use crate::ledger::{self, Action, Ending, Ledger, Origin, recover};
+use crate::limits::{EVENT_QUEUE, IO_THREADS};
+use crate::metrics::{LedgerTime, Metrics};
+use crate::objects::network_fs::network_file_system;
+use crate::objects::{Buffers, NasVolume, Pool};
+use crate::policy::Policy;
+use crate::store::{Store, VolumeState};
+use crate::whois::Whois;
+use crate::{listen, sandbox, serve};
+
+/// What must be had before privileges are dropped.
+#[derive(Debug)]
+pub struct Acquired {
+    internal: TcpListener,
+    metrics: TcpListener,
+    admin: UnixListener,
+    events: DatagramSocket,
+    notify: Notify,
+    registry: Registry,
+    process: ProcessMetrics,
+}
+
+/// Opens listeners, sockets and process figures.
+pub fn acquire(privileged: &Privileged, fixed: &Fixed) -> anyhow::Result<Acquired> {
+    let mut handed_in =
+        ListenFds::take(privileged).map_err(|error| daemon::fail(exit::CONFIG, anyhow::Error::new(error)))?;
+    let internal = listen::internal(privileged, fixed, &mut handed_in)
+        .map_err(|error| daemon::fail(exit::CONFIG, anyhow::Error::new(error)))?;
+    let metrics = match handed_in.tcp("metrics")? {
+        Some(listener) => listener,
+        None => bind_metrics(fixed)?,
+    };
+    let admin = match handed_in.unix("admin")? {
+        Some(listener) => listener,
+        None => bind_unix_listener(&fixed.admin_socket, 0o660, fixed.run_as)
+            .with_context(|| format!("admin_socket: {}", fixed.admin_socket.display()))?,
+    };
+    for name in handed_in.left_over() {
+        tracing::warn!(name, "a listener was handed in that storaged does not use");
+    }
+    // wgd must be able to send to it, and others need not.
+    let owner = match (fixed.run_as, fixed.wgd_user) {
+        (Some(user), Some(wgd)) => Some(User { uid: user.uid, gid: wgd.gid }),
+        (user, None) => user,
+        (None, Some(wgd)) => Some(User { uid: User::current().uid, gid: wgd.gid }),
+    };
+    let events = DatagramSocket::bind(&fixed.events_socket, 0o660, owner)
+        .with_context(|| format!("events_socket: {}", fixed.events_socket.display()))?;
+    let registry = Registry::new();
+    let process = ProcessMetrics::open(&registry)?;
+    let notify = Notify::from_environment(privileged).context("connect to the service manager")?;
+    Ok(Acquired { internal, metrics, admin, events, notify, registry, process })
+}
+
+fn bind_metrics(fixed: &Fixed) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(fixed.metrics_listen)
+        .map_err(|error| daemon::fail(exit::CONFIG, error))
+        .with_context(|| format!("metrics_listen: {}", fixed.metrics_listen))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Opens the ledger and the volumes, ends what a dead process left open, and starts the threads.
+/// Everything is opened as the user that will run, so that a wrong owner is found now.
+pub fn open(
+    _confined: &Confined,
+    fixed: &Fixed,
+    policy: Policy,
+    events: DatagramSocket,
+    registry: &Registry,
+) -> anyhow::Result<Arc<Store>> {
+    assemble(fixed, policy, events, registry)
+}
+
+/// What [`open`] does, for tests that serve from within their own process.
+pub fn assemble(
+    fixed: &Fixed,
+    policy: Policy,
+    events: DatagramSocket,
+    registry: &Registry,
+) -> anyhow::Result<Arc<Store>> {
+    let config = |error: anyhow::Error| daemon::fail(exit::CONFIG, error);
+    match network_file_system(&fixed.state_dir) {
+        Ok(None) => {}
+        Ok(Some(kind)) => {
+            return Err(config(anyhow::anyhow!(
+                "state_dir: {} is on a network file system ({kind}); the ledger must be on a local one",
+                fixed.state_dir.display()
+            )));
+        }
+        Err(error) => {
+            return Err(config(anyhow::anyhow!("state_dir: {}: {error}", fixed.state_dir.display())));
+        }
+    }
+    let clock = Clock;
+    let metrics = Arc::new(Metrics::register(registry)?);
+    let ledger_file = fixed.state_dir.join(LEDGER_FILE);
+    let (database, store_id) = ledger::open(&ledger_file).map_err(|error| config(error.into()))?;
+    let mut volumes = Vec::new();
+    for volume in &fixed.volumes {
+        let opened =
+            NasVolume::open(&volume.name, &volume.path, store_id).map_err(|error| config(error.into()))?;
+        volumes.push(VolumeState::new(volume.name.clone(), Arc::new(opened)));
+    }
+    let host = crate::host::describe(fixed.role);
+    let (ledger, _writer) = Ledger::start(database, host, LedgerTime::new(clock), metrics.observer())?;
+    let recovered = recover::recover(&ledger, |intent| {
+        let disk = volumes.iter().map(|state| &state.disk).find(|disk| disk.id() == intent.volume);
+        match disk {
+            Some(disk) => disk.remove(intent.file_id),
+            None => Err(std::io::Error::other("its volume is not configured")),
+        }
+    })?;
+    if recovered != recover::Recovered::default() {
+        tracing::warn!(
+            uploads = recovered.uploads,
+            downloads = recovered.downloads,
+            "closed operations that a dead process had left open"
+        );
+    }
+    let mut trusted = vec![0, User::current().uid];
+    trusted.extend(fixed.wgd_user.map(|user| user.uid));
+    let whois =
+        Whois::new(events, fixed.wgd_socket.clone(), trusted, clock).context("watch the events socket")?;
+    Ok(Arc::new(Store {
+        role: fixed.role,
+        policy: ArcSwap::from_pointee(policy),
+        ledger,
+        volumes,
+        pool: Pool::start(IO_THREADS).context("start the input/output threads")?,
+        buffers: Buffers::new(fixed.transfers),
+        whois: Arc::new(whois),
+        metrics,
+        drain: daemon::drain::Drain::new(fixed.drain),
+        clock,
+    }))
+}
+
+/// The whole life of a storaged: to be called on the only thread of the process.
+pub fn run(config: Config, raw: Raw, environment: Environment) -> anyhow::Result<()> {
+    let privileged = Privileged::at_startup().map_err(|error| daemon::fail(exit::SOFTWARE, error))?;
+    let Config { fixed, policy } = config;
+    let acquired = acquire(&privileged, &fixed)?;
+    let confined = privileged
+        .confine(&sandbox::confinement(&fixed))
+        .map_err(|error| daemon::fail(exit::PERMISSION, error))?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("serve").build()?;
+    // Entered, not blocked on: opening waits for the ledger's thread, which a runtime's own thread must not.
+    let entered = runtime.enter();
+    let Acquired { internal, metrics, admin, events, notify, registry, process } = acquired;
+    let store = open(&confined, &fixed, policy, events, &registry)?;
+    let sockets = Sockets { internal, metrics, admin, notify, registry, process, signals: Signals::new()? };
+    let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| daemon::fail(exit::OS, error))?;
+    drop(entered);
+    runtime.block_on(serve_until_told(sealed, store, fixed, raw, environment, sockets))
+}
+
+struct Sockets {
+    internal: TcpListener,
+    metrics: TcpListener,
+    admin: UnixListener,
+    notify: Notify,
+    registry: Registry,
+    process: ProcessMetrics,
+    signals: Signals,
+}
+
+async fn serve_until_told(
+    sealed: Sealed,
+    store: Arc<Store>,
+    fixed: Fixed,
+    raw: Raw,
+    environment: Environment,
+    sockets: Sockets,
+) -> anyhow::Result<()> {
+    let Sockets { internal, metrics, admin, notify, registry, process, mut signals } = sockets;
+    daemon::metrics::build_info(&registry, "storaged")?;
+    daemon::metrics::lockdown(&registry, "storaged", sealed.lockdown())?;
+    store.metrics.reload_success.set(1);
+    let readiness = Readiness::new();
+    let serving = readiness.condition("serving", false);
+    let hooks = hooks(&store, &readiness, process, fixed.state_dir.join(LEDGER_FILE));
+    tokio::spawn(daemon::status::serve(metrics, registry, readiness, hooks));
+
+    let (tunnel, told) = mpsc::channel(EVENT_QUEUE);
+    let whois = Arc::clone(&store.whois);
+    tokio::spawn(async move {
+        // A full queue drops events, and the cache was emptied all the same.
+        let heard = whois.listen(|event| drop(tunnel.try_send(event))).await;
+        tracing::error!(error = ?heard.err(), "the events socket broke");
+    });
+    tokio::spawn(record_events(Arc::clone(&store), told));
+    tokio::spawn(Arc::clone(&store).watch_volumes());
+    tokio::spawn(Arc::clone(&store).count_unclaimed());
+
+    let allowed = fixed.admin_users.iter().map(|user| user.uid).chain([User::current().uid]).collect();
+    let connections = fixed.connections;
+    let handler = Admin::new(Arc::clone(&store), fixed, environment, raw, sealed.lockdown());
+    tokio::spawn(daemon::admin::serve(admin, allowed, Arc::new(handler)));
+
+    let started = Note::new(Action::AdminStarted, Ending::Succeeded, Origin::default());
+    store.note(started).await.context("record the start")?;
+    let listener = tokio::net::TcpListener::from_std(internal)?;
+    tracing::info!(address = %listener.local_addr()?, role = store.role.name(), "serving");
+    warn_of_missing_layers(&sealed);
+    let serving_task = tokio::spawn(serve::serve(listener, Arc::clone(&store), connections));
+    serving.set(true);
+    notify.ready();
+
+    wait_for_the_end(&mut signals).await;
+    serving.set(false);
+    notify.stopping();
+    store.drain.begin();
+    let left = tokio::select! {
+        left = store.drain.finished() => left,
+        () = wait_for_the_end(&mut signals) => store.drain.running(),
+    };
+    let _ = serving_task.await;
+    let mut stopped = Note::new(Action::AdminStopped, Ending::Succeeded, Origin::default());
+    stopped.detail = Some(format!("{left} requests were cut off"));
+    store.note(stopped).await.context("record the end")?;
+    tracing::info!(left, "stopped");
+    Ok(())
+}
+
+fn hooks(
+    store: &Arc<Store>,
+    readiness: &Readiness,
+    process: ProcessMetrics,
+    ledger_file: PathBuf,
+) -> Vec<Hook> {
+    let ledger = readiness.condition("ledger", true);
+    let volumes = readiness.condition("volume", true);
+    let watched = Arc::clone(store);
+    tokio::spawn(async move {
+        loop {
+            ledger.set(watched.ledger.is_usable());
+            volumes.set(watched.volume_for_writing().is_some());
+            tokio::time::sleep(crate::limits::READINESS_CHECK).await;
+        }
+    });
+    let counted = Arc::clone(store);
+    vec![
+        Box::new(move || process.refresh()),
+        Box::new(move || counted.metrics.refresh(counted.ledger.reader(), &ledger_file)),
+    ]
+}
+
+/// SIGHUP asks for a reload, which a sealed process cannot do by itself.
+async fn wait_for_the_end(signals: &mut Signals) {
+    loop {
+        match signals.next().await {
+            Signal::Terminate => return,
+            Signal::Hangup => {
+                tracing::warn!("SIGHUP is ignored: `culvert reload storaged` brings the configuration in");
+            }
+        }
+    }
+}
+
+async fn record_events(store: Arc<Store>, mut told: mpsc::Receiver<Event>) {
+    while let Some(event) = told.recv().await {
+        let action = match event.what {
+            What::Up => Action::TunnelUp,
+            What::Down => Action::TunnelDown,
+            What::Roamed => Action::TunnelRoamed,
+            What::KeyChanged => Action::TunnelKeyChanged,
+            // Every two minutes and per peer: wgd's metrics count them.
+            What::Handshake => continue,
+        };
+        let origin = Origin {
+            edge: event.peer.parse().ok(),
+            peer_public_key: Some(event.public_key),
+            ..Origin::default()
+        };
+        let note = Note { detail: Some(event.interface), ..Note::new(action, Ending::Succeeded, origin) };
+        if store.note(note).await.is_err() {
+            tracing::warn!(action = action.name(), "an event of the tunnel could not be recorded");
+        }
+    }
+}
+
+fn warn_of_missing_layers(sealed: &Sealed) {
+    for (layer, why) in sealed.lockdown().missing() {
+        tracing::warn!(layer = layer.name(), why, "a layer of the lock-down is missing");
+    }
+}
+
+/// What is allowed and should not stay.
+pub fn warn_of_findings(config: &Config, environment: &Environment) {
+    if environment.internal_api_key.is_some() {
+        tracing::warn!(
+            "INTERNAL_API_KEY is in the environment, where others can read it; use internal_api_key_file"
+        );
+    }
+    if config.fixed.role == store_proto::ServerRole::Testing {
+        tracing::warn!("role testing: this is not a production store");
+    }
+    if config.fixed.run_as.is_none() && User::current().uid == 0 {
+        tracing::warn!("run_as is not set, so storaged stays root");
+    }
+    tracing::warn!("files are not encrypted at rest yet: protect the volumes as you would the files");
+}

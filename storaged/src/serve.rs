@@ -1,0 +1,91 @@
+//! The internal API: HTTP/1.1 from edges, through the tunnel.
+//!
+//! **Invariant:** every request passes [`admission`] before its body is read, and every refusal is recorded.
+
+pub mod admission;
+pub mod answer;
+pub mod download;
+pub mod listing;
+pub mod permissions;
+pub mod routes;
+pub mod sink;
+pub mod upload;
+
+use std::convert::Infallible;
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::limits::{HEADER_TIMEOUT, READ_BUFFER_BYTES};
+use crate::store::Store;
+
+/// Accepts until the drain begins.
+pub async fn serve(listener: TcpListener, store: Arc<Store>, connections: usize) {
+    let places = Arc::new(Semaphore::new(connections));
+    loop {
+        let accepted = tokio::select! {
+            () = store.drain.begun() => return,
+            accepted = accept(&listener, &places) => accepted,
+        };
+        match accepted {
+            Ok((stream, source, place)) => {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move {
+                    connection(stream, source, store).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of descriptors, or a connection that died in the queue: the next may do.
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, IpAddr, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+    let (stream, source) = listener.accept().await?;
+    stream.set_nodelay(true)?;
+    Ok((stream, source.ip(), place))
+}
+
+async fn connection(stream: TcpStream, source: IpAddr, store: Arc<Store>) {
+    let drain = store.drain.clone();
+    let service = service_fn(move |request: Request<Incoming>| {
+        let store = Arc::clone(&store);
+        async move {
+            // Drop order matters at the end of a drain: the guard outlives the answer's head.
+            let _guard = store.drain.guard();
+            Ok::<_, Infallible>(routes::answer(request, source, &store).await)
+        }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_TIMEOUT)
+        .max_buf_size(READ_BUFFER_BYTES)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let ended = tokio::select! {
+        ended = connection.as_mut() => ended,
+        () = drain.begun() => {
+            connection.as_mut().graceful_shutdown();
+            connection.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "connection");
+    }
+}

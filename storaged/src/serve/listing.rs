@@ -1,0 +1,90 @@
+//! A cohort's files, a page at a time. The names are data: serving them is recorded first.
+
+use std::sync::Arc;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::StatusCode;
+use hyper::Request;
+use store_proto::limits::{DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT};
+use store_proto::{Action as Asked, Cohort, Listing, LogicalPath};
+
+use crate::denial::Denial;
+use crate::ledger::apply::Note;
+use crate::ledger::{Action, Ending};
+use crate::serve::admission::Admitted;
+use crate::serve::answer::{self, Answer, Refusal};
+use crate::serve::permissions::unreadable;
+use crate::serve::routes::deny;
+use crate::store::Store;
+
+/// `GET /internal/v1/cohorts/{c}/files?cursor=&limit=`.
+pub async fn list<B>(
+    request: &Request<B>,
+    cohort: &Cohort,
+    admitted: &Admitted,
+    store: &Arc<Store>,
+) -> Result<Answer, Refusal> {
+    if let Err(denial) = admitted.authorize(cohort, Asked::List) {
+        return Err(deny(store, denial, admitted.origin.clone(), Some(cohort), None).await);
+    }
+    let Some(page) = Page::parse(request.uri().query().unwrap_or("")) else {
+        return Err(deny(store, Denial::Malformed, admitted.origin.clone(), Some(cohort), None).await);
+    };
+    let after = page.after.as_ref().map(LogicalPath::as_str);
+    let (rows, more) = store.ledger.reader().list(cohort, after, page.limit).map_err(unreadable)?;
+    let note = Note {
+        cohort: Some(cohort.clone()),
+        detail: Some(format!("{} files", rows.len())),
+        ..Note::new(Action::AccessListed, Ending::Succeeded, admitted.origin.clone())
+    };
+    store.note(note).await?;
+    let next_cursor = rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(row.path.as_str()));
+    let files = rows.iter().map(|row| row.to_meta()).collect();
+    Ok(answer::json(StatusCode::OK, &Listing { files, next_cursor }))
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Page {
+    after: Option<LogicalPath>,
+    limit: usize,
+}
+
+impl Page {
+    fn parse(query: &str) -> Option<Page> {
+        let mut page = Page { after: None, limit: DEFAULT_LIST_LIMIT as usize };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=')? {
+                ("cursor", "") => {}
+                ("cursor", cursor) => {
+                    let path = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+                    page.after = Some(LogicalPath::parse(&path).ok()?);
+                }
+                ("limit", "") => {}
+                ("limit", limit) => {
+                    page.limit = limit.parse::<usize>().ok()?.clamp(1, MAX_LIST_LIMIT as usize);
+                }
+                _ => return None,
+            }
+        }
+        Some(page)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_is_asked_for_with_cursor_and_limit() {
+        let cursor = URL_SAFE_NO_PAD.encode("a/b");
+        let page = Page::parse(&format!("cursor={cursor}&limit=5")).unwrap();
+        assert_eq!(page, Page { after: Some(LogicalPath::parse("a/b").unwrap()), limit: 5 });
+        assert_eq!(Page::parse("").unwrap().limit, 100);
+        assert_eq!(Page::parse("limit=99999").unwrap().limit, 1000);
+        assert_eq!(Page::parse("limit=0").unwrap().limit, 1);
+        for bad in ["limit=x", "cursor=!!", "cursor=Li4", "order=asc", "limit"] {
+            assert_eq!(Page::parse(bad), None, "{bad}");
+        }
+    }
+}

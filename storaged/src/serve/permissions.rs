@@ -1,0 +1,119 @@
+//! The round trip before a body: may this user do this?
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::Request;
+use hyper::body::Incoming;
+use store_proto::limits::MAX_PERMISSION_REQUEST_BYTES;
+use store_proto::{
+    Cohort, FileSelector, LogicalPath, Permission, PermissionRequest, ProblemKind, UploadPermission,
+};
+
+use crate::denial::Denial;
+use crate::ledger::apply::Note;
+use crate::ledger::{Action, Ending, FileRow};
+use crate::serve::admission::Admitted;
+use crate::serve::answer::{self, Answer, Refusal};
+use crate::serve::routes::deny;
+use crate::store::Store;
+
+/// `POST /internal/v1/permissions`.
+pub async fn permissions(
+    request: Request<Incoming>,
+    admitted: &Admitted,
+    store: &Arc<Store>,
+) -> Result<Answer, Refusal> {
+    let idle = admitted.policy().body_idle;
+    let body = Limited::new(request.into_body(), MAX_PERMISSION_REQUEST_BYTES).collect();
+    let body = match tokio::time::timeout(idle, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) => return Err(deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await),
+        Err(_) => return Err(Refusal::of(ProblemKind::BodyTimeout)),
+    };
+    let asked: PermissionRequest = match serde_json::from_slice(&body) {
+        Ok(asked) => asked,
+        Err(error) => {
+            let refusal = deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await;
+            // The parser's message may quote a value; its place in the text says enough.
+            let detail = format!("line {} column {} of the JSON", error.line(), error.column());
+            return Err(Refusal { detail: Some(detail), ..refusal });
+        }
+    };
+    let cohort = match admitted.authorize(asked.cohort(), asked.action()) {
+        Ok(cohort) => cohort,
+        Err(denial) => {
+            return Err(deny(store, denial, admitted.origin.clone(), Some(asked.cohort()), None).await);
+        }
+    };
+    let permission = match &asked {
+        PermissionRequest::Upload { cohort: name, path, size } => {
+            may_upload(store, admitted, name, path, *size, cohort.max_file_bytes).await?
+        }
+        PermissionRequest::Download { cohort: name, file } => {
+            let row = find(store, name, file)?;
+            let note = Note {
+                cohort: Some(row.cohort.clone()),
+                path: Some(row.path.clone()),
+                file_id: Some(row.file_id),
+                ..Note::new(Action::AccessMetadata, Ending::Succeeded, admitted.origin.clone())
+            };
+            store.note(note).await?;
+            Permission::Download(row.to_meta())
+        }
+        PermissionRequest::List { .. } => Permission::List {},
+    };
+    Ok(answer::json(StatusCode::OK, &permission))
+}
+
+async fn may_upload(
+    store: &Store,
+    admitted: &Admitted,
+    cohort: &Cohort,
+    path: &LogicalPath,
+    size: Option<u64>,
+    max_bytes: u64,
+) -> Result<Permission, Refusal> {
+    if size.is_some_and(|size| size > max_bytes) {
+        return Err(deny(store, Denial::TooLarge, admitted.origin.clone(), Some(cohort), Some(path)).await);
+    }
+    if store.volume_for_writing().is_none() {
+        return Err(Refusal::of(ProblemKind::BackendUnavailable));
+    }
+    if !store.ledger.is_usable() {
+        return Err(Refusal::of(ProblemKind::LedgerUnavailable));
+    }
+    refuse_certain_conflict(store, cohort, path, size)?;
+    Ok(Permission::Upload(UploadPermission { max_bytes }))
+}
+
+/// Another length is other content: no need to read the body for that.
+pub(super) fn refuse_certain_conflict(
+    store: &Store,
+    cohort: &Cohort,
+    path: &LogicalPath,
+    size: Option<u64>,
+) -> Result<Option<FileRow>, Refusal> {
+    let existing = store.ledger.reader().file_at(cohort, path).map_err(unreadable)?;
+    match (&existing, size) {
+        (Some(existing), Some(size)) if existing.size != size => Err(Refusal::of(ProblemKind::Conflict)),
+        _ => Ok(existing),
+    }
+}
+
+fn find(store: &Store, cohort: &Cohort, file: &FileSelector) -> Result<FileRow, Refusal> {
+    let reader = store.ledger.reader();
+    let row = match file {
+        FileSelector::Path(path) => reader.file_at(cohort, path),
+        FileSelector::FileId(id) => reader.file(*id),
+    };
+    let row = row.map_err(unreadable)?.filter(|row| row.cohort == *cohort);
+    row.ok_or(Refusal::of(ProblemKind::UnknownFile))
+}
+
+/// A ledger that cannot be read cannot be trusted to record either.
+pub(super) fn unreadable(error: crate::ledger::tables::CorruptError) -> Refusal {
+    tracing::error!(%error, "read the ledger");
+    Refusal::of(ProblemKind::LedgerUnavailable)
+}

@@ -1,0 +1,176 @@
+//! What the requests share: policy, ledger, volumes, whois, counters.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use daemon::Clock;
+use daemon::drain::Drain;
+use store_proto::{FileId, ServerRole};
+
+use crate::ledger::apply::Note;
+use crate::ledger::{Action, Command, Ending, Ledger, LedgerUnavailable, Outcome, Reader};
+use crate::limits::{VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
+use crate::metrics::{Metrics, signed};
+use crate::objects::{Buffers, Disk, Pool};
+use crate::policy::Policy;
+use crate::whois::Whois;
+
+/// A running store.
+#[derive(Debug)]
+pub struct Store {
+    /// `services` or `testing`.
+    pub role: ServerRole,
+    /// The rules in force.
+    pub policy: ArcSwap<Policy>,
+    /// What happened.
+    pub ledger: Ledger,
+    /// Where objects are.
+    pub volumes: Vec<VolumeState>,
+    /// The threads that touch them.
+    pub pool: Pool,
+    /// The buffers of transfers.
+    pub buffers: Buffers,
+    /// Whose address is it?
+    pub whois: Arc<Whois>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Ending in order.
+    pub drain: Drain,
+    /// The time.
+    pub clock: Clock,
+}
+
+/// A volume and whether it can be used.
+#[derive(Debug)]
+pub struct VolumeState {
+    /// The name in the configuration.
+    pub name: String,
+    /// The volume.
+    pub disk: Arc<dyn Disk>,
+    usable: AtomicBool,
+}
+
+impl VolumeState {
+    /// A volume that was just opened, so it is usable.
+    pub fn new(name: String, disk: Arc<dyn Disk>) -> VolumeState {
+        VolumeState { name, disk, usable: AtomicBool::new(true) }
+    }
+
+    /// Whether the last look found it in order.
+    pub fn is_usable(&self) -> bool {
+        self.usable.load(Ordering::Relaxed)
+    }
+}
+
+impl Store {
+    /// The volume with this id.
+    pub fn disk(&self, volume: FileId) -> Option<&Arc<dyn Disk>> {
+        self.volumes.iter().map(|state| &state.disk).find(|disk| disk.id() == volume)
+    }
+
+    /// Where a new object goes.
+    pub fn volume_for_writing(&self) -> Option<&Arc<dyn Disk>> {
+        self.volumes.iter().find(|state| state.is_usable()).map(|state| &state.disk)
+    }
+
+    /// Records something that has no before, and counts it.
+    pub async fn note(&self, note: Note) -> Result<u64, LedgerUnavailable> {
+        let (action, ending) = (note.action, note.ending);
+        match self.ledger.submit(Command::Note(note)).await? {
+            Outcome::Recorded(index) => {
+                self.metrics.operation(action, ending, None);
+                Ok(index)
+            }
+            Outcome::Begun { .. }
+            | Outcome::Opened { .. }
+            | Outcome::Stored(_)
+            | Outcome::PathTaken(_)
+            | Outcome::UnknownFile
+            | Outcome::UnknownIntent => unreachable!("a note is answered with its record"),
+        }
+    }
+
+    /// Counts an operation that began at `begun`.
+    pub fn ended(&self, action: Action, ending: Ending, begun: Instant) {
+        let seconds = self.clock.now().duration_since(begun).as_secs_f64();
+        self.metrics.operation(action, ending, Some(seconds));
+    }
+
+    /// Looks at the volumes again and again, until the runtime ends.
+    pub async fn watch_volumes(self: Arc<Self>) {
+        loop {
+            for state in &self.volumes {
+                self.look_at(state).await;
+            }
+            tokio::time::sleep(VOLUME_CHECK).await;
+        }
+    }
+
+    async fn look_at(&self, state: &VolumeState) {
+        let disk = Arc::clone(&state.disk);
+        let look = self.pool.run(move || disk.check().and_then(|()| disk.space()));
+        let found = match tokio::time::timeout(VOLUME_CHECK_TIMEOUT, look).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(lost)) => Err(lost.into()),
+            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+        };
+        let usable = found.is_ok();
+        let was_usable = state.usable.swap(usable, Ordering::Relaxed);
+        let label = &[state.name.as_str()];
+        self.metrics.volume_usable.with_label_values(label).set(i64::from(usable));
+        match found {
+            Ok(space) => {
+                self.metrics
+                    .filesystem_avail_bytes
+                    .with_label_values(label)
+                    .set(signed(space.available_bytes));
+                self.metrics.filesystem_size_bytes.with_label_values(label).set(signed(space.size_bytes));
+                if !was_usable {
+                    tracing::info!(volume = %state.name, "the volume is usable again");
+                }
+            }
+            Err(error) if was_usable => {
+                tracing::error!(volume = %state.name, %error, "the volume cannot be used");
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// Counts what lies on the volumes and is in no ledger. Deletes nothing.
+    pub async fn count_unclaimed(self: Arc<Self>) {
+        let mut unclaimed: u64 = 0;
+        for state in &self.volumes {
+            let (disk, reader) = (Arc::clone(&state.disk), self.ledger.reader().clone());
+            let counted = self.pool.run(move || count_unknown(disk.as_ref(), &reader));
+            match counted.await {
+                Ok(Ok(count)) => unclaimed += count,
+                Ok(Err(error)) => tracing::warn!(volume = %state.name, error, "count unclaimed objects"),
+                Err(error) => tracing::warn!(volume = %state.name, %error, "count unclaimed objects"),
+            }
+        }
+        self.metrics.unclaimed_objects.set(signed(unclaimed));
+        if unclaimed > 0 {
+            tracing::warn!(objects = unclaimed, "objects that this ledger does not know; they are kept");
+        }
+    }
+}
+
+fn count_unknown(disk: &dyn Disk, reader: &Reader) -> Result<u64, String> {
+    let mut without_name: u64 = 0;
+    let mut unknown = Vec::new();
+    let walked = disk.walk(&mut |id| match id {
+        Some(id) if matches!(reader.file(id), Ok(Some(_))) => {}
+        Some(id) => unknown.push(id),
+        None => without_name += 1,
+    });
+    walked.map_err(|error| error.to_string())?;
+    // Asked after the walk: an upload that runs has its intent before it has its file, and one that has
+    // ended since has its row.
+    let open = reader.open_intents().map_err(|error| error.to_string())?;
+    unknown.retain(|id| {
+        !open.iter().any(|(_, intent)| intent.file_id == *id) && !matches!(reader.file(*id), Ok(Some(_)))
+    });
+    Ok(without_name + unknown.len() as u64)
+}

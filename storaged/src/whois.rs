@@ -1,0 +1,151 @@
+//! Whose address is it? storaged asks wgd, over a Unix datagram socket that both keep bound.
+//!
+//! **Invariant:** an answer counts only if the kernel says that it came from root, from wgd's user or from
+//! our own; silence is a refusal; what is remembered is forgotten within [`WHOIS_CACHE`] and at each event
+//! of the tunnel.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use daemon::Clock;
+use linux::unix_datagram::DatagramSocket;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
+use tunnel_events::{Event, MAX_DATAGRAM_BYTES, Message, PeerIdentity, Question};
+
+use crate::limits::{WHOIS_CACHE, WHOIS_CACHE_ENTRIES, WHOIS_PENDING, WHOIS_TIMEOUT};
+
+/// Asks, remembers, and hears events.
+#[derive(Debug)]
+pub struct Whois {
+    socket: AsyncFd<DatagramSocket>,
+    wgd: PathBuf,
+    trusted_uids: Vec<u32>,
+    clock: Clock,
+    next_id: AtomicU64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    known: HashMap<IpAddr, (Instant, Option<PeerIdentity>)>,
+    pending: HashMap<u64, oneshot::Sender<Option<PeerIdentity>>>,
+}
+
+/// wgd did not answer in time, or cannot be asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("wgd does not say whose address it is")]
+pub struct Unanswered;
+
+impl Whois {
+    /// Uses a socket that is bound; wgd's is at `wgd`.
+    pub fn new(
+        socket: DatagramSocket,
+        wgd: PathBuf,
+        trusted_uids: Vec<u32>,
+        clock: Clock,
+    ) -> io::Result<Whois> {
+        let mut seed = [0; 8];
+        getrandom::fill(&mut seed).map_err(io::Error::other)?;
+        #[expect(
+            deprecated,
+            reason = "the new name is unsafe; `DatagramSocket` owns its descriptor and keeps it"
+        )]
+        let socket = AsyncFd::new(socket)?;
+        Ok(Whois {
+            socket,
+            wgd,
+            trusted_uids,
+            clock,
+            next_id: AtomicU64::new(u64::from_le_bytes(seed)),
+            state: Mutex::default(),
+        })
+    }
+
+    /// The peer that has this address; `Ok(None)`: no peer has it.
+    pub async fn ask(&self, source: IpAddr) -> Result<Option<PeerIdentity>, Unanswered> {
+        let source = source.to_canonical();
+        let now = self.clock.now();
+        let (id, answer) = {
+            let mut state = self.state();
+            if let Some((when, known)) = state.known.get(&source)
+                && now.duration_since(*when) < WHOIS_CACHE
+            {
+                return Ok(known.clone());
+            }
+            if state.pending.len() >= WHOIS_PENDING {
+                return Err(Unanswered);
+            }
+            let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+            let (sender, answer) = oneshot::channel();
+            state.pending.insert(id, sender);
+            (id, answer)
+        };
+        let found = self.exchange(id, source, answer).await;
+        let mut state = self.state();
+        state.pending.remove(&id);
+        let found = found?;
+        if state.known.len() >= WHOIS_CACHE_ENTRIES {
+            state.known.clear();
+        }
+        state.known.insert(source, (now, found.clone()));
+        Ok(found)
+    }
+
+    async fn exchange(
+        &self,
+        id: u64,
+        source: IpAddr,
+        answer: oneshot::Receiver<Option<PeerIdentity>>,
+    ) -> Result<Option<PeerIdentity>, Unanswered> {
+        let question = Message::Question(Question { id, source }).encode();
+        if let Err(error) = self.socket.get_ref().send_to(&question, &self.wgd) {
+            tracing::debug!(%error, "ask wgd");
+            return Err(Unanswered);
+        }
+        let answered = tokio::time::timeout(WHOIS_TIMEOUT, answer).await;
+        answered.map_err(|_| Unanswered)?.map_err(|_| Unanswered)
+    }
+
+    /// Hears answers and events until the runtime ends.
+    pub async fn listen(&self, mut on_event: impl FnMut(Event)) -> io::Result<()> {
+        let mut buffer = [0; MAX_DATAGRAM_BYTES];
+        loop {
+            let mut ready = self.socket.readable().await?;
+            let received = match ready.try_io(|socket| socket.get_ref().receive(&mut buffer)) {
+                Ok(Ok(received)) => received,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, "receive from wgd");
+                    continue;
+                }
+                Err(_would_block) => continue,
+            };
+            if !self.trusted_uids.contains(&received.credentials.uid) {
+                tracing::debug!(uid = received.credentials.uid, "a datagram that is not wgd's");
+                continue;
+            }
+            match Message::decode(&buffer[..received.length]) {
+                Ok(Message::Answer(answer)) => {
+                    if let Some(waiting) = self.state().pending.remove(&answer.id) {
+                        let _ = waiting.send(answer.found);
+                    }
+                }
+                Ok(Message::Event(event)) => {
+                    self.state().known.clear();
+                    on_event(event);
+                }
+                Ok(Message::Question(_)) => {}
+                Err(error) => tracing::debug!(%error, "a datagram that is not understood"),
+            }
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

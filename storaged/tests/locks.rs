@@ -1,0 +1,172 @@
+//! Each lock of a request, taken away one at a time: refused, with nothing stored, counted and recorded.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test panics where it fails")]
+
+mod support;
+
+use http::{Method, StatusCode};
+use std::net::IpAddr;
+use std::sync::atomic::Ordering;
+use storaged::ledger::{Action, Ending};
+use store_proto::{EdgeName, Proof, Token, UploadReceipt, headers, routes};
+use support::{Asking, Lab};
+
+async fn refused(lab: &Lab, asking: Asking<'_>, status: u16, problem: &str, reason: &str) {
+    let before = lab.records().len();
+    let told = asking.send().await;
+    assert_eq!((told.status.as_u16(), told.problem().as_str()), (status, problem), "{reason}: {told:?}");
+    let record = lab.records().pop().unwrap();
+    assert_eq!(lab.records().len(), before + 1, "{reason} leaves one record");
+    assert_eq!((record.action, record.ending), (Action::AccessDenied, Some(Ending::Denied)));
+    assert_eq!(record.detail.as_deref(), Some(reason));
+    assert!(lab.on_volume().is_empty(), "{reason} left something on the volume");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_all_locks_open_it_works() {
+    let lab = Lab::start().await;
+    assert_eq!(lab.upload("f", "x").send().await.status, StatusCode::CREATED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_tunnels_word_it_is_refused() {
+    let lab = Lab::start().await;
+    lab.peers.lock().unwrap().clear();
+    refused(&lab, lab.upload("f", "x"), 403, "edge-forbidden", "peer_unknown").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_wgd_is_silent_it_is_refused_and_may_be_tried_again() {
+    let lab = Lab::start().await;
+    lab.wgd_answers.store(false, Ordering::Relaxed);
+    let begun = daemon::Clock.now();
+    refused(&lab, lab.upload("f", "x"), 503, "peer-unverified", "peer_unanswered").await;
+    let waited = daemon::Clock.now() - begun;
+    assert!((900..2500).contains(&waited.as_millis()), "{waited:?}");
+    lab.wgd_answers.store(true, Ordering::Relaxed);
+    assert_eq!(lab.upload("f", "x").send().await.status, StatusCode::CREATED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unregistered_peer_is_refused_even_for_health() {
+    let lab = Lab::start().await;
+    lab.peers.lock().unwrap().insert(IpAddr::from([127, 0, 0, 1]), "laptop".into());
+    refused(&lab, lab.upload("f", "x"), 403, "edge-forbidden", "peer_not_registered").await;
+    refused(&lab, lab.request(Method::GET, routes::HEALTH), 403, "edge-forbidden", "peer_not_registered")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_edges_context_is_refused() {
+    let lab = Lab::start().await;
+    lab.peers.lock().unwrap().insert(IpAddr::from([127, 0, 0, 1]), "web2".into());
+    refused(&lab, lab.upload("f", "x"), 403, "edge-forbidden", "edge_mismatch").await;
+    let mut context = lab.context("ada");
+    context.edge = EdgeName::parse("web2").unwrap();
+    let asking = lab.upload("f", "x").with(headers::CULVERT_CONTEXT, &context.encode());
+    refused(&lab, asking, 403, "cohort-forbidden", "edge_cohort").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_internal_key_is_needed_and_its_alias_does() {
+    let lab = Lab::start().await;
+    let asking = lab.upload("f", "x").without(headers::X_INTERNAL_KEY);
+    refused(&lab, asking, 403, "edge-forbidden", "key_missing").await;
+    let asking = lab.upload("f", "x").with(headers::X_INTERNAL_KEY, "0123456789abcdef0123456789abcdef");
+    refused(&lab, asking, 403, "edge-forbidden", "key_wrong").await;
+    let asking = lab.upload("f", "x").with(headers::X_API_KEY, "another");
+    refused(&lab, asking, 400, "bad-request", "keys_differ").await;
+    let alias =
+        lab.upload("f", "x").without(headers::X_INTERNAL_KEY).with(headers::X_API_KEY, &lab.key.clone());
+    assert_eq!(alias.send().await.status, StatusCode::CREATED);
+    let both = lab.upload("f", "x").with(headers::X_API_KEY, &lab.key.clone());
+    assert_eq!(both.send().await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_host_is_refused() {
+    let lab = Lab::start().await;
+    refused(&lab, lab.upload("f", "x").with("host", "evil.example"), 421, "wrong-store", "host").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_or_unreadable_context_is_refused() {
+    let lab = Lab::start().await;
+    let asking = lab.upload("f", "x").without(headers::CULVERT_CONTEXT);
+    refused(&lab, asking, 400, "bad-request", "context_missing").await;
+    let asking = lab.upload("f", "x").with(headers::CULVERT_CONTEXT, "AAAA");
+    refused(&lab, asking, 400, "bad-request", "context_malformed").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stale_context_is_refused() {
+    let lab = Lab::start().await;
+    for offset in [-61_000i64, 61_000] {
+        let mut context = lab.context("ada");
+        context.timestamp_ms = context.timestamp_ms.checked_add_signed(offset).unwrap();
+        let asking = lab.upload("f", "x").with(headers::CULVERT_CONTEXT, &context.encode());
+        refused(&lab, asking, 503, "clock-skew", "clock_skew").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_stands_for_nobody_is_refused() {
+    let lab = Lab::start().await;
+    let mut context = lab.context("ada");
+    context.proof = Proof::Token(Token::from_bytes([0x55; 32]));
+    let asking = lab.upload("f", "x").with(headers::CULVERT_CONTEXT, &context.encode());
+    refused(&lab, asking, 401, "unauthenticated", "token").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn role_and_cohort_must_allow_the_action() {
+    let lab = Lab::start().await;
+    refused(&lab, lab.upload("f", "x").of_user("vic"), 403, "cohort-forbidden", "role").await;
+    refused(&lab, lab.upload("f", "x").of_user("aud"), 403, "cohort-forbidden", "role").await;
+    refused(&lab, lab.upload("f", "x").of_user("bob"), 403, "cohort-forbidden", "user_cohort").await;
+    let asking = lab.upload("f", "x").with(headers::CULVERT_COHORT, "c3");
+    refused(&lab, asking, 404, "unknown-cohort", "unknown_cohort").await;
+    let asking = lab.request(Method::GET, "/internal/v1/cohorts/c1/files").of_user("aud");
+    refused(&lab, asking, 403, "cohort-forbidden", "role").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_not_served_to_another_cohorts_user() {
+    let lab = Lab::start().await;
+    let receipt: UploadReceipt =
+        serde_json::from_slice(&lab.upload("f", "secret").send().await.body).unwrap();
+    let file = routes::file(receipt.file_id);
+    for (user, status) in [("vic", 200), ("bob", 403), ("aud", 403)] {
+        let told = lab.request(Method::GET, &file).of_user(user).send().await;
+        assert_eq!(told.status.as_u16(), status, "{user}");
+        assert!(status == 200 || !told.body.windows(6).any(|window| window == b"secret"));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn climbing_paths_are_refused() {
+    let lab = Lab::start().await;
+    for path in [
+        "../x",
+        "a/../../x",
+        "%2e%2e/x",
+        "..%2fx",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "a//b",
+        "a%00b",
+        "%252e%252e/x",
+        "%ff",
+    ] {
+        refused(&lab, lab.upload(path, "x"), 400, "invalid-path", "path").await;
+    }
+    refused(&lab, lab.upload("f", "x").without(headers::CULVERT_PATH), 400, "bad-request", "malformed").await;
+    refused(&lab, lab.upload("f", "x").with(headers::REPR_DIGEST, "md5=x"), 400, "bad-request", "malformed")
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn testing_says_so_in_every_answer() {
+    let lab = Lab::start().await;
+    let told = lab.request(Method::GET, routes::HEALTH).send().await;
+    assert!(told.headers.contains_key("culvert-testing"));
+}

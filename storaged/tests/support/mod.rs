@@ -1,0 +1,329 @@
+//! A store on loopback: made by `init`, served from this process in role `testing`, with a responder that
+//! plays wgd's part of whois.
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body, Incoming};
+use hyper_util::rt::TokioIo;
+use linux::unix_datagram::DatagramSocket;
+use sha2::{Digest as _, Sha256};
+use storaged::config::{Config, Environment, Profile};
+use storaged::init::{InitOptions, NewEdge, NewUser, NewVolume};
+use storaged::ledger::{Action, Ending, Record};
+use storaged::store::Store;
+use store_proto::{
+    Cohort, ContentDigest, EdgeName, Proof, RequestContext, RequestId, Role, ServerRole, Token, UserName,
+    headers, routes,
+};
+use tunnel_events::{Answer, Message, PeerIdentity};
+
+pub(crate) type Peers = Arc<Mutex<HashMap<IpAddr, String>>>;
+
+pub(crate) struct Lab {
+    pub(crate) store: Arc<Store>,
+    pub(crate) address: SocketAddr,
+    pub(crate) key: String,
+    pub(crate) tokens: HashMap<String, Token>,
+    pub(crate) peers: Peers,
+    /// wgd answers while this is set.
+    pub(crate) wgd_answers: Arc<AtomicBool>,
+    pub(crate) folder: Arc<tempfile::TempDir>,
+    serving: tokio::task::JoinHandle<()>,
+    hearing: tokio::task::JoinHandle<()>,
+}
+
+/// Changes to what `init` made, before the store opens.
+pub(crate) type Edit<'a> = &'a dyn Fn(String) -> String;
+
+impl Lab {
+    pub(crate) async fn start() -> Lab {
+        Lab::start_edited(&|text| text).await
+    }
+
+    pub(crate) async fn start_edited(edit: Edit<'_>) -> Lab {
+        let folder = Arc::new(tempfile::tempdir().unwrap());
+        Lab::start_in(folder, None, edit).await
+    }
+
+    pub(crate) async fn start_in(
+        folder: Arc<tempfile::TempDir>,
+        volume: Option<PathBuf>,
+        edit: Edit<'_>,
+    ) -> Lab {
+        let path = folder.path().to_owned();
+        let report = storaged::init::run(options(&path, volume)).unwrap();
+        let text = std::fs::read_to_string(&report.config_path).unwrap();
+        std::fs::write(&report.config_path, edit(text)).unwrap();
+        let tokens =
+            report.tokens.into_iter().map(|issued| (issued.user.to_string(), issued.token)).collect();
+        Lab::open(folder, tokens).await
+    }
+
+    /// Opens what is in the folder, as after a restart.
+    pub(crate) async fn open(folder: Arc<tempfile::TempDir>, tokens: HashMap<String, Token>) -> Lab {
+        let path = folder.path().to_owned();
+        let (config, _) = Config::load(&path.join("storaged.toml"), &Environment::default()).unwrap();
+        let Config { fixed, mut policy } = config;
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        policy.allowed_hosts = vec![address.to_string()];
+        let (peers, wgd_answers) = fake_wgd(&fixed.wgd_socket);
+        let events = DatagramSocket::bind(&fixed.events_socket, 0o600, None).unwrap();
+        let registry = prometheus::Registry::new();
+        // Opening waits for the ledger's thread, which a runtime's own thread must not.
+        let handle = tokio::runtime::Handle::current();
+        let store = std::thread::spawn(move || {
+            let _entered = handle.enter();
+            storaged::run::assemble(&fixed, policy, events, &registry).unwrap()
+        });
+        let store = tokio::task::spawn_blocking(move || store.join().unwrap()).await.unwrap();
+        let whois = Arc::clone(&store.whois);
+        let hearing = tokio::spawn(async move { whois.listen(|_| ()).await.unwrap() });
+        let serving = tokio::spawn(storaged::serve::serve(listener, Arc::clone(&store), 64));
+        let key = std::fs::read_to_string(path.join("internal.key")).unwrap().trim().to_owned();
+        Lab { store, address, key, tokens, peers, wgd_answers, folder, serving, hearing }
+    }
+
+    /// Ends, and waits until the ledger is free.
+    pub(crate) async fn stop(self) -> (Arc<tempfile::TempDir>, HashMap<String, Token>) {
+        let Lab { store, tokens, folder, serving, hearing, .. } = self;
+        hearing.abort();
+        let _ = hearing.await;
+        store.drain.begin();
+        serving.await.unwrap();
+        drop(store);
+        let ledger = folder.path().join("state/ledger.redb");
+        while storaged::ledger::open(&ledger).is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        (folder, tokens)
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str) -> Asking<'_> {
+        Asking {
+            lab: self,
+            method,
+            path: path.to_owned(),
+            headers: self.good_headers("ada"),
+            body: Bytes::new(),
+        }
+    }
+
+    pub(crate) fn good_headers(&self, user: &str) -> HeaderMap {
+        let mut fields = HeaderMap::new();
+        fields.insert("host", self.address.to_string().parse().unwrap());
+        fields.insert(headers::X_INTERNAL_KEY, self.key.parse().unwrap());
+        fields.insert(headers::CULVERT_CONTEXT, self.context(user).encode().parse().unwrap());
+        fields
+    }
+
+    pub(crate) fn context(&self, user: &str) -> RequestContext {
+        RequestContext {
+            edge: EdgeName::parse("web1").unwrap(),
+            role: ServerRole::Web,
+            process_id: 7,
+            timestamp_ms: daemon::Clock.unix_milliseconds(),
+            request_id: RequestId::parse("r-1").unwrap(),
+            client_address: "192.0.2.9".parse().unwrap(),
+            proof: Proof::Token(self.tokens[user].clone()),
+        }
+    }
+
+    pub(crate) fn upload(&self, path: &str, body: impl Into<Bytes>) -> Asking<'_> {
+        let mut asking = self.request(Method::POST, routes::UPLOAD);
+        asking.body = body.into();
+        asking.with(headers::CULVERT_COHORT, "c1").with(headers::CULVERT_PATH, path)
+    }
+
+    pub(crate) fn records(&self) -> Vec<Record> {
+        self.store.ledger.reader().records(0, 100_000).unwrap()
+    }
+
+    /// (action, ending) of all records after the first, which is `admin.init`.
+    pub(crate) fn trail(&self) -> Vec<(Action, Option<Ending>)> {
+        self.records().into_iter().skip(1).map(|record| (record.action, record.ending)).collect()
+    }
+
+    /// Objects and temporary files on the volume.
+    pub(crate) fn on_volume(&self) -> Vec<PathBuf> {
+        files_below(&self.volume().join("objects"))
+            .into_iter()
+            .chain(files_below(&self.volume().join("tmp")))
+            .collect()
+    }
+
+    pub(crate) fn volume(&self) -> PathBuf {
+        self.folder.path().join("volume")
+    }
+}
+
+pub(crate) struct Asking<'a> {
+    lab: &'a Lab,
+    method: Method,
+    path: String,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Asking<'_> {
+    pub(crate) fn with(mut self, name: &'static str, value: &str) -> Self {
+        self.headers.insert(name, value.parse().unwrap());
+        self
+    }
+
+    pub(crate) fn without(mut self, name: &'static str) -> Self {
+        self.headers.remove(name);
+        self
+    }
+
+    pub(crate) fn of_user(self, user: &str) -> Self {
+        let context = self.lab.context(user).encode();
+        self.with(headers::CULVERT_CONTEXT, &context)
+    }
+
+    pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub(crate) async fn send(self) -> Told {
+        let body = Full::new(self.body.clone());
+        let response = self.send_body(body).await;
+        Told::read(response).await
+    }
+
+    pub(crate) async fn send_body<B>(self, body: B) -> Response<Incoming>
+    where
+        B: Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    {
+        let stream = tokio::net::TcpStream::connect(self.lab.address).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(self.method).uri(self.path).body(body).unwrap();
+        *request.headers_mut() = self.headers;
+        sender.send_request(request).await.unwrap()
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Told {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Told {
+    pub(crate) async fn read(response: Response<Incoming>) -> Told {
+        let (parts, body) = response.into_parts();
+        Told { status: parts.status, headers: parts.headers, body: body.collect().await.unwrap().to_bytes() }
+    }
+
+    pub(crate) fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {:?}", self.body))
+    }
+
+    /// The last part of the problem's type.
+    pub(crate) fn problem(&self) -> String {
+        assert_eq!(self.headers["content-type"], headers::PROBLEM_JSON, "{self:?}");
+        let json = self.json();
+        assert_eq!(json["status"], self.status.as_u16());
+        json["type"].as_str().unwrap().strip_prefix("urn:culvert:problem:").unwrap().to_owned()
+    }
+}
+
+pub(crate) fn digest(bytes: &[u8]) -> ContentDigest {
+    ContentDigest::from_bytes(Sha256::digest(bytes).into())
+}
+
+pub(crate) fn files_below(path: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(path).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
+    }
+    found
+}
+
+pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if holds() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{what} did not come true within 5 s");
+}
+
+fn options(folder: &Path, volume: Option<PathBuf>) -> InitOptions {
+    let cohort = |name: &str| Cohort::parse(name).unwrap();
+    let user = |name: &str, role, of: &str| NewUser {
+        name: UserName::parse(name).unwrap(),
+        role,
+        cohorts: vec![cohort(of)],
+    };
+    InitOptions {
+        config_path: folder.join("storaged.toml"),
+        internal_key_path: folder.join("internal.key"),
+        role: ServerRole::Testing,
+        profile: Profile::Lab,
+        bind_address: "127.0.0.1:8001".parse().unwrap(),
+        state_dir: folder.join("state"),
+        volumes: vec![NewVolume {
+            name: "main".into(),
+            path: volume.unwrap_or_else(|| folder.join("volume")),
+        }],
+        edges: vec![
+            NewEdge { name: EdgeName::parse("web1").unwrap(), cohorts: vec![cohort("c1"), cohort("c2")] },
+            NewEdge { name: EdgeName::parse("web2").unwrap(), cohorts: vec![cohort("c2")] },
+        ],
+        cohorts: vec![cohort("c1"), cohort("c2")],
+        users: vec![
+            user("ada", Role::User, "c1"),
+            user("vic", Role::Viewer, "c1"),
+            user("aud", Role::Auditor, "c1"),
+            user("bob", Role::User, "c2"),
+        ],
+        admin_socket: folder.join("admin.sock"),
+        events_socket: folder.join("storaged.events"),
+        wgd_socket: folder.join("wgd.events"),
+        ..InitOptions::default()
+    }
+}
+
+/// Answers whois as wgd would: `127.0.0.1` is `web1` unless a test says otherwise.
+fn fake_wgd(path: &Path) -> (Peers, Arc<AtomicBool>) {
+    let _ = std::fs::remove_file(path);
+    let socket = UnixDatagram::bind(path).unwrap();
+    let peers: Peers =
+        Arc::new(Mutex::new(HashMap::from([(IpAddr::from([127, 0, 0, 1]), "web1".to_owned())])));
+    let answers = Arc::new(AtomicBool::new(true));
+    let (known, alive) = (Arc::clone(&peers), Arc::clone(&answers));
+    std::thread::spawn(move || {
+        let mut buffer = [0; 2048];
+        while let Ok((length, from)) = socket.recv_from(&mut buffer) {
+            let Ok(Message::Question(question)) = Message::decode(&buffer[..length]) else { continue };
+            if !alive.load(Ordering::Relaxed) {
+                continue;
+            }
+            let found = known.lock().unwrap().get(&question.source).map(|peer| PeerIdentity {
+                peer: peer.clone(),
+                public_key: "bmFtZWQ=".into(),
+                since_unix_ms: 0,
+            });
+            let answer = Message::Answer(Answer { id: question.id, found }).encode();
+            let _ = socket.send_to(&answer, from.as_pathname().unwrap());
+        }
+    });
+    (peers, answers)
+}

@@ -1,0 +1,219 @@
+//! A file goes in, comes out whole or in part, is listed, and every step is in the trail.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test panics where it fails")]
+
+mod support;
+
+use http::{Method, StatusCode};
+use serde_json::json;
+use storaged::ledger::{Action, Ending};
+use store_proto::{FileMeta, Listing, UploadReceipt, headers, routes};
+use support::{Lab, digest};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_comes_back_as_it_went_in() {
+    let lab = Lab::start().await;
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|i| ((i * 7) >> 3) as u8).collect();
+    let told = lab
+        .upload("2026/visit%201/scan.csv", bytes.clone())
+        .with(headers::REPR_DIGEST, &digest(&bytes).to_repr_digest())
+        .with(headers::CULVERT_FILE_TYPE, "raw_csv")
+        .send()
+        .await;
+    assert_eq!(told.status, StatusCode::CREATED, "{told:?}");
+    let receipt: UploadReceipt = serde_json::from_slice(&told.body).unwrap();
+    assert_eq!((receipt.size, receipt.sha256), (bytes.len() as u64, digest(&bytes)));
+    assert_eq!(receipt.etag, digest(&bytes).to_etag());
+
+    let told = lab.request(Method::GET, &routes::file(receipt.file_id)).send().await;
+    assert_eq!(told.status, StatusCode::OK);
+    assert_eq!(told.headers["content-length"], bytes.len().to_string());
+    assert_eq!(told.headers["etag"], receipt.etag);
+    assert_eq!(told.body, bytes);
+    support::eventually("the end of the download is recorded", || lab.trail().len() == 5).await;
+    assert_eq!(
+        lab.trail(),
+        [
+            (Action::FileUploadedViaStream, None),
+            (Action::NasRawCreated, Some(Ending::Succeeded)),
+            (Action::FileUploadedViaStream, Some(Ending::Succeeded)),
+            (Action::FileDownloadedViaStream, None),
+            (Action::FileDownloadedViaStream, Some(Ending::Succeeded)),
+        ]
+    );
+    let record = &lab.records()[2];
+    assert_eq!(record.index, receipt.ledger_index);
+    assert_eq!(record.sha256, Some(digest(&bytes)));
+    assert_eq!(record.size, Some(bytes.len() as u64));
+    assert_eq!(record.origin.user.as_ref().unwrap().as_str(), "ada");
+    assert_eq!(record.origin.edge.as_ref().unwrap().as_str(), "web1");
+    assert_eq!(record.origin.peer_public_key.as_deref(), Some("bmFtZWQ="));
+    assert_eq!(record.origin.client_address, Some("192.0.2.9".parse().unwrap()));
+    assert_eq!(record.path.as_ref().unwrap().as_str(), "2026/visit 1/scan.csv");
+    assert_eq!(record.file_type.as_ref().unwrap().as_str(), "raw_csv");
+    assert_eq!(record.host.process_id, std::process::id());
+    let names: Vec<String> = lab.on_volume().iter().map(|path| path.display().to_string()).collect();
+    assert_eq!(names.len(), 1);
+    assert!(!names[0].contains("scan") && !names[0].contains("c1"), "a name reached the volume: {names:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_range_is_served_and_others_are_answered_by_the_rules() {
+    let lab = Lab::start().await;
+    let bytes: Vec<u8> = (0..600_000u32).map(|i| i as u8).collect();
+    let receipt: UploadReceipt =
+        serde_json::from_slice(&lab.upload("f", bytes.clone()).send().await.body).unwrap();
+    let file = routes::file(receipt.file_id);
+    for (range, expected) in
+        [("bytes=0-0", 0..1), ("bytes=262143-262145", 262_143..262_146), ("bytes=-5", 599_995..600_000)]
+    {
+        let told = lab.request(Method::GET, &file).with("range", range).send().await;
+        assert_eq!(told.status, StatusCode::PARTIAL_CONTENT, "{range}");
+        let (first, last) = (expected.start, expected.end - 1);
+        assert_eq!(told.headers["content-range"], format!("bytes {first}-{last}/600000"));
+        assert_eq!(told.body, bytes[expected]);
+    }
+    let told = lab.request(Method::GET, &file).with("range", "bytes=600000-").send().await;
+    assert_eq!(
+        (told.status, told.problem().as_str()),
+        (StatusCode::RANGE_NOT_SATISFIABLE, "range-not-satisfiable")
+    );
+    assert_eq!(told.headers["content-range"], "bytes */600000");
+    let told = lab.request(Method::HEAD, &file).with("range", "bytes=0-9").send().await;
+    assert_eq!((told.status, told.body.len()), (StatusCode::PARTIAL_CONTENT, 0));
+    assert_eq!(told.headers["content-length"], "10");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_file_is_a_file() {
+    let lab = Lab::start().await;
+    let receipt: UploadReceipt = serde_json::from_slice(&lab.upload("empty", "").send().await.body).unwrap();
+    assert_eq!(receipt.sha256, digest(b""));
+    let told = lab.request(Method::GET, &routes::file(receipt.file_id)).send().await;
+    assert_eq!((told.status, told.body.len()), (StatusCode::OK, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_path_is_written_once() {
+    let lab = Lab::start().await;
+    let first = lab.upload("f", "one").send().await;
+    let again = lab.upload("f", "one").send().await;
+    assert_eq!((first.status, again.status), (StatusCode::CREATED, StatusCode::OK));
+    assert_eq!(first.body, again.body, "the second answer is the first receipt");
+    for other in ["two", "longer"] {
+        let told = lab.upload("f", other).send().await;
+        assert_eq!((told.status, told.problem().as_str()), (StatusCode::CONFLICT, "conflict"), "{other}");
+    }
+    let told =
+        lab.upload("f", "one").with(headers::REPR_DIGEST, &digest(b"two").to_repr_digest()).send().await;
+    assert_eq!(told.problem(), "conflict");
+    assert_eq!(lab.on_volume().len(), 1, "nothing of the refused uploads is left");
+    assert!(lab.store.ledger.reader().open_intents().unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_uploads_to_one_path_one_wins() {
+    let lab = Lab::start().await;
+    let (one, two) = (vec![1u8; 400_000], vec![2u8; 400_000]);
+    let (a, b) = tokio::join!(lab.upload("f", one).send(), lab.upload("f", two).send());
+    let mut statuses = [a.status.as_u16(), b.status.as_u16()];
+    statuses.sort_unstable();
+    assert_eq!(statuses, [201, 409]);
+    assert_eq!(lab.on_volume().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cohort_is_listed_in_pages() {
+    let lab = Lab::start().await;
+    for name in ["b", "a", "c/d"] {
+        assert_eq!(lab.upload(name, name.to_owned()).send().await.status, StatusCode::CREATED);
+    }
+    let first = lab.request(Method::GET, "/internal/v1/cohorts/c1/files?limit=2").send().await;
+    let first: Listing = serde_json::from_slice(&first.body).unwrap();
+    let paths = |listing: &Listing| -> Vec<String> {
+        listing.files.iter().map(|file| file.path.to_string()).collect()
+    };
+    assert_eq!(paths(&first), ["a", "b"]);
+    let next = format!("/internal/v1/cohorts/c1/files?limit=2&cursor={}", first.next_cursor.unwrap());
+    let second: Listing = serde_json::from_slice(&lab.request(Method::GET, &next).send().await.body).unwrap();
+    assert_eq!(paths(&second), ["c/d"]);
+    assert_eq!(second.next_cursor, None);
+    assert_eq!(lab.trail().last(), Some(&(Action::AccessListed, Some(Ending::Succeeded))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn permission_is_given_before_the_body() {
+    let lab = Lab::start_edited(&|text| {
+        text.replace("[[cohort]]\nname = \"c1\"", "[[cohort]]\nname = \"c1\"\nmax_file_bytes = 1000")
+    })
+    .await;
+    let ask = |body: serde_json::Value| {
+        lab.request(Method::POST, routes::PERMISSIONS).body(body.to_string()).send()
+    };
+    let told = ask(json!({"action": "upload", "cohort": "c1", "path": "f", "size": 10})).await;
+    assert_eq!(told.json(), json!({"upload": {"max_bytes": 1000}}));
+    let told = ask(json!({"action": "upload", "cohort": "c1", "path": "f", "size": 1001})).await;
+    assert_eq!((told.status, told.problem().as_str()), (StatusCode::PAYLOAD_TOO_LARGE, "too-large"));
+    let told = ask(json!({"action": "download", "cohort": "c1", "path": "f"})).await;
+    assert_eq!((told.status, told.problem().as_str()), (StatusCode::NOT_FOUND, "unknown-file"));
+    lab.upload("f", "ten bytes!").send().await;
+    let told = ask(json!({"action": "download", "cohort": "c1", "path": "f"})).await;
+    let meta: FileMeta = serde_json::from_value(told.json()["download"].clone()).unwrap();
+    assert_eq!((meta.size, meta.sha256), (10, digest(b"ten bytes!")));
+    let told = ask(json!({"action": "download", "cohort": "c1", "file_id": meta.file_id})).await;
+    assert_eq!(told.status, StatusCode::OK);
+    let told = ask(json!({"action": "upload", "cohort": "c1", "path": "f", "size": 11})).await;
+    assert_eq!(told.problem(), "conflict");
+    let told = ask(json!({"action": "list", "cohort": "c1"})).await;
+    assert_eq!(told.json(), json!({"list": {}}));
+    let told = ask(json!({"action": "upload", "cohort": "c1", "path": "../f"})).await;
+    assert_eq!((told.status, told.problem().as_str()), (StatusCode::BAD_REQUEST, "bad-request"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_there_after_a_restart() {
+    let lab = Lab::start().await;
+    let receipt: UploadReceipt = serde_json::from_slice(&lab.upload("f", "kept").send().await.body).unwrap();
+    let before = lab.records();
+    let (folder, tokens) = lab.stop().await;
+    let lab = Lab::open(folder, tokens).await;
+    assert_eq!(lab.request(Method::GET, &routes::file(receipt.file_id)).send().await.body, "kept");
+    assert_eq!(lab.records()[..before.len()], before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_answers_while_uploads_run() {
+    use http_body_util::StreamBody;
+    use hyper::body::Frame;
+    let lab = Lab::start().await;
+    let mut senders = Vec::new();
+    let mut answers = Vec::new();
+    for i in 0..8 {
+        let (sender, frames) = tokio::sync::mpsc::channel::<Result<Frame<bytes::Bytes>, std::io::Error>>(1);
+        let body = StreamBody::new(futures_util::stream::unfold(frames, |mut frames| async move {
+            frames.recv().await.map(|frame| (frame, frames))
+        }));
+        answers.push(lab.upload(&format!("f{i}"), "").send_body(body));
+        senders.push(sender);
+    }
+    let feeding = tokio::spawn(async move {
+        for _ in 0..40 {
+            for sender in &senders {
+                sender.send(Ok(Frame::data(vec![7u8; 300_000].into()))).await.unwrap();
+            }
+        }
+    });
+    let asking = async {
+        let mut slowest = std::time::Duration::ZERO;
+        for _ in 0..20 {
+            let begun = daemon::Clock.now();
+            let told = lab.request(Method::GET, routes::HEALTH).send().await;
+            assert_eq!(told.json(), json!({"status": "ok"}));
+            slowest = slowest.max(daemon::Clock.now() - begun);
+        }
+        slowest
+    };
+    let (slowest, answers) = tokio::join!(asking, futures_util::future::join_all(answers));
+    feeding.await.unwrap();
+    assert!(answers.iter().all(|answer| answer.status() == StatusCode::CREATED));
+    assert!(slowest < std::time::Duration::from_secs(1), "{slowest:?}");
+}
