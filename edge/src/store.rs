@@ -101,11 +101,13 @@ impl Store {
     }
 
     /// Sends a request that changes nothing, a second time if the connection broke under it: a pooled
-    /// connection may have been closed in the moment in which it was used.
+    /// connection may have been closed in the moment in which it was used. Not when the circuit broke it:
+    /// storaged is away, and another try would only keep the client waiting.
     async fn ask(&self, build: impl Fn() -> http::Result<Request<Outgoing>>) -> Result<Exchange, StoreError> {
         let request = || build().map_err(|_| StoreError::Answer);
+        let generation = self.client.generation();
         match self.send(request()?).await {
-            Err(StoreError::Broken(error)) => {
+            Err(StoreError::Broken(error)) if self.client.generation() == generation => {
                 tracing::debug!(%error, "a connection to storaged broke; asking again");
                 self.send(request()?).await
             }

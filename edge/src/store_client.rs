@@ -105,6 +105,11 @@ impl StoreClient {
         self.answered.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Grows each time that the circuit opens.
+    pub fn generation(&self) -> u64 {
+        *self.generation.borrow()
+    }
+
     /// Ends all connections and whatever is in flight on them.
     pub fn abort_all(&self) {
         self.generation.send_modify(|generation| *generation += 1);
@@ -149,7 +154,11 @@ impl StoreClient {
     async fn connect(self: &Arc<Self>) -> io::Result<Lease> {
         let mut generation = self.generation.subscribe();
         let current = *generation.borrow_and_update();
-        let stream = timeout(CONNECT_TIMEOUT, open(self.address)).await??;
+        let stream = tokio::select! {
+            opened = timeout(CONNECT_TIMEOUT, open(self.address)) => opened??,
+            // The circuit opened: whoever waits for this connection is refused at once.
+            _ = generation.changed() => return Err(io::ErrorKind::ConnectionAborted.into()),
+        };
         let io = TokioIo::new(Heard::new(stream, Arc::clone(&self.heard)));
         let handshake = http1::Builder::new().max_buf_size(FRAME_BYTES).handshake(io).await;
         let (sender, connection) = handshake.map_err(io::Error::other)?;
