@@ -20,7 +20,7 @@ pub struct Payload {
 impl Payload {
     /// `length` bytes made from `seed`.
     pub fn new(length: u64, seed: u64) -> Payload {
-        Payload { left: length, state: seed | 1, row: 0, line: Vec::new(), taken: 0 }
+        Payload { left: length, state: seed * 2 + 1, row: 0, line: Vec::new(), taken: 0 }
     }
 
     /// SHA-256 of the rest, in hex.

@@ -27,6 +27,9 @@ const BACK_WITHIN: Duration = Duration::from_secs(20);
 
 const BOUND: Duration = Duration::from_secs(10);
 
+/// The record's word for bytes that went from edge to storaged.
+const UPLOADED: &str = "file_uploaded_via_stream";
+
 /// What the daemons rightly say about a cut.
 const EXPECTED: &[&str] = &["tunnel", "storaged", "handshake", "aborted", "upstream"];
 
@@ -149,7 +152,9 @@ fn uploading(scene: &Scene) -> Result<()> {
     let trail = culvert.trail()?;
     let endings: Vec<_> = trail
         .iter()
-        .filter(|record| record["path"] == "cut.csv" && record["phase"] == "outcome")
+        .filter(|record| {
+            record["path"] == "cut.csv" && record["phase"] == "outcome" && record["action"] == UPLOADED
+        })
         .map(|record| record["ending"].clone())
         .collect();
     ensure!(endings.len() == 2 && endings[0] != "succeeded" && endings[1] == "succeeded", "{endings:?}");
