@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 /// Above this a file holds more than one idea; the tests at its end do not count.
-const LINES_AT_MOST: usize = 600;
+const LINES_AT_MOST: usize = 650;
 
 /// Looks at every Rust file that git tracks or would track; returns one line per broken rule.
 pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
