@@ -7,7 +7,7 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 use prometheus::core::Collector;
-use prometheus::{Gauge, IntGauge, Registry};
+use prometheus::{Counter, Gauge, IntGauge, Registry};
 
 /// The open files and the gauges they feed.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub struct ProcessMetrics {
     status: File,
     boot_time_seconds: f64,
     ticks_per_second: f64,
-    cpu_seconds: Gauge,
+    cpu_seconds: Counter,
     resident_bytes: IntGauge,
     resident_peak_bytes: IntGauge,
     virtual_bytes: IntGauge,
@@ -33,7 +33,7 @@ impl ProcessMetrics {
             status: File::open("/proc/self/status")?,
             boot_time_seconds: boot_time()?,
             ticks_per_second: precise(ticks),
-            cpu_seconds: Gauge::new(
+            cpu_seconds: Counter::new(
                 "process_cpu_seconds_total",
                 "CPU time used, user and system, in seconds.",
             )?,
@@ -79,7 +79,9 @@ impl ProcessMetrics {
         let fields: Vec<i64> =
             after.split_whitespace().skip(1).map(|field| field.parse().unwrap_or(0)).collect();
         let field = |number: usize| fields.get(number - 4).copied().unwrap_or(0);
-        self.cpu_seconds.set((precise(field(14)) + precise(field(15))) / self.ticks_per_second);
+        let cpu_seconds = (precise(field(14)) + precise(field(15))) / self.ticks_per_second;
+        // A counter can only be added to; the kernel's figure never goes back.
+        self.cpu_seconds.inc_by((cpu_seconds - self.cpu_seconds.get()).max(0.0));
         self.threads.set(field(20));
         self.start_time_seconds.set(self.boot_time_seconds + precise(field(22)) / self.ticks_per_second);
         self.virtual_bytes.set(field(23));
