@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener};
 
+use daemon::exit;
 use linux::{ListenFds, Privileged};
 use nix::ifaddrs::getifaddrs;
 use socket2::{Domain, Protocol, Socket, Type};
@@ -18,8 +19,21 @@ const BACKLOG: i32 = 256;
 /// Why there is no listener.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// The address is on no interface, or on another.
-    #[error("bind_address: {address} is not an address of tunnel_interface \"{interface}\" ({found})")]
+    /// The address is on no interface.
+    #[error(
+        "bind_address: {address} is not an address of tunnel_interface \"{interface}\" (no interface has it: is the \
+         tunnel up?)"
+    )]
+    NoTunnel {
+        /// What was asked for.
+        address: SocketAddr,
+        /// Where it should be.
+        interface: String,
+    },
+    /// The address is on another interface.
+    #[error(
+        "bind_address: {address} is not an address of tunnel_interface \"{interface}\" (it is on \"{found}\")"
+    )]
     NotOnTunnel {
         /// What was asked for.
         address: SocketAddr,
@@ -57,6 +71,21 @@ pub enum ListenError {
     },
 }
 
+impl ListenError {
+    /// The daemon's exit code. What a later start may find better is no mistake in the configuration: a service
+    /// manager that does not restart after 78 has to try again.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            ListenError::NoTunnel { .. } => exit::TEMPORARY,
+            ListenError::NotOnTunnel { .. } | ListenError::HandedIn { .. } => exit::CONFIG,
+            ListenError::Interfaces(_)
+            | ListenError::ListenFds(_)
+            | ListenError::InUse(_)
+            | ListenError::Bind { .. } => exit::OS,
+        }
+    }
+}
+
 /// Takes the listener `internal` that was handed in, or binds it.
 pub fn internal(
     _privileged: &Privileged,
@@ -92,11 +121,11 @@ fn check_interface(address: SocketAddr, interface: &str) -> Result<(), ListenErr
     if holders.iter().any(|holder| holder == interface) {
         return Ok(());
     }
-    let found = match holders.first() {
-        Some(other) => format!("it is on \"{other}\""),
-        None => "no interface has it: is the tunnel up?".to_owned(),
-    };
-    Err(ListenError::NotOnTunnel { address, interface: interface.to_owned(), found })
+    let interface = interface.to_owned();
+    Err(match holders.into_iter().next() {
+        Some(found) => ListenError::NotOnTunnel { address, interface, found },
+        None => ListenError::NoTunnel { address, interface },
+    })
 }
 
 fn bind(fixed: &Fixed, address: SocketAddr, to_device: bool) -> Result<TcpListener, ListenError> {
@@ -133,7 +162,9 @@ mod tests {
 
     #[test]
     fn an_address_that_nobody_has_is_named() {
-        let error = check_interface("192.0.2.77:8001".parse().unwrap(), "wg0").unwrap_err().to_string();
+        let error = check_interface("192.0.2.77:8001".parse().unwrap(), "wg0").unwrap_err();
+        assert_eq!(error.exit_code(), exit::TEMPORARY);
+        let error = error.to_string();
         assert!(
             error.contains("192.0.2.77:8001") && error.contains("wg0") && error.contains("no interface"),
             "{error}"
@@ -142,7 +173,9 @@ mod tests {
 
     #[test]
     fn an_address_of_another_interface_is_refused() {
-        let error = check_interface("127.0.0.1:8001".parse().unwrap(), "wg0").unwrap_err().to_string();
+        let error = check_interface("127.0.0.1:8001".parse().unwrap(), "wg0").unwrap_err();
+        assert_eq!(error.exit_code(), exit::CONFIG);
+        let error = error.to_string();
         assert!(error.contains("it is on \"lo\""), "{error}");
         check_interface("127.0.0.1:8001".parse().unwrap(), "lo").unwrap();
     }

@@ -51,7 +51,7 @@ pub fn acquire(privileged: &Privileged, fixed: &Fixed) -> anyhow::Result<Acquire
     let mut handed_in =
         ListenFds::take(privileged).map_err(|error| daemon::fail(exit::CONFIG, anyhow::Error::new(error)))?;
     let internal = listen::internal(privileged, fixed, &mut handed_in)
-        .map_err(|error| daemon::fail(exit::CONFIG, anyhow::Error::new(error)))?;
+        .map_err(|error| daemon::fail(error.exit_code(), anyhow::Error::new(error)))?;
     let metrics = match handed_in.tcp("metrics")? {
         Some(listener) => listener,
         None => bind_metrics(fixed)?,
