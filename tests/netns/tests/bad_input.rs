@@ -20,6 +20,7 @@ use culvert_netns::wireguard::KeyPair;
 const USAGE: i32 = 64;
 const NO_INPUT: i32 = 66;
 const OS: i32 = 71;
+const TEMPORARY: i32 = 75;
 const CONFIG: i32 = 78;
 
 const BOUND: Duration = Duration::from_secs(10);
@@ -191,7 +192,7 @@ fn storaged(scene: &Scene) -> Result<()> {
     }
     services.write(file, &good)?;
     // The tunnel is not there: neither is its address.
-    refuses(services, Place::Tunnel, &["storaged"], OS, &["bind_address", "10.100.0.11"])?;
+    refuses(services, Place::Tunnel, &["storaged"], TEMPORARY, &["bind_address", "10.100.0.11"])?;
     // The volume is not mounted: its marker is missing.
     services.run_at(Place::Tunnel, &["ip", "address", "add", "10.100.0.11/24", "dev", "lo"])?.success()?;
     services.run(&["mount", "-t", "tmpfs", "none", VOLUME])?.success()?;
