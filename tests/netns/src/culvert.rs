@@ -63,9 +63,30 @@ pub const STORAGED_USER: u32 = 64_012;
 /// Time after which storaged gives up an upload that went silent: short, so that scenarios are.
 pub const BODY_IDLE: Duration = Duration::from_secs(2);
 
+/// Whether a daemon refuses to start when the kernel lacks a layer of the lock-down.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Profile {
+    /// It reports what is missing.
+    #[default]
+    Lab,
+    /// It refuses.
+    Production,
+}
+
+impl Profile {
+    fn name(self) -> &'static str {
+        match self {
+            Profile::Lab => "lab",
+            Profile::Production => "production",
+        }
+    }
+}
+
 /// How a lab's Culvert differs from the usual one.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {
+    /// How strict the daemons are.
+    pub profile: Profile,
     /// A file system of this size for the volume, in memory.
     pub volume_bytes: Option<u64>,
     /// Lines added at the top of `edge.toml`.
@@ -223,8 +244,9 @@ fn configure(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
     let user = |key: &str, id: u32| if users { format!("{key} = \"{id}:{id}\"\n") } else { String::new() };
     let wgd = |listener: &str| {
         format!(
-            "profile = \"lab\"\n{}metrics_listen = \"{WGD_METRICS}\"\nadmin_socket = \"/run/culvert/wgd.sock\"\n\
+            "profile = \"{}\"\n{}metrics_listen = \"{WGD_METRICS}\"\nadmin_socket = \"/run/culvert/wgd.sock\"\n\
              events_socket = \"/run/culvert/wgd.events\"\nevent_listeners = [\"/run/culvert/{listener}.events\"]\n",
+            setup.profile.name(),
             user("user", WGD_USER)
         )
     };
@@ -237,10 +259,11 @@ fn configure(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
     let key = lab.services.read("/etc/culvert/internal.key")?;
     lab.web.write_secret("/etc/culvert/internal.key", key)?;
     let edge = format!(
-        "{}name = \"{}\"\nrole = \"web\"\nprofile = \"lab\"\nplain_http = true\nservices_url = \"http://{STORAGED}\"\n\
+        "{}name = \"{}\"\nrole = \"web\"\nprofile = \"{}\"\nplain_http = true\nservices_url = \"http://{STORAGED}\"\n\
          tunnel_prefix = \"10.100.0.0/24\"\ninternal_api_key_file = \"/etc/culvert/internal.key\"\n{}{}",
         setup.edge_lines,
         Side::Web.peer_name(),
+        setup.profile.name(),
         user("user", EDGE_USER),
         user("wgd_user", WGD_USER)
     );
@@ -257,7 +280,8 @@ fn init_storaged(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
             .success()?;
     }
     let volume = format!("main={VOLUME}");
-    let mut arguments = vec!["--json", "init", "storaged", "--profile", "lab", "--state-dir", "/srv/state"];
+    let mut arguments =
+        vec!["--json", "init", "storaged", "--profile", setup.profile.name(), "--state-dir", "/srv/state"];
     arguments.extend(["--volume", &volume, "--edge", Side::Web.peer_name()]);
     arguments.extend(["--cohort", COHORT, "--cohort", OTHER_COHORT]);
     let ada = format!("{USER}:user={COHORT}");

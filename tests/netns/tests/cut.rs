@@ -96,6 +96,7 @@ fn idle(scene: &Scene) -> Result<()> {
 
 fn uploading(scene: &Scene) -> Result<()> {
     let culvert = Culvert::start(&scene.lab)?;
+    let files = scene.lab.web.writable_files()?;
     let length: u64 = 256 << 20;
     let request = culvert.request("PUT", "cut.csv").header("Content-Length", &length.to_string());
     let exchange = request.begin(&scene.lab.client, Place::Outer, culvert.public())?;
@@ -134,6 +135,8 @@ fn uploading(scene: &Scene) -> Result<()> {
 
     let left = scene.lab.web.files_with(MARKER.as_bytes())?;
     ensure!(left.is_empty(), "bytes of the body lie on web: {left:?}");
+    let now = scene.lab.web.writable_files()?;
+    ensure!(now == files, "web's files were {files:?} and are {now:?}");
     let open = open_regular_files(culvert.edge.pid())?;
     ensure!(open.is_empty(), "edge holds files: {open:?}");
 

@@ -9,8 +9,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
 use culvert_netns::culvert::{
-    Culvert, EDGE_METRICS, EDGE_USER, PROGRAMS, STORAGED_METRICS, STORAGED_USER, WGD_METRICS, WGD_USER,
-    has_many_users,
+    Culvert, EDGE_METRICS, EDGE_USER, PROGRAMS, Profile, STORAGED_METRICS, STORAGED_USER, Setup, WGD_METRICS,
+    WGD_USER, has_many_users,
 };
 use culvert_netns::process_status::ProcessStatus;
 use culvert_netns::program::Running;
@@ -25,6 +25,7 @@ fn main() -> ExitCode {
         Scenario::new("only_wgd_netcfg_keeps_net_admin", netcfg).needs(PROGRAMS),
         Scenario::new("edge_and_storaged_reach_only_the_tunnel", only_the_tunnel).needs(PROGRAMS),
         Scenario::new("the_daemons_report_the_layers_that_proc_shows", reported).needs(PROGRAMS),
+        Scenario::new("the_production_profile_has_every_layer_or_refuses", production).needs(PROGRAMS),
         Scenario::new("no_daemon_but_storaged_holds_a_regular_file", open_files).needs(PROGRAMS),
     ])
 }
@@ -125,6 +126,32 @@ fn reported(scene: &Scene) -> Result<()> {
                 lockdown_lines(&metrics)
             );
         }
+    }
+    Ok(())
+}
+
+fn production(scene: &Scene) -> Result<()> {
+    let setup = Setup { profile: Profile::Production, ..Setup::default() };
+    let culvert = match Culvert::start_with(&scene.lab, &setup) {
+        Ok(culvert) => culvert,
+        // An older kernel: the daemon that refused says which layer it misses.
+        Err(error) => {
+            let why = format!("{error:#}");
+            ensure!(why.contains("ended with code 77"), "{why}");
+            ensure!(
+                ["landlock", "seccomp", "mdwe", "user"]
+                    .iter()
+                    .any(|layer| why.to_lowercase().contains(layer)),
+                "{why}"
+            );
+            return Ok(());
+        }
+    };
+    culvert.put_payload("a.csv", 1 << 20, 3)?;
+    for (host, listener) in [(&scene.lab.web, EDGE_METRICS), (&scene.lab.services, STORAGED_METRICS)] {
+        let metrics = culvert.status(host, listener, "/metrics")?.expect(200)?.text();
+        let lines = lockdown_lines(&metrics);
+        ensure!(!lines.lines().any(|line| line.contains("_lockdown{") && line.ends_with(" 0")), "{lines}");
     }
     Ok(())
 }
