@@ -107,8 +107,7 @@ impl Admin {
                     self.store.policy.store(old);
                     return Err(error);
                 }
-                let now = self.store.clock.unix_milliseconds() / 1000;
-                self.store.metrics.reload_seconds.set(f64::from(u32::try_from(now).unwrap_or(u32::MAX)));
+                self.store.metrics.configured(self.store.clock.unix_milliseconds());
                 tracing::info!(restart_needed = restart_needed.len(), "configuration reloaded");
                 Ok(json!({ "reloaded": true, "restart_needed": restart_needed }))
             }

@@ -13,6 +13,9 @@ pub mod recover;
 pub mod tables;
 pub mod writer;
 
+#[cfg(test)]
+mod tests;
+
 pub use apply::{Command, Outcome};
 pub use read::Reader;
 pub use record::{Action, Ending, Host, Origin, Phase, Record};

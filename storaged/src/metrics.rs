@@ -33,8 +33,7 @@ pub struct Metrics {
     pub edge_clock_offset_seconds: Gauge,
     /// Whether the last reload was taken.
     pub reload_success: IntGauge,
-    /// When the last reload was taken.
-    pub reload_seconds: Gauge,
+    reload_seconds: Gauge,
     /// Room on the volumes.
     pub filesystem_avail_bytes: IntGaugeVec,
     /// Size of the volumes.
@@ -153,6 +152,13 @@ impl Metrics {
     /// A request was refused.
     pub fn denied(&self, denial: Denial) {
         self.auth_failures.with_label_values(&[denial.name()]).inc();
+    }
+
+    /// A configuration is in force from now on.
+    pub fn configured(&self, now_ms: u64) {
+        self.reload_success.set(1);
+        let seconds = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
+        self.reload_seconds.set(f64::from(seconds));
     }
 
     /// Looks at the ledger; called before each scrape.

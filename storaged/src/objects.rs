@@ -15,6 +15,9 @@ pub mod pool;
 pub mod put;
 pub mod volume;
 
+#[cfg(test)]
+mod tests;
+
 pub use buffers::{Buffer, Buffers, TransferSlot};
 pub use disk::{Disk, Space};
 pub use pool::Pool;

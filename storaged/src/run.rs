@@ -24,7 +24,7 @@ use crate::admin::Admin;
 use crate::config::{Config, Environment, Fixed, Raw};
 use crate::init::LEDGER_FILE;
 use crate::ledger::apply::Note;
-use crate::ledger::{self, Action, Ending, Ledger, Origin, recover};
+use crate::ledger::{self, Action, Ending, Host, Ledger, Origin, recover};
 use crate::limits::{EVENT_QUEUE, IO_THREADS};
 use crate::metrics::{LedgerTime, Metrics};
 use crate::objects::network_fs::network_file_system;
@@ -44,6 +44,7 @@ pub struct Acquired {
     notify: Notify,
     registry: Registry,
     process: ProcessMetrics,
+    host: Host,
 }
 
 /// Opens listeners, sockets and process figures.
@@ -75,7 +76,9 @@ pub fn acquire(privileged: &Privileged, fixed: &Fixed) -> anyhow::Result<Acquire
     let registry = Registry::new();
     let process = ProcessMetrics::open(&registry)?;
     let notify = Notify::from_environment(privileged).context("connect to the service manager")?;
-    Ok(Acquired { internal, metrics, admin, events, notify, registry, process })
+    // Now, for Landlock will hide where it is read from.
+    let host = crate::host::describe(fixed.role);
+    Ok(Acquired { internal, metrics, admin, events, notify, registry, process, host })
 }
 
 fn bind_metrics(fixed: &Fixed) -> anyhow::Result<TcpListener> {
@@ -94,8 +97,9 @@ pub fn open(
     policy: Policy,
     events: DatagramSocket,
     registry: &Registry,
+    host: Host,
 ) -> anyhow::Result<Arc<Store>> {
-    assemble(fixed, policy, events, registry)
+    assemble(fixed, policy, events, registry, host)
 }
 
 /// What [`open`] does, for tests that serve from within their own process.
@@ -104,6 +108,7 @@ pub fn assemble(
     policy: Policy,
     events: DatagramSocket,
     registry: &Registry,
+    host: Host,
 ) -> anyhow::Result<Arc<Store>> {
     let config = |error: anyhow::Error| daemon::fail(exit::CONFIG, error);
     match network_file_system(&fixed.state_dir) {
@@ -128,7 +133,6 @@ pub fn assemble(
             NasVolume::open(&volume.name, &volume.path, store_id).map_err(|error| config(error.into()))?;
         volumes.push(VolumeState::new(volume.name.clone(), Arc::new(opened)));
     }
-    let host = crate::host::describe(fixed.role);
     let (ledger, _writer) = Ledger::start(database, host, LedgerTime::new(clock), metrics.observer())?;
     let recovered = recover::recover(&ledger, |intent| {
         let disk = volumes.iter().map(|state| &state.disk).find(|disk| disk.id() == intent.volume);
@@ -173,8 +177,8 @@ pub fn run(config: Config, raw: Raw, environment: Environment) -> anyhow::Result
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("serve").build()?;
     // Entered, not blocked on: opening waits for the ledger's thread, which a runtime's own thread must not.
     let entered = runtime.enter();
-    let Acquired { internal, metrics, admin, events, notify, registry, process } = acquired;
-    let store = open(&confined, &fixed, policy, events, &registry)?;
+    let Acquired { internal, metrics, admin, events, notify, registry, process, host } = acquired;
+    let store = open(&confined, &fixed, policy, events, &registry, host)?;
     let sockets = Sockets { internal, metrics, admin, notify, registry, process, signals: Signals::new()? };
     let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| daemon::fail(exit::OS, error))?;
     drop(entered);
@@ -202,7 +206,7 @@ async fn serve_until_told(
     let Sockets { internal, metrics, admin, notify, registry, process, mut signals } = sockets;
     daemon::metrics::build_info(&registry, "storaged")?;
     daemon::metrics::lockdown(&registry, "storaged", sealed.lockdown())?;
-    store.metrics.reload_success.set(1);
+    store.metrics.configured(store.clock.unix_milliseconds());
     let readiness = Readiness::new();
     let serving = readiness.condition("serving", false);
     let hooks = hooks(&store, &readiness, process, fixed.state_dir.join(LEDGER_FILE));

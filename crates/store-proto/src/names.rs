@@ -134,7 +134,7 @@ pub struct FileId([u8; 16]);
 
 impl FileId {
     /// An id of 16 bytes, which the caller drew at random.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 

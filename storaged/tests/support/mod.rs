@@ -84,7 +84,8 @@ impl Lab {
         let handle = tokio::runtime::Handle::current();
         let store = std::thread::spawn(move || {
             let _entered = handle.enter();
-            storaged::run::assemble(&fixed, policy, events, &registry).unwrap()
+            let host = storaged::host::describe(fixed.role);
+            storaged::run::assemble(&fixed, policy, events, &registry, host).unwrap()
         });
         let store = tokio::task::spawn_blocking(move || store.join().unwrap()).await.unwrap();
         let whois = Arc::clone(&store.whois);

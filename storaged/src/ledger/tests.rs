@@ -1,0 +1,87 @@
+//! The ledger against a model, and on a disk that fails.
+
+mod crash;
+mod model;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use store_proto::{Cohort, ContentDigest, FileId, LogicalPath, UserName};
+
+use super::writer::{Observer, Time};
+use super::*;
+
+/// A clock that a test sets; it may go back.
+#[derive(Debug, Clone, Default)]
+pub(super) struct TestTime(pub(super) Arc<AtomicU64>);
+
+impl Time for TestTime {
+    fn wall_ms(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn steady_seconds(&self) -> f64 {
+        0.0
+    }
+}
+
+pub(super) struct Silent;
+
+impl Observer for Silent {
+    fn committed(&self, _commands: usize, _seconds: f64) {}
+    fn failed(&self, _commands: usize) {}
+}
+
+pub(super) fn begin_upload(cohort: &str, path: &str, id: FileId) -> Command {
+    Command::BeginUpload {
+        origin: Origin { user: Some(UserName::parse("ada").unwrap()), ..Origin::default() },
+        cohort: Cohort::parse(cohort).unwrap(),
+        path: LogicalPath::parse(path).unwrap(),
+        file_type: None,
+        file_id: id,
+        volume: FileId::from_bytes([0xee; 16]),
+    }
+}
+
+pub(super) fn finish_upload(intent: u64, content: u8) -> Command {
+    Command::FinishUpload { intent, size: u64::from(content), sha256: content_digest(content) }
+}
+
+pub(super) fn content_digest(content: u8) -> ContentDigest {
+    ContentDigest::from_bytes([content; 32])
+}
+
+pub(super) fn first_record() -> Record {
+    Record::new(Action::AdminInit, Phase::Outcome, Host::default(), Origin::default())
+}
+
+/// What must hold of any ledger, whatever happened to it.
+pub(super) fn assert_sound(reader: &Reader) {
+    let totals = reader.totals().unwrap();
+    let records = reader.records(0, usize::MAX).unwrap();
+    assert_eq!(records.len() as u64, totals.records);
+    let mut last_time = 0;
+    for (i, record) in records.iter().enumerate() {
+        assert_eq!(record.index, i as u64, "indices count without gaps");
+        assert!(record.time_ms >= last_time, "time went back at {i}");
+        last_time = record.time_ms;
+    }
+    // Each file has its record, each arrival its file, and the stored bytes are their sum.
+    let arrivals: Vec<&Record> = records.iter().filter(|r| r.action == Action::NasRawCreated).collect();
+    assert_eq!(arrivals.len() as u64, totals.files);
+    let mut bytes = 0;
+    for arrival in arrivals {
+        let file = reader.file(arrival.file_id.unwrap()).unwrap().unwrap();
+        assert_eq!((file.ledger_index, Some(file.sha256)), (arrival.index, arrival.sha256));
+        let found = reader.file_at(&file.cohort, &file.path).unwrap().unwrap();
+        assert_eq!(found, file);
+        bytes += file.size;
+    }
+    assert_eq!(bytes, totals.stored_bytes);
+    // An intent is open if and only if no outcome names it.
+    let open: Vec<u64> = reader.open_intents().unwrap().into_iter().map(|(index, _)| index).collect();
+    for record in records.iter().filter(|record| record.phase == Phase::Intent) {
+        let closed = records.iter().any(|other| other.intent == Some(record.index));
+        assert_eq!(open.contains(&record.index), !closed, "intent {}", record.index);
+    }
+}
