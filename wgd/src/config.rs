@@ -78,6 +78,11 @@ impl Config {
             return Err(daemon::fail(daemon::exit::USAGE, linux::tun::TunError::Name(name.clone())));
         }
         let (raw, file) = read_file(cli.config.as_deref())?;
+        if cli.interface.is_none() && file.is_none() {
+            let error =
+                anyhow::anyhow!("which interface? (wgd INTERFACE, such as wgd wg0; wgd --help explains)");
+            return Err(daemon::fail(daemon::exit::USAGE, error));
+        }
         let name = file.as_deref().unwrap_or_else(|| Path::new(DEFAULT_FILE)).display().to_string();
         Self::build(cli, raw, &name, file.clone()).map_err(|error| daemon::fail(daemon::exit::CONFIG, error))
     }

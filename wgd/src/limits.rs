@@ -50,7 +50,7 @@ pub const PEER_UP: Duration = Duration::from_secs(180);
 /// The tunnel's MTU over a route of `route_mtu` bytes.
 #[must_use]
 pub fn tunnel_mtu(route_mtu: u32) -> u16 {
-    let longest = u32::from(u16::MAX) - OVERHEAD_BYTES;
+    let longest = u32::from(wg_proto::limits::our_choice::MAX_MTU);
     let inner = route_mtu.saturating_sub(OVERHEAD_BYTES).clamp(u32::from(MIN_MTU), longest);
     u16::try_from(inner).unwrap_or(DEFAULT_MTU)
 }
@@ -63,7 +63,7 @@ mod tests {
     fn the_mtu_leaves_room_for_the_overhead_and_never_falls_below_ipv6s_least() {
         assert_eq!(tunnel_mtu(1500), 1420);
         assert_eq!(tunnel_mtu(1300), 1280);
-        assert_eq!(tunnel_mtu(65_536), 65_455);
+        assert_eq!(tunnel_mtu(65_536), 65_440);
         assert_eq!(tunnel_mtu(9_000), 8_920);
     }
 }

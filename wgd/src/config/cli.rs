@@ -48,6 +48,8 @@ const EXAMPLES: &str = "\
 Examples:
   wgd wg0                          make wg0, configured by /etc/wireguard/wg0.conf
   wgd -f --log-level debug wg0     the same, in this terminal
+  wgd --check-config wg0           say what is wrong with the files
+  wgd --print-config wg0           every key that wgd.toml may have, with its value
   wg set wg0 listen-port 51820     works on it as on any WireGuard interface
   ip link del wg0                  ends it, as do SIGTERM and removing its socket
 

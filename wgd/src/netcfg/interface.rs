@@ -7,12 +7,13 @@ use crate::limits;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
 use linux::{NetNs, Privileged};
+use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteScope};
-use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder};
+use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use tokio::runtime::Runtime;
 
 /// One interface and the routes that were made for it.
@@ -23,6 +24,8 @@ pub(super) struct Interface {
     inside: Handle,
     /// Netlink in the namespace of the UDP sockets, for the routes to the endpoints.
     outside: Handle,
+    /// Addresses that were given here; those that somebody else gave are not touched.
+    addresses: BTreeSet<IpNet>,
     routes: BTreeSet<(u32, IpNet)>,
 }
 
@@ -53,10 +56,18 @@ impl Interface {
             Some(namespace) => namespace.within(privileged, connect)??,
             None => outside.clone(),
         };
-        Ok(Self { name: name.to_owned(), index: None, inside, outside, routes: BTreeSet::new() })
+        Ok(Self {
+            name: name.to_owned(),
+            index: None,
+            inside,
+            outside,
+            addresses: BTreeSet::new(),
+            routes: BTreeSet::new(),
+        })
     }
 
-    /// Addresses, MTU, link. Returns the MTU and the index. Repeating it changes nothing.
+    /// Addresses, MTU, link. Returns the MTU and the index. Repeating it changes nothing; addresses that were
+    /// given by an earlier call and are not in `addresses` any more go.
     pub(super) async fn configure(
         &mut self,
         addresses: &[IpNet],
@@ -75,19 +86,35 @@ impl Interface {
             let message = LinkUnspec::new_with_index(index).mtu(u32::from(wanted)).build();
             self.inside.link().set(message).execute().await.map_err(|e| self.refused("set mtu", &e))?;
         }
-        for address in addresses {
-            let request = self.inside.address().add(index, address.addr(), address.prefix_len());
-            request
-                .replace()
-                .execute()
-                .await
-                .map_err(|e| self.refused(&format!("add address {address}"), &e))?;
-        }
+        self.set_addresses(index, addresses).await?;
         if up {
             let message = LinkUnspec::new_with_index(index).up().build();
             self.inside.link().set(message).execute().await.map_err(|e| self.refused("set up", &e))?;
         }
         Ok((wanted, index))
+    }
+
+    async fn set_addresses(&mut self, index: u32, addresses: &[IpNet]) -> Result<(), Refused> {
+        let wanted: BTreeSet<IpNet> = addresses.iter().copied().collect();
+        let gone: Vec<IpNet> = self.addresses.difference(&wanted).copied().collect();
+        for address in gone {
+            let result = self.inside.address().del(address_message(index, &address)).execute().await;
+            // EADDRNOTAVAIL: somebody else removed it, which is what we want.
+            if let Err(error) = result
+                && errno(&error) != libc::EADDRNOTAVAIL
+            {
+                return Err(self.refused(&format!("delete address {address}"), &error));
+            }
+            self.addresses.remove(&address);
+        }
+        // In the order of the file: the first of a network is its primary address.
+        for address in addresses {
+            let request = self.inside.address().add(index, address.addr(), address.prefix_len());
+            let result = request.replace().execute().await;
+            result.map_err(|e| self.refused(&format!("add address {address}"), &e))?;
+            self.addresses.insert(*address);
+        }
+        Ok(())
     }
 
     /// Makes the interface's routes those of `prefixes` in `table`; others that were made here go.
@@ -180,6 +207,19 @@ fn route(index: u32, table: u32, prefix: &IpNet) -> rtnetlink::packet_route::rou
     // A route without a gateway has link scope in IPv4, as `ip route add … dev …` makes it; IPv6 knows only one.
     let scope = if prefix.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
     builder.output_interface(index).table_id(table).scope(scope).build()
+}
+
+fn address_message(index: u32, address: &IpNet) -> AddressMessage {
+    match address {
+        IpNet::V4(net) => AddressMessageBuilder::<Ipv4Addr>::new()
+            .index(index)
+            .address(net.addr(), net.prefix_len())
+            .build(),
+        IpNet::V6(net) => AddressMessageBuilder::<Ipv6Addr>::new()
+            .index(index)
+            .address(net.addr(), net.prefix_len())
+            .build(),
+    }
 }
 
 fn mtu_of(attributes: &[LinkAttribute]) -> u32 {

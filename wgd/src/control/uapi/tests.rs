@@ -61,7 +61,7 @@ fn control() -> Arc<Control> {
     })
 }
 
-async fn connect(control: &Arc<Control>) -> UnixStream {
+fn connect(control: &Arc<Control>) -> UnixStream {
     let (client, server) = UnixStream::pair().expect("pair");
     let control = Arc::clone(control);
     tokio::spawn(async move { converse(server, &control).await });
@@ -85,7 +85,7 @@ const PEER: &str = "c5320103969ba1ba14be7e21b5a1d8dbe97aef742308cb446d7534007899
 
 #[tokio::test]
 async fn one_connection_carries_several_operations() {
-    let mut client = connect(&control()).await;
+    let mut client = connect(&control());
     let set = format!("set=1\npublic_key={PEER}\nallowed_ip=10.1.0.0/16\n\n");
     assert_eq!(ask(&mut client, &set).await, "errno=0\n\n");
     let state = ask(&mut client, "get=1\n\n").await;
@@ -96,16 +96,16 @@ async fn one_connection_carries_several_operations() {
 #[tokio::test]
 async fn an_idle_or_probing_client_keeps_nobody_waiting() {
     let control = control();
-    let _idle = connect(&control).await;
-    drop(connect(&control).await);
-    let mut half = connect(&control).await;
+    let _idle = connect(&control);
+    drop(connect(&control));
+    let mut half = connect(&control);
     half.write_all(b"set=1\nprivate_").await.expect("write");
-    assert_eq!(ask(&mut connect(&control).await, "set=1\n\n").await, "errno=0\n\n");
+    assert_eq!(ask(&mut connect(&control), "set=1\n\n").await, "errno=0\n\n");
 }
 
 #[tokio::test]
 async fn a_refused_set_is_a_negative_number_and_changes_nothing() {
-    let mut client = connect(&control()).await;
+    let mut client = connect(&control());
     let bad = format!("set=1\npublic_key={PEER}\nallowed_ip=10.1.0.0/99\n\n");
     assert_eq!(ask(&mut client, &bad).await, "errno=-22\n\n");
     assert_eq!(ask(&mut client, "set=1\nnonsense\n\n").await, "errno=-71\n\n");
@@ -114,14 +114,14 @@ async fn a_refused_set_is_a_negative_number_and_changes_nothing() {
 
 #[tokio::test]
 async fn without_netcfg_port_and_mark_are_not_permitted() {
-    let mut client = connect(&control()).await;
+    let mut client = connect(&control());
     assert_eq!(ask(&mut client, "set=1\nlisten_port=1\n\n").await, "errno=-1\n\n");
     assert_eq!(ask(&mut client, "set=1\nfwmark=7\n\n").await, "errno=-1\n\n");
 }
 
 #[tokio::test]
 async fn what_is_no_operation_closes_the_connection() {
-    let mut client = connect(&control()).await;
+    let mut client = connect(&control());
     client.write_all(b"GET / HTTP/1.1\n\n").await.expect("write");
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).await.expect("closed");
