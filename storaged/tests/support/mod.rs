@@ -129,15 +129,7 @@ impl Lab {
     }
 
     pub(crate) fn context(&self, user: &str) -> RequestContext {
-        RequestContext {
-            edge: EdgeName::parse("web1").unwrap(),
-            role: ServerRole::Web,
-            process_id: 7,
-            timestamp_ms: daemon::Clock.unix_milliseconds(),
-            request_id: RequestId::parse("r-1").unwrap(),
-            client_address: "192.0.2.9".parse().unwrap(),
-            proof: Proof::Token(self.tokens[user].clone()),
-        }
+        context(self.tokens[user].clone())
     }
 
     pub(crate) fn upload(&self, path: &str, body: impl Into<Bytes>) -> Asking<'_> {
@@ -243,6 +235,18 @@ impl Told {
     }
 }
 
+pub(crate) fn context(token: Token) -> RequestContext {
+    RequestContext {
+        edge: EdgeName::parse("web1").unwrap(),
+        role: ServerRole::Web,
+        process_id: 7,
+        timestamp_ms: daemon::Clock.unix_milliseconds(),
+        request_id: RequestId::parse("r-1").unwrap(),
+        client_address: "192.0.2.9".parse().unwrap(),
+        proof: Proof::Token(token),
+    }
+}
+
 pub(crate) fn digest(bytes: &[u8]) -> ContentDigest {
     ContentDigest::from_bytes(Sha256::digest(bytes).into())
 }
@@ -266,7 +270,7 @@ pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     panic!("{what} did not come true within 5 s");
 }
 
-fn options(folder: &Path, volume: Option<PathBuf>) -> InitOptions {
+pub(crate) fn options(folder: &Path, volume: Option<PathBuf>) -> InitOptions {
     let cohort = |name: &str| Cohort::parse(name).unwrap();
     let user = |name: &str, role, of: &str| NewUser {
         name: UserName::parse(name).unwrap(),
@@ -303,7 +307,7 @@ fn options(folder: &Path, volume: Option<PathBuf>) -> InitOptions {
 }
 
 /// Answers whois as wgd would: `127.0.0.1` is `web1` unless a test says otherwise.
-fn fake_wgd(path: &Path) -> (Peers, Arc<AtomicBool>) {
+pub(crate) fn fake_wgd(path: &Path) -> (Peers, Arc<AtomicBool>) {
     let _ = std::fs::remove_file(path);
     let socket = UnixDatagram::bind(path).unwrap();
     let peers: Peers =

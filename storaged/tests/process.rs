@@ -1,0 +1,401 @@
+//! The real program: refuses bad configurations, serves under its lock-down (read from
+//! `/proc`), answers operators, ends in order, and tidies after `kill -9`.
+#![allow(clippy::unwrap_used, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use store_proto::headers;
+
+/// A number from the range that Debian gives to nobody.
+const SERVICE_USER: linux::User = linux::User { uid: 64_123, gid: 64_123 };
+
+#[test]
+fn a_served_file_and_a_lockdown_that_proc_confirms() {
+    let made = Made::new();
+    let running = made.start();
+    let pid = running.child.id();
+    for task in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+        let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+        let field = |name: &str| {
+            let line = status.lines().find(|line| line.starts_with(name)).unwrap();
+            line.split_once(':').unwrap().1.split_whitespace().next().unwrap().to_owned()
+        };
+        for set in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+            assert_eq!(field(set), "0000000000000000", "{set}");
+        }
+        assert_eq!(field("NoNewPrivs"), "1");
+        assert_eq!(field("Seccomp"), "2");
+        assert_eq!(field("Uid"), SERVICE_USER.uid.to_string());
+    }
+    let answer = made.upload(b"some bytes");
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    let metrics = http_get(made.metrics, "/metrics");
+    for line in [
+        "storaged_operations_total{action=\"file_uploaded_via_stream\",result=\"succeeded\"} 1",
+        "storaged_lockdown{layer=\"seccomp\"} 1",
+        "storaged_received_bytes_total 10",
+        "storaged_objects 1",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    for secret in ["\"ada\"", "\"c1\"", "192.0.2.9", "10.100", "web1"] {
+        assert!(!metrics.contains(secret), "{secret} is in the metrics");
+    }
+    assert!(http_get(made.metrics, "/readyz").contains("ready"));
+    let log = running.end(Signal::SIGTERM, Some(0));
+    assert!(!log.contains("ERROR"), "{log}");
+}
+
+#[test]
+fn operators_read_the_trail_and_reload() {
+    let made = Made::new();
+    let running = made.start();
+    made.upload(b"x");
+    let mut items = Vec::new();
+    let args = json!({"action": "nas_raw_created"});
+    daemon::admin::call(&made.path("admin.sock"), "audit.trail", args, &[], |item| items.push(item)).unwrap();
+    assert_eq!(items.len(), 1);
+    assert_eq!(items[0]["origin"]["user"], "ada");
+    assert!(items[0]["time"].as_str().unwrap().ends_with('Z'));
+    assert!(items[0]["host"]["boot_id"].is_string(), "{}", items[0]);
+
+    let text = std::fs::read_to_string(made.path("storaged.toml")).unwrap();
+    // A bad file is refused and the old one stays.
+    let error = made.reload(&text.replace("token_sha256 = \"", "token_sha256 = \"x")).unwrap_err();
+    assert!(error.to_string().contains("user[0].token_sha256"), "{error}");
+    assert!(made.upload(b"x").starts_with("HTTP/1.1 200"));
+    // Without ada's [[user]], her token stands for nobody.
+    let without = format!("{}\n", text.split("\n[[user]]\nname = \"ada\"").next().unwrap());
+    assert_eq!(made.reload(&without).unwrap(), json!({"reloaded": true, "restart_needed": []}));
+    let answer = made.upload(b"x");
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+    let moved = text.replace(&made.metrics.to_string(), "127.0.0.1:1");
+    assert_eq!(made.reload(&moved).unwrap()["restart_needed"], json!(["metrics_listen"]));
+    assert!(made.upload(b"x").starts_with("HTTP/1.1 200"));
+
+    let status = made.call("status", Value::Null).unwrap();
+    assert_eq!((&status["role"], &status["encrypted_at_rest"]), (&json!("testing"), &json!(false)));
+    assert_eq!(status["lockdown"]["layers"]["seccomp"], "on");
+    made.call("nonsense", Value::Null).unwrap_err();
+    let mut actions = Vec::new();
+    daemon::admin::call(&made.path("admin.sock"), "audit.trail", Value::Null, &[], |item| {
+        actions.push(format!(
+            "{} {}",
+            item["action"].as_str().unwrap(),
+            item["ending"].as_str().unwrap_or("-")
+        ));
+    })
+    .unwrap();
+    for expected in
+        ["admin.reload failed", "admin.reload succeeded", "admin.status succeeded", "admin.refused denied"]
+    {
+        assert!(actions.iter().any(|action| action == expected), "{expected} is not in {actions:?}");
+    }
+    running.end(Signal::SIGTERM, Some(0));
+}
+
+#[test]
+fn after_kill_9_the_next_start_tidies_and_serves() {
+    let made = Made::new();
+    let running = made.start();
+    assert!(made.upload(b"kept").starts_with("HTTP/1.1 201"));
+    let mut half = made.send_head("half", 3_000_000);
+    half.write_all(&vec![7; 1_000_000]).unwrap();
+    wait("a temporary file", || std::fs::read_dir(made.path("volume/tmp")).unwrap().count() == 1);
+    running.end(Signal::SIGKILL, None);
+    let running = made.start();
+    assert_eq!(std::fs::read_dir(made.path("volume/tmp")).unwrap().count(), 0);
+    assert!(made.upload(b"kept").starts_with("HTTP/1.1 200"), "what was acknowledged is there");
+    let log = running.end(Signal::SIGTERM, Some(0));
+    assert!(log.contains("a dead process had left open"), "{log}");
+}
+
+#[test]
+fn a_drain_lets_a_running_upload_end() {
+    let made = Made::new();
+    let running = made.start();
+    let mut stream = made.send_head("slow", 20);
+    stream.write_all(&[7; 10]).unwrap();
+    wait("a temporary file", || std::fs::read_dir(made.path("volume/tmp")).unwrap().count() == 1);
+    kill(running.pid(), Signal::SIGTERM).unwrap();
+    wait("new connections are refused or unanswered", || !made.is_healthy());
+    stream.write_all(&[7; 10]).unwrap();
+    let answer = read_answer(stream);
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    running.wait(Some(0));
+}
+
+#[test]
+fn a_listener_that_is_handed_in_is_used_if_it_is_the_configured_one() {
+    let made = Made::new();
+    let (configured, other) = (
+        std::net::TcpListener::bind(made.address).unwrap(),
+        std::net::TcpListener::bind("127.0.0.1:0").unwrap(),
+    );
+    let hand_in = |listener: std::net::TcpListener| {
+        let script =
+            "LISTEN_FDS=1 LISTEN_FDNAMES=internal LISTEN_PID=$$ exec \"$0\" --config \"$1\" 3<&0 </dev/null";
+        Command::new("sh")
+            .args([
+                "-c",
+                script,
+                env!("CARGO_BIN_EXE_storaged"),
+                made.path("storaged.toml").to_str().unwrap(),
+            ])
+            .stdin(Stdio::from(std::os::fd::OwnedFd::from(listener)))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap()
+    };
+    let refused = hand_in(other).wait_with_output().unwrap();
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(78), "{told}");
+    assert!(told.contains("`internal`") && told.contains(&made.address.to_string()), "{told}");
+
+    let running = Running::of(hand_in(configured));
+    wait("storaged is healthy", || made.is_healthy());
+    assert!(made.upload(b"x").starts_with("HTTP/1.1 201"));
+    running.end(Signal::SIGTERM, Some(0));
+}
+
+#[test]
+fn bad_configurations_are_refused_by_key_value_and_exit_code() {
+    let made = Made::new();
+    let text = std::fs::read_to_string(made.path("storaged.toml")).unwrap();
+    let services = text.replace("role = \"testing\"", "role = \"services\"");
+    let address = format!("\"{}\"", made.address);
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let table: Vec<(String, Vec<String>)> = vec![
+        (text.replace("role = \"testing\"\n", ""), vec!["role".into(), "no default".into()]),
+        (text.replace("\"testing\"", "\"web\""), vec!["role".into(), "edge".into()]),
+        (format!("colour = 1\n{text}"), vec!["colour".into(), "bad.toml:1:1".into()]),
+        (services.clone(), vec!["bind_address".into(), made.address.to_string(), "loopback".into()]),
+        (services.replace(&address, "\"0.0.0.0:8001\""), vec!["0.0.0.0:8001".into()]),
+        (
+            services.replace(&address, "\"192.0.2.1:8001\""),
+            vec!["192.0.2.1:8001".into(), "10.100.0.0/24".into()],
+        ),
+        (services.replace(&address, "\"10.100.0.250:8001\""), vec!["10.100.0.250:8001".into(), "wg0".into()]),
+        (text.replace(&address, &format!("\"{}\"", taken.local_addr().unwrap())), vec!["in use".into()]),
+        (
+            text.replace("internal.key", "missing.key"),
+            vec!["internal_api_key_file".into(), "missing.key".into()],
+        ),
+        (text.replace("cohorts = [\"c1\", \"c2\"]", "cohorts = [\"c9\"]"), vec!["c9".into()]),
+        (text.replace("volume\"", "state\""), vec!["volume `main`".into(), ".culvert-volume".into()]),
+    ];
+    for (text, expected) in table {
+        let file = made.path("bad.toml");
+        std::fs::write(&file, &text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_storaged"))
+            .args(["--config", file.to_str().unwrap(), "--log-level", "error"])
+            .output()
+            .unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        // What a later start may find better is not the configuration's fault.
+        let code = match expected[0].as_str() {
+            "10.100.0.250:8001" => 75,
+            "in use" => 71,
+            _ => 78,
+        };
+        assert_eq!(output.status.code(), Some(code), "{expected:?}: {told}");
+        for part in expected {
+            assert!(told.contains(&part), "{part:?} is not in {told:?}");
+        }
+    }
+}
+
+#[test]
+fn the_configuration_can_be_checked_and_printed_without_secrets() {
+    let made = Made::new();
+    let run = |flag| {
+        let output = Command::new(env!("CARGO_BIN_EXE_storaged"))
+            .args(["--config", made.path("storaged.toml").to_str().unwrap(), flag])
+            .output()
+            .unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(run("--check-config").contains("ok"));
+    let printed = run("--print-config");
+    assert!(printed.contains("role = \"testing\"") && printed.contains("name = \"ada\""));
+    let key = std::fs::read_to_string(made.path("internal.key")).unwrap();
+    assert!(!printed.contains(key.trim()) && !printed.contains("token_sha256 = "));
+}
+
+struct Made {
+    folder: tempfile::TempDir,
+    address: SocketAddr,
+    metrics: SocketAddr,
+    head: String,
+}
+
+impl Made {
+    fn new() -> Made {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "these tests start a daemon that becomes another user: run as root"
+        );
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::set_permissions(folder.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let free = || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let (address, metrics) = (free(), free());
+        let options = storaged::init::InitOptions {
+            bind_address: address,
+            metrics_listen: metrics,
+            owner: Some(SERVICE_USER),
+            ..support::options(folder.path(), None)
+        };
+        let report = storaged::init::run(options).unwrap();
+        let token = report.tokens.iter().find(|issued| issued.user.as_str() == "ada").unwrap().token.clone();
+        let key = std::fs::read_to_string(&report.internal_key_path).unwrap();
+        let context = support::context(token).encode();
+        let head = format!(
+            "host: {address}\r\n{}: {}\r\n{}: {context}\r\n{}: c1\r\n",
+            headers::X_INTERNAL_KEY,
+            key.trim(),
+            headers::CULVERT_CONTEXT,
+            headers::CULVERT_COHORT,
+        );
+        support::fake_wgd(&folder.path().join("wgd.events"));
+        let wgd = folder.path().join("wgd.events");
+        std::os::unix::fs::chown(wgd, Some(SERVICE_USER.uid), None).unwrap();
+        Made { folder, address, metrics, head }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn start(&self) -> Running {
+        let child = Command::new(env!("CARGO_BIN_EXE_storaged"))
+            .args(["--config", self.path("storaged.toml").to_str().unwrap(), "--log-format", "text"])
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let running = Running::of(child);
+        wait("storaged is healthy", || self.is_healthy());
+        running
+    }
+
+    fn is_healthy(&self) -> bool {
+        let Ok(mut stream) = TcpStream::connect(self.address) else { return false };
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let request = format!(
+            "GET /internal/storage/health HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n",
+            self.address
+        );
+        let mut answer = String::new();
+        stream.write_all(request.as_bytes()).is_ok()
+            && stream.read_to_string(&mut answer).is_ok()
+            && answer.starts_with("HTTP/1.1 200")
+    }
+
+    fn send_head(&self, path: &str, length: usize) -> TcpStream {
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        let head = format!(
+            "POST /internal/storage/upload HTTP/1.1\r\n{}culvert-path: {path}\r\ncontent-length: {length}\r\n\r\n",
+            self.head
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    }
+
+    fn upload(&self, bytes: &[u8]) -> String {
+        let mut stream = self.send_head("f", bytes.len());
+        stream.write_all(bytes).unwrap();
+        read_answer(stream)
+    }
+
+    fn call(&self, verb: &str, args: Value) -> Result<Value, daemon::admin::CallError> {
+        daemon::admin::call(&self.path("admin.sock"), verb, args, &[], |_| ())
+    }
+
+    fn reload(&self, text: &str) -> Result<Value, daemon::admin::CallError> {
+        let file = self.path("new.toml");
+        std::fs::write(&file, text).unwrap();
+        let (config, key) =
+            (std::fs::File::open(&file).unwrap(), std::fs::File::open(self.path("internal.key")).unwrap());
+        let files = json!({"files": [
+            {"key": "config", "reference": "new.toml", "path": "new.toml"},
+            {"key": "internal_api_key_file", "reference": self.path("internal.key"), "path": self.path("internal.key")},
+        ]});
+        daemon::admin::call(&self.path("admin.sock"), "reload", files, &[config.as_fd(), key.as_fd()], |_| ())
+    }
+}
+
+struct Running {
+    child: Child,
+    log: std::thread::JoinHandle<String>,
+}
+
+impl Running {
+    fn of(mut child: Child) -> Running {
+        let log = child.stderr.take().unwrap();
+        let log = std::thread::spawn(move || {
+            let mut text = String::new();
+            for line in BufReader::new(log).lines().map_while(Result::ok) {
+                text.push_str(&line);
+                text.push('\n');
+            }
+            text
+        });
+        Running { child, log }
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).unwrap())
+    }
+
+    fn end(self, signal: Signal, code: Option<i32>) -> String {
+        kill(self.pid(), signal).unwrap();
+        self.wait(code)
+    }
+
+    fn wait(mut self, code: Option<i32>) -> String {
+        let status = self.child.wait().unwrap();
+        let log = self.log.join().unwrap();
+        assert_eq!(status.code(), code, "{log}");
+        log
+    }
+}
+
+fn read_answer(mut stream: TcpStream) -> String {
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    while !String::from_utf8_lossy(&answer).contains('}') {
+        let length = stream.read(&mut buffer).unwrap();
+        assert_ne!(length, 0, "the connection ended: {answer:?}");
+        answer.extend_from_slice(&buffer[..length]);
+    }
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+fn http_get(address: SocketAddr, path: &str) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn wait(what: &str, mut holds: impl FnMut() -> bool) {
+    for _ in 0..1000 {
+        if holds() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("{what} did not come true within 10 s");
+}
