@@ -84,7 +84,7 @@ async fn set(control: &Control, body: Result<&str, &io::Error>) -> i32 {
     match result {
         Ok(()) => 0,
         Err((number, error)) => {
-            tracing::warn!(error, "configuration request refused");
+            tracing::info!(error, "configuration request refused");
             number
         }
     }
