@@ -4,6 +4,7 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::thread::JoinHandle;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
@@ -98,18 +99,19 @@ pub fn open(
     events: DatagramSocket,
     registry: &Registry,
     host: Host,
-) -> anyhow::Result<Arc<Store>> {
+) -> anyhow::Result<(Arc<Store>, JoinHandle<()>)> {
     assemble(fixed, policy, events, registry, host)
 }
 
-/// What [`open`] does, for tests that serve from within their own process.
+/// What [`open`] does, for tests that serve from within their own process. The thread is the ledger's: it
+/// ends with the last handle on the store.
 pub fn assemble(
     fixed: &Fixed,
     policy: Policy,
     events: DatagramSocket,
     registry: &Registry,
     host: Host,
-) -> anyhow::Result<Arc<Store>> {
+) -> anyhow::Result<(Arc<Store>, JoinHandle<()>)> {
     let config = |error: anyhow::Error| daemon::fail(exit::CONFIG, error);
     match network_file_system(&fixed.state_dir) {
         Ok(None) => {}
@@ -133,7 +135,7 @@ pub fn assemble(
             NasVolume::open(&volume.name, &volume.path, store_id).map_err(|error| config(error.into()))?;
         volumes.push(VolumeState::new(volume.name.clone(), Arc::new(opened)));
     }
-    let (ledger, _writer) = Ledger::start(database, host, LedgerTime::new(clock), metrics.observer())?;
+    let (ledger, writer) = Ledger::start(database, host, LedgerTime::new(clock), metrics.observer())?;
     let recovered = recover::recover(&ledger, |intent| {
         let disk = volumes.iter().map(|state| &state.disk).find(|disk| disk.id() == intent.volume);
         match disk {
@@ -152,7 +154,7 @@ pub fn assemble(
     trusted.extend(fixed.wgd_user.map(|user| user.uid));
     let whois =
         Whois::new(events, fixed.wgd_socket.clone(), trusted, clock).context("watch the events socket")?;
-    Ok(Arc::new(Store {
+    let store = Store {
         role: fixed.role,
         policy: ArcSwap::from_pointee(policy),
         ledger,
@@ -163,7 +165,8 @@ pub fn assemble(
         metrics,
         drain: daemon::drain::Drain::new(fixed.drain),
         clock,
-    }))
+    };
+    Ok((Arc::new(store), writer))
 }
 
 /// The whole life of a storaged: to be called on the only thread of the process.
@@ -178,11 +181,18 @@ pub fn run(config: Config, raw: Raw, environment: Environment) -> anyhow::Result
     // Entered, not blocked on: opening waits for the ledger's thread, which a runtime's own thread must not.
     let entered = runtime.enter();
     let Acquired { internal, metrics, admin, events, notify, registry, process, host } = acquired;
-    let store = open(&confined, &fixed, policy, events, &registry, host)?;
+    let (store, writer) = open(&confined, &fixed, policy, events, &registry, host)?;
     let sockets = Sockets { internal, metrics, admin, notify, registry, process, signals: Signals::new()? };
     let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| daemon::fail(exit::OS, error))?;
     drop(entered);
-    runtime.block_on(serve_until_told(sealed, store, fixed, raw, environment, sockets))
+    let ended = runtime.block_on(serve_until_told(sealed, store, fixed, raw, environment, sockets));
+    // All tasks end, and with them the last handles on the ledger: it is closed in order, and the next
+    // start need not repair it.
+    drop(runtime);
+    if writer.join().is_err() {
+        tracing::error!("the ledger's thread panicked");
+    }
+    ended
 }
 
 struct Sockets {

@@ -64,13 +64,12 @@ async fn accept(
 
 async fn connection(stream: TcpStream, source: IpAddr, store: Arc<Store>) {
     let drain = store.drain.clone();
+    // Of the connection and not of the request: an answer counts as running until it is written. Idle
+    // connections are closed as soon as the drain begins, so they hold nothing up.
+    let _guard = drain.guard();
     let service = service_fn(move |request: Request<Incoming>| {
         let store = Arc::clone(&store);
-        async move {
-            // Drop order matters at the end of a drain: the guard outlives the answer's head.
-            let _guard = store.drain.guard();
-            Ok::<_, Infallible>(routes::answer(request, source, &store).await)
-        }
+        async move { Ok::<_, Infallible>(routes::answer(request, source, &store).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

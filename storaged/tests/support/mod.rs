@@ -85,7 +85,7 @@ impl Lab {
         let store = std::thread::spawn(move || {
             let _entered = handle.enter();
             let host = storaged::host::describe(fixed.role);
-            storaged::run::assemble(&fixed, policy, events, &registry, host).unwrap()
+            storaged::run::assemble(&fixed, policy, events, &registry, host).unwrap().0
         });
         let store = tokio::task::spawn_blocking(move || store.join().unwrap()).await.unwrap();
         let whois = Arc::clone(&store.whois);
