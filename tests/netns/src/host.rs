@@ -324,6 +324,8 @@ fn furnish(disk: &Path, programs: &Path) -> Result<()> {
     .context("mount an overlay on /etc")?;
     for directory in ["/etc/wireguard", "/etc/culvert"] {
         fs::create_dir_all(directory).with_context(|| format!("create {directory}"))?;
+        // The machine's own, if there are any, stay out of sight; and without root they could not be read.
+        world::mount_tmpfs(Path::new(directory), "mode=755")?;
     }
     // Last, for the two directories above may lie in /tmp.
     for directory in ["/tmp", "/var/tmp", "/dev/shm"] {

@@ -57,6 +57,7 @@ pub struct Lab {
     links: Vec<Link>,
     started: Arc<Mutex<Vec<Started>>>,
     outer_pid: u32,
+    own_users: bool,
 }
 
 impl Lab {
@@ -93,6 +94,7 @@ impl Lab {
             links,
             started,
             outer_pid: world.outer_pid(),
+            own_users: world.has_own_users(),
         };
         lab.wan.restore()?;
         Ok(lab)
@@ -109,14 +111,14 @@ impl Lab {
     }
 
     /// A command line that puts its caller, outside of the world, into a host.
-    pub fn how_to_enter(&self, host: &Host) -> Result<String> {
+    pub fn how_to_enter(&self, host: &Host) -> String {
         // Entering one's own user namespace is an error.
-        let user = if has_many_users()? { "" } else { " --user --preserve-credentials" };
-        Ok(format!(
+        let user = if self.own_users { " --user --preserve-credentials" } else { "" };
+        format!(
             "nsenter --target {}{user} --pid --mount --net nsenter --target {} --mount --net --uts bash",
             self.outer_pid,
             host.pid()
-        ))
+        )
     }
 
     /// Everything started so far.

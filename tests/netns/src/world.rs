@@ -34,6 +34,9 @@ use crate::reexec::{self, Role};
 /// Where pid 1 finds its data directory.
 const DATA_VARIABLE: &str = "CULVERT_NETNS_DATA";
 
+/// Set when the world has a user namespace of its own.
+const USER_VARIABLE: &str = "CULVERT_NETNS_OWN_USERS";
+
 /// Data directories begin with this.
 const DATA_PREFIX: &str = "culvert-lab-";
 
@@ -92,6 +95,7 @@ pub struct World {
     arguments: Vec<OsString>,
     data: PathBuf,
     outer_pid: u32,
+    own_users: bool,
 }
 
 impl World {
@@ -108,6 +112,11 @@ impl World {
     /// The number of this process as processes outside of the world see it.
     pub fn outer_pid(&self) -> u32 {
         self.outer_pid
+    }
+
+    /// Whether it has a user namespace of its own, because it was not root who asked for it.
+    pub fn has_own_users(&self) -> bool {
+        self.own_users
     }
 }
 
@@ -182,7 +191,8 @@ pub(crate) fn become_pid_one(arguments: Vec<OsString>) -> Result<World> {
         wait_for_end_of_input();
         std::process::exit(i32::from(reexec::HELPER_FAILED));
     });
-    Ok(World { arguments, data, outer_pid })
+    let own_users = env::var_os(USER_VARIABLE).is_some_and(|value| value == "1");
+    Ok(World { arguments, data, outer_pid, own_users })
 }
 
 /// From now on no mount made here shows outside.
