@@ -36,7 +36,7 @@ fn main() -> ExitCode {
             .expecting(&["run_as is not set"]),
         Scenario::new("a_full_disk_refuses_the_upload_and_keeps_nothing", full_disk)
             .needs(PROGRAMS)
-            .expecting(&["disk", "quota", "space", "volume"]),
+            .expecting(&["the volume is full"]),
     ])
 }
 
