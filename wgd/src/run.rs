@@ -170,6 +170,12 @@ pub fn only_asked(cli: &Cli, config: &Config) -> anyhow::Result<bool> {
 /// When the process cannot be forked, or the listeners are not what they are called.
 pub fn begin(cli: &Cli, config: &Config) -> anyhow::Result<Start> {
     let privileged = Privileged::at_startup().map_err(|error| fail(exit::OS, error))?;
+    if !linux::allocator::use_one_arena(&privileged) {
+        return Err(fail(
+            exit::OS,
+            anyhow!("the allocator keeps its arenas, which would open files after the seal"),
+        ));
+    }
     // Before the fork: they are meant for this process id.
     let listeners = ListenFds::take(&privileged).map_err(|error| fail(exit::CONFIG, error))?;
     if config.foreground {

@@ -4,6 +4,7 @@
 
 mod figures;
 mod process_time;
+mod transfer;
 mod tunnel;
 
 use std::ffi::OsString;
@@ -20,6 +21,8 @@ use crate::{packages, steps};
 pub(crate) enum Bench {
     /// wgd beside Debian's wireguard-go, in turn: TCP, CPU per byte, small packets, latency, memory
     Tunnel(tunnel::Options),
+    /// A file up and down the whole path: rates, CPU per byte and memory of each daemon, beside the machine's limits
+    Transfer(transfer::Options),
 }
 
 /// Outside: builds with optimisation and goes into a world.
@@ -40,5 +43,6 @@ pub(crate) fn run() -> Result<ExitCode> {
 pub(crate) fn run_inside(bench: &Bench, world: &World) -> Result<()> {
     match bench {
         Bench::Tunnel(options) => tunnel::run(options, world),
+        Bench::Transfer(options) => transfer::run(options, world),
     }
 }
