@@ -5,29 +5,25 @@
 //! `/var/tmp`, `/dev/shm` and `/etc` live in memory, `/srv` on the disk of the test machine, and the rest of the file
 //! tree is read-only. So "nothing was left on this host" can be checked by looking at all of it.
 
-use std::ffi::OsString;
 use std::fs;
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead as _, BufReader};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ExitCode, Stdio};
+use std::process::{Child, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use memchr::memmem;
-use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, setns, unshare};
-use nix::sys::statvfs::{FsFlags, statvfs};
-use nix::unistd::{getpid, sethostname};
 
 use crate::link;
+use crate::mounts::{bind, is_virtual, mounts, visible};
 use crate::namespace::Namespace;
 use crate::program::{Finished, Program, Started};
 use crate::reexec::{self, Role};
-use crate::world::{self, write_sysctl};
+use crate::world::write_sysctl;
 
 /// Where a host finds the programs under test.
 pub const PROGRAMS: &str = "/run/bin";
@@ -36,7 +32,7 @@ pub const PROGRAMS: &str = "/run/bin";
 pub const DISK: &str = "/srv";
 
 /// The tunnel's namespace, as a path inside of the host.
-const TUNNEL_NAMESPACE: &str = "/run/netns/tunnel";
+pub(crate) const TUNNEL_NAMESPACE: &str = "/run/netns/tunnel";
 
 /// Longest that one command of a scenario may take.
 const COMMAND_BOUND: Duration = Duration::from_secs(60);
@@ -275,172 +271,4 @@ fn collect(directory: &Path, device: u64, files: &mut Vec<(PathBuf, u64)>) -> Re
         }
     }
     Ok(())
-}
-
-/// Role `holder`: makes the host's namespaces, says "ready" and stays until it is killed.
-pub(crate) fn hold(arguments: &[OsString]) -> Result<ExitCode> {
-    let [name, disk, programs] = arguments else { bail!("needs NAME DISK PROGRAMS") };
-    unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNET)
-        .context("unshare")?;
-    sethostname(name).context("name the host")?;
-    furnish(Path::new(disk), Path::new(programs))?;
-
-    // The first network becomes the tunnel's, the second the host's own.
-    link::loopback_up_here()?;
-    fs::write(TUNNEL_NAMESPACE, "").context("create the name of the tunnel's namespace")?;
-    bind(Path::new(&format!("/proc/{}/ns/net", getpid())), Path::new(TUNNEL_NAMESPACE))?;
-    unshare(CloneFlags::CLONE_NEWNET).context("unshare the network again")?;
-    link::loopback_up_here()?;
-    // No IPv6 outside: the captures then hold nothing that the kernel says by itself, save ARP.
-    for which in ["all", "default"] {
-        write_sysctl(&format!("/proc/sys/net/ipv6/conf/{which}/disable_ipv6"), "1")?;
-    }
-    crate::runner::say("ready");
-    let mut line = [0_u8; 1];
-    while std::io::stdin().read(&mut line).is_ok_and(|length| length > 0) {}
-    Ok(ExitCode::SUCCESS)
-}
-
-/// Makes the file tree of the host.
-fn furnish(disk: &Path, programs: &Path) -> Result<()> {
-    world::mount_private()?;
-    // First, for a bind of a read-only mount is read-only too.
-    bind(disk, Path::new(DISK))?;
-    make_read_only()?;
-    world::mount_tmpfs(Path::new("/run"), "mode=755")?;
-    for directory in
-        ["/run/netns", "/run/bin", "/run/culvert", "/run/wireguard", "/run/.etc/upper", "/run/.etc/work"]
-    {
-        fs::create_dir_all(directory).with_context(|| format!("create {directory}"))?;
-    }
-    bind(programs, Path::new(PROGRAMS))?;
-    mount(
-        Some("overlay"),
-        "/etc",
-        Some("overlay"),
-        MsFlags::empty(),
-        Some("lowerdir=/etc,upperdir=/run/.etc/upper,workdir=/run/.etc/work"),
-    )
-    .context("mount an overlay on /etc")?;
-    for directory in ["/etc/wireguard", "/etc/culvert"] {
-        fs::create_dir_all(directory).with_context(|| format!("create {directory}"))?;
-        // The machine's own, if there are any, stay out of sight; and without root they could not be read.
-        world::mount_tmpfs(Path::new(directory), "mode=755")?;
-    }
-    // Last, for the two directories above may lie in /tmp.
-    for directory in ["/tmp", "/var/tmp", "/dev/shm"] {
-        world::mount_tmpfs(Path::new(directory), "mode=1777")?;
-    }
-    Ok(())
-}
-
-/// Remounts every real file system read-only.
-fn make_read_only() -> Result<()> {
-    let table = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
-    for mounted in
-        mounts(&table).filter(|mount| mount.target != DISK && !mount.read_only && !is_virtual(mount.kind))
-    {
-        // A mount hidden below another one cannot be reached, by nobody.
-        let Ok(now) = statvfs(mounted.target) else { continue };
-        let mut flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | MsFlags::MS_RDONLY;
-        for (kept, flag) in [
-            (FsFlags::ST_NOSUID, MsFlags::MS_NOSUID),
-            (FsFlags::ST_NODEV, MsFlags::MS_NODEV),
-            (FsFlags::ST_NOEXEC, MsFlags::MS_NOEXEC),
-            (FsFlags::ST_NOATIME, MsFlags::MS_NOATIME),
-            (FsFlags::ST_NODIRATIME, MsFlags::MS_NODIRATIME),
-            (FsFlags::ST_RELATIME, MsFlags::MS_RELATIME),
-        ] {
-            if now.flags().contains(kept) {
-                flags |= flag;
-            }
-        }
-        match mount(None::<&str>, mounted.target, None::<&str>, flags, None::<&str>) {
-            // EINVAL: nothing is mounted here, for what was is hidden below a later mount.
-            Ok(()) | Err(Errno::EINVAL) => {}
-            Err(errno) => return Err(errno).with_context(|| format!("make {} read-only", mounted.target)),
-        }
-    }
-    Ok(())
-}
-
-fn bind(source: &Path, target: &Path) -> Result<()> {
-    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
-        .with_context(|| format!("mount {} on {}", source.display(), target.display()))
-}
-
-/// A line of `/proc/<pid>/mountinfo` (proc(5)).
-struct Mounted<'a> {
-    target: &'a str,
-    kind: &'a str,
-    read_only: bool,
-}
-
-fn mounts(table: &str) -> impl Iterator<Item = Mounted<'_>> {
-    table.lines().filter_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut fields = left.split(' ').skip(4);
-        let target = fields.next()?;
-        let read_only = fields.next()?.split(',').any(|option| option == "ro");
-        Some(Mounted { target, kind: right.split(' ').next()?, read_only })
-    })
-}
-
-/// Leaves out what is hidden: a mount is, when one that comes later in the table stands at its place or above.
-fn visible(all: Vec<Mounted<'_>>) -> Vec<Mounted<'_>> {
-    let hidden = |(index, mount): (usize, &Mounted<'_>)| {
-        all[index + 1..].iter().any(|later| Path::new(mount.target).starts_with(later.target))
-    };
-    let keep: Vec<bool> = all.iter().enumerate().map(|entry| !hidden(entry)).collect();
-    let mut keep = keep.into_iter();
-    all.into_iter().filter(|_| keep.next().unwrap_or(true)).collect()
-}
-
-/// File systems that hold the kernel's own things and no data of a program. `devtmpfs` and `/dev` stay writable:
-/// `/dev/null` must be.
-fn is_virtual(kind: &str) -> bool {
-    matches!(
-        kind,
-        "proc"
-            | "sysfs"
-            | "cgroup"
-            | "cgroup2"
-            | "devtmpfs"
-            | "devpts"
-            | "mqueue"
-            | "nsfs"
-            | "securityfs"
-            | "debugfs"
-            | "tracefs"
-            | "bpf"
-            | "pstore"
-            | "configfs"
-            | "binfmt_misc"
-            | "hugetlbfs"
-            | "efivarfs"
-            | "fusectl"
-            | "autofs"
-            | "rpc_pipefs"
-    )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mount_below_a_later_one_is_hidden() {
-        let line = |target: &str| format!("28 1 254:0 / {target} rw - ext4 /dev/vda rw\n");
-        let table: String = ["/", "/run", "/run/netns", "/tmp", "/run", "/tmp/x"].map(line).concat();
-        let seen: Vec<_> = visible(mounts(&table).collect()).into_iter().map(|mount| mount.target).collect();
-        assert_eq!(seen, ["/", "/tmp", "/run", "/tmp/x"]);
-    }
-
-    #[test]
-    fn mountinfo_is_read() {
-        let table = "28 1 254:0 / / ro,relatime shared:1 - ext4 /dev/vda rw\n\
-                     30 28 0:25 / /run rw,nosuid - tmpfs tmpfs rw,mode=755\n";
-        let all: Vec<_> = mounts(table).map(|m| (m.target, m.kind, m.read_only)).collect();
-        assert_eq!(all, [("/", "ext4", true), ("/run", "tmpfs", false)]);
-    }
 }

@@ -10,11 +10,14 @@
 
 pub mod capture;
 pub mod culvert;
+mod enter;
+mod holder;
 pub mod host;
 pub mod http;
 pub mod lab;
 pub mod link;
 pub mod log;
+mod mounts;
 pub mod namespace;
 pub mod payload;
 pub mod process_status;

@@ -6,23 +6,19 @@
 use std::ffi::OsString;
 use std::fs;
 use std::io::Read as _;
-use std::net::{SocketAddr, TcpListener};
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::net::SocketAddr;
 use std::os::unix::fs::OpenOptionsExt as _;
-use std::os::unix::net::UnixListener;
-use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::{Child, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
-use nix::sched::{CloneFlags, setns};
+use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpid};
-use serde::{Deserialize, Serialize};
+use nix::unistd::Pid;
 
+use crate::enter::{Entry, ListenAt, Listener};
 use crate::host::{Host, Place};
 use crate::log::Log;
 use crate::process_status::ProcessStatus;
@@ -31,9 +27,6 @@ use crate::wait;
 
 /// How long a program may take to end after SIGTERM before it is killed.
 const STOP_BOUND: Duration = Duration::from_secs(10);
-
-/// First descriptor of the listeners (sd_listen_fds(3)).
-const FIRST_LISTENER: i32 = 3;
 
 /// A program about to start.
 #[derive(Debug)]
@@ -44,27 +37,6 @@ pub struct Program<'a> {
     entry: Entry,
     environment: Vec<(OsString, OsString)>,
     judged: bool,
-}
-
-/// What the helper is told, as JSON in its only argument.
-#[derive(Debug, Serialize, Deserialize)]
-struct Entry {
-    holder: u32,
-    in_tunnel: bool,
-    listeners: Vec<Listener>,
-    command: Vec<String>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Listener {
-    name: String,
-    at: ListenAt,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-enum ListenAt {
-    Tcp(SocketAddr),
-    Unix(PathBuf),
 }
 
 impl<'a> Program<'a> {
@@ -381,59 +353,5 @@ fn describe(status: ExitStatus) -> String {
             Err(_) => format!("signal {signal}"),
         },
         (None, None) => "no status".to_owned(),
-    }
-}
-
-/// Role `enter`.
-pub(crate) fn enter_and_become(arguments: &[OsString]) -> Result<ExitCode> {
-    let [entry] = arguments else { bail!("needs one argument") };
-    let entry: Entry =
-        serde_json::from_str(entry.to_str().context("not UTF-8")?).context("read the order")?;
-    let root = PathBuf::from(format!("/proc/{}/ns", entry.holder));
-    {
-        let mounts = fs::File::open(root.join("mnt")).context("open the host's mount namespace")?;
-        let names = fs::File::open(root.join("uts")).context("open the host's name")?;
-        let network = fs::File::open(root.join("net")).context("open the host's network")?;
-        setns(network, CloneFlags::CLONE_NEWNET).context("enter the host's network")?;
-        setns(names, CloneFlags::CLONE_NEWUTS).context("enter the host's name")?;
-        setns(mounts, CloneFlags::CLONE_NEWNS).context("enter the host's mounts")?;
-    }
-    let mut names = Vec::new();
-    let mut listeners = Vec::new();
-    for (index, listener) in entry.listeners.iter().enumerate() {
-        let socket = bind(&listener.at)?;
-        let number = FIRST_LISTENER + i32::try_from(index).context("too many listeners")?;
-        // Descriptors are given out lowest first and nothing else is open; only then is no dup2 needed.
-        ensure!(socket.as_raw_fd() == number, "descriptor {number} was not free for a listener");
-        fcntl(&socket, FcntlArg::F_SETFD(FdFlag::empty())).context("keep a listener over exec")?;
-        names.push(listener.name.as_str());
-        listeners.push(socket);
-    }
-    if entry.in_tunnel {
-        let tunnel = fs::File::open("/run/netns/tunnel").context("open the tunnel's namespace")?;
-        setns(tunnel, CloneFlags::CLONE_NEWNET).context("enter the tunnel's namespace")?;
-    }
-    let (name, rest) = entry.command.split_first().context("an empty command")?;
-    let mut command = Command::new(name);
-    command.args(rest).current_dir("/");
-    if !names.is_empty() {
-        command
-            .env("LISTEN_PID", getpid().to_string())
-            .env("LISTEN_FDS", names.len().to_string())
-            .env("LISTEN_FDNAMES", names.join(":"));
-    }
-    // Returns only if it fails.
-    Err(command.exec()).with_context(|| format!("run {name}"))
-}
-
-fn bind(at: &ListenAt) -> Result<OwnedFd> {
-    match at {
-        ListenAt::Tcp(address) => {
-            Ok(TcpListener::bind(address).with_context(|| format!("listen on {address}"))?.into())
-        }
-        ListenAt::Unix(path) => {
-            let _ = fs::remove_file(path);
-            Ok(UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?.into())
-        }
     }
 }

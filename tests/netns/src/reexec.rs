@@ -6,7 +6,7 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
 
-use crate::{host, program, world};
+use crate::{enter, holder, world};
 
 /// First argument of every helper. The role follows.
 const MARK: &str = "--culvert-netns";
@@ -63,8 +63,8 @@ pub fn enter() -> Entered {
     let outcome = match role {
         Some(Role::Janitor) => world::janitor(&rest).map(Entered::Done),
         Some(Role::World) => world::become_pid_one(rest).map(Entered::Inside),
-        Some(Role::Holder) => host::hold(&rest).map(Entered::Done),
-        Some(Role::Enter) => program::enter_and_become(&rest).map(Entered::Done),
+        Some(Role::Holder) => holder::hold(&rest).map(Entered::Done),
+        Some(Role::Enter) => enter::enter_and_become(&rest).map(Entered::Done),
         None => Err(anyhow::anyhow!("no helper of this name")),
     };
     outcome.unwrap_or_else(|error| {

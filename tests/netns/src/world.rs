@@ -29,6 +29,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, getegid, geteuid, getpid, sethostname};
 
 use crate::link;
+use crate::mounts::{mount_private, mount_tmpfs};
 use crate::reexec::{self, Role};
 
 /// Where pid 1 finds its data directory.
@@ -193,17 +194,6 @@ pub(crate) fn become_pid_one(arguments: Vec<OsString>) -> Result<World> {
     });
     let own_users = env::var_os(USER_VARIABLE).is_some_and(|value| value == "1");
     Ok(World { arguments, data, outer_pid, own_users })
-}
-
-/// From now on no mount made here shows outside.
-pub(crate) fn mount_private() -> Result<()> {
-    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
-        .context("make the mounts private")
-}
-
-pub(crate) fn mount_tmpfs(target: &Path, options: &str) -> Result<()> {
-    mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))
-        .with_context(|| format!("mount a tmpfs on {}", target.display()))
 }
 
 /// Waits until standard input has been closed by the asking process, or pid 1 (the reader of `inner_line`) is gone.
