@@ -2,6 +2,7 @@
 
 use std::env;
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result};
@@ -75,8 +76,9 @@ pub fn enter() -> Entered {
 
 /// The command that starts this executable again as `role`.
 pub(crate) fn command(role: Role) -> Result<Command> {
-    // Not /proc/self/exe: the helper may remount /proc and the path is what `ps` shows.
-    let mut command = Command::new(env::current_exe().context("find the own executable")?);
-    command.arg(MARK).arg(role.name());
+    let path = env::current_exe().context("find the own executable")?;
+    // By the kernel's link, for the file may be built anew while a long scenario runs.
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0(path).arg(MARK).arg(role.name());
     Ok(command)
 }
