@@ -51,14 +51,16 @@ impl Listeners {
         let admin = match (admin, &config.admin_socket) {
             (Some(listener), _) => Some(listener),
             (None, Some(path)) => Some(
-                bind_unix_listener(path, SOCKET_MODE, users.own)
+                daemon::socket_directory::make(path)
+                    .and_then(|()| bind_unix_listener(path, SOCKET_MODE, users.own))
                     .map_err(|error| socket("admin_socket", path, error))?,
             ),
             (None, None) => None,
         };
         let events = match &config.events_socket {
             Some(path) => Some(
-                DatagramSocket::bind(path, SOCKET_MODE, events_owner(users))
+                daemon::socket_directory::make(path)
+                    .and_then(|()| DatagramSocket::bind(path, SOCKET_MODE, events_owner(users)))
                     .map_err(|error| socket("events_socket", path, error))?,
             ),
             None => None,

@@ -213,6 +213,8 @@ pub fn describe(config: &Config) -> String {
     line("state_dir", quote(&fixed.state_dir.display()));
     line("metrics_listen", quote(&fixed.metrics_listen));
     line("admin_socket", quote(&fixed.admin_socket.display()));
+    let admins: Vec<String> = fixed.admin_users.iter().map(user).collect();
+    line("admin_users", format!("[{}]", admins.join(", ")));
     line("events_socket", quote(&fixed.events_socket.display()));
     line("wgd_socket", quote(&fixed.wgd_socket.display()));
     fixed.wgd_user.iter().for_each(|wgd| line("wgd_user", user(wgd)));

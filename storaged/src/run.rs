@@ -60,8 +60,10 @@ pub fn acquire(privileged: &Privileged, fixed: &Fixed) -> anyhow::Result<Acquire
     };
     let admin = match handed_in.unix("admin")? {
         Some(listener) => listener,
-        None => bind_unix_listener(&fixed.admin_socket, 0o660, fixed.run_as)
-            .with_context(|| format!("admin_socket: {}", fixed.admin_socket.display()))?,
+        None => daemon::socket_directory::make(&fixed.admin_socket)
+            .and_then(|()| bind_unix_listener(&fixed.admin_socket, 0o660, fixed.run_as))
+            .with_context(|| format!("admin_socket: {}", fixed.admin_socket.display()))
+            .map_err(|error| daemon::fail(exit::OS, error))?,
     };
     for name in handed_in.left_over() {
         tracing::warn!(name, "a listener was handed in that storaged does not use");
@@ -72,8 +74,10 @@ pub fn acquire(privileged: &Privileged, fixed: &Fixed) -> anyhow::Result<Acquire
         (user, None) => user,
         (None, Some(wgd)) => Some(User { uid: User::current().uid, gid: wgd.gid }),
     };
-    let events = DatagramSocket::bind(&fixed.events_socket, 0o660, owner)
-        .with_context(|| format!("events_socket: {}", fixed.events_socket.display()))?;
+    let events = daemon::socket_directory::make(&fixed.events_socket)
+        .and_then(|()| DatagramSocket::bind(&fixed.events_socket, 0o660, owner))
+        .with_context(|| format!("events_socket: {}", fixed.events_socket.display()))
+        .map_err(|error| daemon::fail(exit::OS, error))?;
     let registry = Registry::new();
     let process = ProcessMetrics::open(&registry)?;
     let notify = Notify::from_environment(privileged).context("connect to the service manager")?;
@@ -84,8 +88,8 @@ pub fn acquire(privileged: &Privileged, fixed: &Fixed) -> anyhow::Result<Acquire
 
 fn bind_metrics(fixed: &Fixed) -> anyhow::Result<TcpListener> {
     let listener = TcpListener::bind(fixed.metrics_listen)
-        .map_err(|error| daemon::fail(exit::CONFIG, error))
-        .with_context(|| format!("metrics_listen: {}", fixed.metrics_listen))?;
+        .with_context(|| format!("metrics_listen: {}", fixed.metrics_listen))
+        .map_err(|error| daemon::fail(exit::OS, error))?;
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
@@ -162,6 +166,7 @@ pub fn assemble(
         pool: Pool::start(IO_THREADS).context("start the input/output threads")?,
         buffers: Buffers::new(fixed.transfers),
         whois: Arc::new(whois),
+        strangers: crate::strangers::Strangers::default(),
         metrics,
         drain: daemon::drain::Drain::new(fixed.drain),
         clock,
@@ -232,6 +237,7 @@ async fn serve_until_told(
     tokio::spawn(record_events(Arc::clone(&store), told));
     tokio::spawn(Arc::clone(&store).watch_volumes());
     tokio::spawn(Arc::clone(&store).count_unclaimed());
+    tokio::spawn(Arc::clone(&store).settle_strangers_each_minute());
 
     let allowed = fixed.admin_users.iter().map(|user| user.uid).chain([User::current().uid]).collect();
     let connections = fixed.connections;
@@ -256,6 +262,7 @@ async fn serve_until_told(
         () = wait_for_the_end(&mut signals) => store.drain.running(),
     };
     let _ = serving_task.await;
+    store.settle_strangers(true).await;
     let mut stopped = Note::new(Action::AdminStopped, Ending::Succeeded, Origin::default());
     stopped.detail = Some(format!("{left} requests were cut off"));
     store.note(stopped).await.context("record the end")?;

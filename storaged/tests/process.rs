@@ -136,6 +136,17 @@ fn a_drain_lets_a_running_upload_end() {
 }
 
 #[test]
+fn the_directory_of_the_sockets_is_made_after_a_boot() {
+    let made = Made::new();
+    let text = std::fs::read_to_string(made.path("storaged.toml")).unwrap();
+    let text = text.replace("/admin.sock\"", "/run/culvert/admin.sock\"");
+    std::fs::write(made.path("storaged.toml"), text).unwrap();
+    let running = made.start();
+    assert!(made.path("run/culvert/admin.sock").exists());
+    running.end(Signal::SIGTERM, Some(0));
+}
+
+#[test]
 fn a_listener_that_is_handed_in_is_used_if_it_is_the_configured_one() {
     let made = Made::new();
     let (configured, other) = (
@@ -188,6 +199,14 @@ fn bad_configurations_are_refused_by_key_value_and_exit_code() {
         (services.replace(&address, "\"10.100.0.250:8001\""), vec!["10.100.0.250:8001".into(), "wg0".into()]),
         (text.replace(&address, &format!("\"{}\"", taken.local_addr().unwrap())), vec!["in use".into()]),
         (
+            text.replace(&made.metrics.to_string(), &taken.local_addr().unwrap().to_string()),
+            vec!["metrics_listen".into(), "in use".into()],
+        ),
+        (
+            text.replace("/admin.sock\"", "/storaged.toml/x.sock\""),
+            vec!["admin_socket".into(), "storaged.toml/x.sock".into()],
+        ),
+        (
             text.replace("internal.key", "missing.key"),
             vec!["internal_api_key_file".into(), "missing.key".into()],
         ),
@@ -205,7 +224,7 @@ fn bad_configurations_are_refused_by_key_value_and_exit_code() {
         // What a later start may find better is not the configuration's fault.
         let code = match expected[0].as_str() {
             "10.100.0.250:8001" => 75,
-            "in use" => 71,
+            "in use" | "metrics_listen" | "admin_socket" => 71,
             _ => 78,
         };
         assert_eq!(output.status.code(), Some(code), "{expected:?}: {told}");
@@ -229,6 +248,7 @@ fn the_configuration_can_be_checked_and_printed_without_secrets() {
     assert!(run("--check-config").contains("ok"));
     let printed = run("--print-config");
     assert!(printed.contains("role = \"testing\"") && printed.contains("name = \"ada\""));
+    assert!(printed.contains("admin_users = []"), "{printed}");
     let key = std::fs::read_to_string(made.path("internal.key")).unwrap();
     assert!(!printed.contains(key.trim()) && !printed.contains("token_sha256 = "));
 }

@@ -24,7 +24,6 @@ use linux::unix_listener::bind_unix_listener;
 use linux::{Confined, LayerState, ListenFds, Privileged, Sealed};
 use prometheus::Registry;
 use std::net::TcpListener;
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -200,7 +199,7 @@ pub fn fork_netcfg(started: Started, config: &Config, tunnel: &Tunnel) -> anyhow
             .flatten()
             .collect();
     for path in &socket_files {
-        make_directory(path)?;
+        daemon::socket_directory::make(path).map_err(|error| fail(exit::OS, error))?;
     }
     let setup = Setup {
         interface: config.interface.clone(),
@@ -446,18 +445,6 @@ fn open_doors(config: &Config, listeners: &mut ListenFds) -> anyhow::Result<Door
         None => None,
     };
     Ok(Doors { uapi, admin, status, events })
-}
-
-/// The directory of a socket, 0755 whatever the umask says.
-fn make_directory(socket: &Path) -> anyhow::Result<()> {
-    let Some(directory) = socket.parent().filter(|directory| !directory.is_dir()) else { return Ok(()) };
-    let make = || -> std::io::Result<()> {
-        std::fs::DirBuilder::new().recursive(true).mode(0o755).create(directory)?;
-        std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755))
-    };
-    make()
-        .with_context(|| format!("make directory {}", directory.display()))
-        .map_err(|error| fail(exit::OS, error))
 }
 
 fn ask(netcfg: &mut Netcfg, request: Request) -> anyhow::Result<(Answer, Vec<std::os::fd::OwnedFd>)> {

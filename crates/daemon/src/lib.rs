@@ -16,6 +16,7 @@ pub mod readiness;
 pub mod sandbox;
 pub mod secret;
 pub mod signals;
+pub mod socket_directory;
 pub mod status;
 
 mod clock;
