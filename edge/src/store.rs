@@ -19,8 +19,8 @@ use store_proto::headers::{
     CULVERT_COHORT, CULVERT_CONTEXT, CULVERT_FILE_TYPE, CULVERT_PATH, REPR_DIGEST, X_INTERNAL_KEY,
 };
 use store_proto::{
-    ContentDigest, EdgeName, FileMeta, Permission, PermissionRequest, ProblemBody, Proof, RequestContext,
-    RequestId, ServerRole, Token, UploadReceipt, routes,
+    ContentDigest, EdgeName, FileMeta, Permission, PermissionRequest, ProblemBody, ProblemKind, Proof,
+    RequestContext, RequestId, ServerRole, Token, UploadReceipt, routes,
 };
 use tokio::time::{sleep, timeout};
 
@@ -64,8 +64,13 @@ pub struct Asker<'a> {
 pub enum Health {
     /// storaged is there and usable.
     Well,
-    /// It is there and refuses; the status says why.
-    Unwell(u16),
+    /// It is there and refuses.
+    Unwell {
+        /// With which status.
+        status: u16,
+        /// Why, if it says so in our words.
+        problem: Option<ProblemKind>,
+    },
     /// It is not there.
     Away,
 }
@@ -76,14 +81,13 @@ impl Store {
         let live_enough = async {
             let request = || self.request(Method::GET, routes::HEALTH).body(empty());
             let collected = self.ask(request).await?.collect().await?;
-            let status = collected.head.status;
+            let health = health_of(collected.head.status, &collected.body);
             self.client.note_answer();
             collected.settle().await;
-            Ok::<_, StoreError>(status)
+            Ok::<_, StoreError>(health)
         };
         match timeout(PROOF_OF_LIFE, live_enough).await {
-            Ok(Ok(StatusCode::OK)) => Health::Well,
-            Ok(Ok(status)) => Health::Unwell(status.as_u16()),
+            Ok(Ok(health)) => health,
             Ok(Err(_)) | Err(_) => Health::Away,
         }
     }
@@ -367,6 +371,14 @@ impl<'a> Asker<'a> {
     }
 }
 
+fn health_of(status: StatusCode, body: &[u8]) -> Health {
+    if status == StatusCode::OK {
+        return Health::Well;
+    }
+    let problem = serde_json::from_slice::<ProblemBody>(body).ok().and_then(|body| body.known_kind());
+    Health::Unwell { status: status.as_u16(), problem }
+}
+
 fn empty() -> Outgoing {
     Outgoing::Message(Full::default())
 }
@@ -403,6 +415,16 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ill_health_has_a_reason_where_storaged_gives_one() {
+        let body = serde_json::to_vec(&ProblemBody::new(ProblemKind::PeerUnverified, None)).unwrap();
+        let problem = Some(ProblemKind::PeerUnverified);
+        let unavailable = StatusCode::SERVICE_UNAVAILABLE;
+        assert_eq!(health_of(unavailable, &body), Health::Unwell { status: 503, problem });
+        assert_eq!(health_of(unavailable, b"<html>"), Health::Unwell { status: 503, problem: None });
+        assert_eq!(health_of(StatusCode::OK, b"{}"), Health::Well);
+    }
 
     #[test]
     fn no_file_name_can_end_the_disposition() {

@@ -3,9 +3,10 @@
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use daemon::readiness::Condition;
+use store_proto::ProblemKind;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
@@ -25,6 +26,7 @@ pub async fn watch(edge: Arc<Edge>, store_well: Condition, events: Arc<Notify>) 
     let probing = Arc::new(AtomicUsize::new(0));
     let mut hello = pin!(sleep(PROOF_OF_LIFE));
     let mut first = true;
+    let said = Arc::new(AtomicBool::new(false));
     loop {
         tokio::select! {
             _ = tick.tick() => {
@@ -37,8 +39,8 @@ pub async fn watch(edge: Arc<Edge>, store_well: Condition, events: Arc<Notify>) 
                     tracing::info!("storaged does not answer yet; requests are refused until it does");
                 }
             }
-            _ = probe.tick() => start_probe(&edge, &store_well, &probing),
-            () = events.notified() => start_probe(&edge, &store_well, &probing),
+            _ = probe.tick() => start_probe(&edge, &store_well, &probing, &said),
+            () = events.notified() => start_probe(&edge, &store_well, &probing, &said),
         }
     }
 }
@@ -60,21 +62,25 @@ fn act(edge: &Edge, change: Change) {
     }
 }
 
-fn start_probe(edge: &Arc<Edge>, store_well: &Condition, probing: &Arc<AtomicUsize>) {
+/// `said`: whether it is known to the log that storaged is not well.
+fn start_probe(edge: &Arc<Edge>, store_well: &Condition, probing: &Arc<AtomicUsize>, said: &Arc<AtomicBool>) {
     if probing.fetch_add(1, Ordering::AcqRel) >= PROBES {
         probing.fetch_sub(1, Ordering::AcqRel);
         return;
     }
-    let (edge, store_well, probing) = (Arc::clone(edge), store_well.clone(), Arc::clone(probing));
+    let (edge, store_well, probing, said) =
+        (Arc::clone(edge), store_well.clone(), Arc::clone(probing), Arc::clone(said));
     tokio::spawn(async move {
         let health = edge.store.health().await;
         probing.fetch_sub(1, Ordering::AcqRel);
-        let was_well = store_well.holds();
         store_well.set(health == Health::Well);
         match health {
-            Health::Well => {}
-            Health::Unwell(status) if was_well => tracing::warn!(status, "storaged is not well"),
-            Health::Unwell(_) | Health::Away => {}
+            Health::Well if said.swap(false, Ordering::AcqRel) => tracing::info!("storaged is well"),
+            Health::Unwell { status, problem } if !said.swap(true, Ordering::AcqRel) => {
+                let problem = problem.map_or("unknown", ProblemKind::name);
+                tracing::warn!(status, problem, "storaged answers, but is not well");
+            }
+            Health::Well | Health::Unwell { .. } | Health::Away => {}
         }
     });
 }
