@@ -22,7 +22,8 @@ pub(crate) enum InitCommand {
 Nothing that exists is overwritten. The tokens that are printed are stored nowhere: storaged keeps their \
 hashes alone. A user named admin is always made.\n\n\
 Example:\n  \
-  culvert init storaged --edge web1 --cohort c5 --user ann:user --volume main=/srv/culvert --run-as culvert\n\n\
+  culvert init storaged --edge web1 --cohort c5 --user ann:user --volume main=/srv/culvert \\\n    \
+  --run-as storaged --wgd-user wgd\n\n\
 The edge needs a copy of the internal key file; its peer in /etc/wireguard/wg0.conf must carry the name that \
 --edge gives (# friendly_name = web1).")]
     Storaged(StoragedArguments),
@@ -60,7 +61,7 @@ pub(crate) struct StoragedArguments {
     /// The tunnel's interface [default: wg0]
     #[arg(long, value_name = "NAME")]
     tunnel_interface: Option<String>,
-    /// The user that storaged runs as: a name, or UID:GID [default: whoever starts it]
+    /// The user that storaged becomes: a name, or UID:GID; demanded of root in the production profile
     #[arg(long, value_name = "USER", value_parser = parse_system_user)]
     run_as: Option<User>,
     /// The user that wgd runs as, if neither root nor the above
@@ -100,8 +101,23 @@ enum RoleWord {
 
 pub(crate) fn run(command: &InitCommand, console: Console) -> Result<(), Failure> {
     let InitCommand::Storaged(arguments) = command;
+    refuse_root(arguments)?;
     let report = storaged::init::run(options(arguments)).map_err(failure)?;
     if console.is_json() { console.json_line(&as_json(&report)) } else { console.line(&as_text(&report)) }
+}
+
+/// A configuration that storaged would refuse at its start is worth nothing. Where only root exists (a user
+/// namespace), there is nobody else to name, and storaged says so itself.
+fn refuse_root(arguments: &StoragedArguments) -> Result<(), Failure> {
+    let production = matches!(arguments.profile, ProfileWord::Production);
+    let others_exist = User { uid: 1, gid: 1 }.is_mapped();
+    if production && arguments.run_as.is_none() && User::current().uid == 0 && others_exist {
+        return Err(Failure::usage(
+            "--run-as is missing: in the production profile storaged does not stay root. Make a user (useradd --system \
+             storaged) and say --run-as storaged; or say --profile lab",
+        ));
+    }
+    Ok(())
 }
 
 fn options(arguments: &StoragedArguments) -> InitOptions {

@@ -32,14 +32,27 @@ fn a_store_is_made_once_and_its_tokens_shown_once() {
 #[test]
 fn an_address_outside_the_tunnel_makes_nothing() {
     let folder = tempfile::tempdir().unwrap();
-    let refused = run(folder.path(), &["--bind-address", "192.0.2.1:8001"]);
+    let refused = run(folder.path(), &["--profile", "lab", "--bind-address", "192.0.2.1:8001"]);
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("bind_address"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+#[test]
+fn a_production_store_that_would_stay_root_is_not_made() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // Nobody but root can become somebody else.
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let refused = run(folder.path(), &["--profile", "production"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--run-as storaged"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    assert!(run(folder.path(), &["--profile", "production", "--run-as", "64123:64123"]).status.success());
+}
+
 fn init(folder: &Path) -> Output {
-    run(folder, &["--edge", "web1", "--cohort", "c5", "--user", "ann:user=c5", "--json"])
+    run(folder, &["--profile", "lab", "--edge", "web1", "--cohort", "c5", "--user", "ann:user=c5", "--json"])
 }
 
 fn run(folder: &Path, more: &[&str]) -> Output {
