@@ -7,6 +7,8 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 
 /// The most descriptors one message may carry; more would be a mistake or an attack.
 pub const MAX_DESCRIPTORS: usize = 8;
+/// The most that the kernel lets one message carry (`SCM_MAX_FD`, include/net/scm.h).
+const MOST_THERE_CAN_BE: usize = 253;
 
 /// Sends `bytes` with `descriptors` attached to the first of them. Returns how many bytes went.
 pub fn send_with_descriptors(
@@ -23,13 +25,15 @@ pub fn send_with_descriptors(
     Ok(sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None)?)
 }
 
-/// Receives into `buffer`. Descriptors come close-on-exec; a message whose descriptors did not all fit is an
+/// Receives into `buffer`. Descriptors come close-on-exec; a message with more than [`MAX_DESCRIPTORS`] is an
 /// error, and none of it is kept.
 pub fn receive_with_descriptors(
     socket: BorrowedFd<'_>,
     buffer: &mut [u8],
 ) -> io::Result<(usize, Vec<OwnedFd>)> {
-    let mut control = nix::cmsg_space!([std::os::fd::RawFd; MAX_DESCRIPTORS]);
+    // Room for all that can come: of a message that is cut short the kernel hands over what fits, and nix then
+    // shows none of it, so those would stay open for ever.
+    let mut control = nix::cmsg_space!([std::os::fd::RawFd; MOST_THERE_CAN_BE]);
     let mut parts = [IoSliceMut::new(buffer)];
     let message =
         recvmsg::<()>(socket.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_CMSG_CLOEXEC)?;
@@ -40,7 +44,7 @@ pub fn receive_with_descriptors(
             descriptors.extend(raw.into_iter().map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }));
         }
     }
-    if message.flags.contains(MsgFlags::MSG_CTRUNC) {
+    if descriptors.len() > MAX_DESCRIPTORS || message.flags.contains(MsgFlags::MSG_CTRUNC) {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "too many descriptors in one message"));
     }
     Ok((message.bytes, descriptors))
@@ -75,5 +79,19 @@ mod tests {
         let (left, _right) = UnixStream::pair().unwrap();
         let many = vec![left.as_fd(); MAX_DESCRIPTORS + 1];
         assert!(send_with_descriptors(left.as_fd(), b"x", &many).is_err());
+    }
+
+    #[test]
+    fn descriptors_that_are_refused_are_closed() {
+        let (left, right) = UnixStream::pair().unwrap();
+        let (file, watched) = std::io::pipe().unwrap();
+        let many = vec![watched.as_raw_fd(); MAX_DESCRIPTORS + 1];
+        let rights = [ControlMessage::ScmRights(&many)];
+        let parts = [IoSlice::new(b"x")];
+        sendmsg::<()>(left.as_raw_fd(), &parts, &rights, MsgFlags::empty(), None).unwrap();
+        drop(watched);
+        assert!(receive_with_descriptors(right.as_fd(), &mut [0; 8]).is_err());
+        // End-of-file comes when the last copy of the writing end is closed.
+        assert_eq!((&file).read(&mut [0; 1]).unwrap(), 0);
     }
 }
