@@ -8,6 +8,7 @@ use daemon::Clock;
 use linux::unix_datagram::DatagramSocket;
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::Receiver;
@@ -20,6 +21,7 @@ pub struct Events {
     socket: AsyncFd<DatagramSocket>,
     listeners: Vec<PathBuf>,
     whois_uids: Vec<u32>,
+    said_refused: AtomicBool,
 }
 
 impl Events {
@@ -28,7 +30,8 @@ impl Events {
     /// # Errors
     /// When it cannot be registered.
     pub fn new(socket: DatagramSocket, listeners: Vec<PathBuf>, whois_uids: Vec<u32>) -> io::Result<Self> {
-        Ok(Self { socket: register(socket, Interest::READABLE)?, listeners, whois_uids })
+        let socket = register(socket, Interest::READABLE)?;
+        Ok(Self { socket, listeners, whois_uids, said_refused: AtomicBool::new(false) })
     }
 }
 
@@ -102,7 +105,14 @@ impl Events {
         });
         let bytes = message.encode();
         for listener in &self.listeners {
-            if let Err(error) = self.socket.get_ref().send_to(&bytes, listener) {
+            let Err(error) = self.socket.get_ref().send_to(&bytes, listener) else { continue };
+            // A listener that is not there yet is usual; one that does not let us in will never hear anything.
+            if error.kind() == io::ErrorKind::PermissionDenied && !self.said_refused.swap(true, Relaxed) {
+                tracing::warn!(
+                    listener = %listener.display(),
+                    "events may not be sent there: does its daemon's wgd_user name this daemon's user?"
+                );
+            } else {
                 tracing::debug!(listener = %listener.display(), %error, "an event found no listener");
             }
         }
