@@ -107,7 +107,7 @@ impl Row {
 
     fn line(&self) -> String {
         let Row { index, time, action, result, user, what } = self;
-        format!("{index:>7}  {time:<20}  {action:<20}  {result:<10}  {user:<12}  {what}")
+        format!("{index:>7}  {time:<20}  {action:<26}  {result:<10}  {user:<12}  {what}")
             .trim_end()
             .to_owned()
     }
@@ -155,7 +155,7 @@ mod tests {
         });
         assert_eq!(
             Row::of(&record).line(),
-            "      7  2023-11-14T22:13:20Z  nas_raw_created       succeeded   ann           \
+            "      7  2023-11-14T22:13:20Z  nas_raw_created             succeeded   ann           \
              c5/a.csv, 12 bytes, through web1"
         );
     }
