@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** an answer counts only if the kernel says that it came from root, from wgd's user or from
 //! our own; silence is a refusal; what is remembered is forgotten within [`WHOIS_CACHE`] and at each event
-//! of the tunnel.
+//! of the tunnel; a question that nobody waits for any more takes no place.
 
 use std::collections::HashMap;
 use std::io;
@@ -35,6 +35,21 @@ pub struct Whois {
 struct State {
     known: HashMap<IpAddr, (Instant, Option<PeerIdentity>)>,
     pending: HashMap<u64, oneshot::Sender<Option<PeerIdentity>>>,
+    /// Grows with each event: what was asked before it is not remembered after it.
+    events: u64,
+}
+
+/// Takes a question back when it ends, however it ends: a request whose sender goes away is dropped while it
+/// waits, and would keep its place for ever.
+struct Waiting<'a> {
+    whois: &'a Whois,
+    id: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.whois.state().pending.remove(&self.id);
+    }
 }
 
 /// wgd did not answer in time, or cannot be asked.
@@ -71,7 +86,7 @@ impl Whois {
     pub async fn ask(&self, source: IpAddr) -> Result<Option<PeerIdentity>, Unanswered> {
         let source = source.to_canonical();
         let now = self.clock.now();
-        let (id, answer) = {
+        let (waiting, answer, events) = {
             let mut state = self.state();
             if let Some((when, known)) = state.known.get(&source)
                 && now.duration_since(*when) < WHOIS_CACHE
@@ -84,12 +99,15 @@ impl Whois {
             let id = self.next_id.fetch_add(1, Ordering::Relaxed);
             let (sender, answer) = oneshot::channel();
             state.pending.insert(id, sender);
-            (id, answer)
+            (Waiting { whois: self, id }, answer, state.events)
         };
-        let found = self.exchange(id, source, answer).await;
-        let mut state = self.state();
-        state.pending.remove(&id);
+        let found = self.exchange(waiting.id, source, answer).await;
+        drop(waiting);
         let found = found?;
+        let mut state = self.state();
+        if state.events != events {
+            return Ok(found);
+        }
         if state.known.len() >= WHOIS_CACHE_ENTRIES {
             state.known.clear();
         }
@@ -136,7 +154,7 @@ impl Whois {
                     }
                 }
                 Ok(Message::Event(event)) => {
-                    self.state().known.clear();
+                    self.forget();
                     on_event(event);
                 }
                 Ok(Message::Question(_)) => {}
@@ -145,7 +163,56 @@ impl Whois {
         }
     }
 
+    fn forget(&self) {
+        let mut state = self.state();
+        state.known.clear();
+        state.events += 1;
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn questions_that_nobody_waits_for_take_no_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let wgd = folder.path().join("wgd");
+        let _silent = UnixDatagram::bind(&wgd).unwrap();
+        let whois = whois(&folder, wgd);
+        for i in 0..WHOIS_PENDING + 1 {
+            let source = IpAddr::from(u32::try_from(i).unwrap().to_be_bytes());
+            // The socket's queue may be full by now, which is an answer too.
+            let _ = tokio::time::timeout(Duration::ZERO, whois.ask(source)).await;
+        }
+        assert!(whois.state().pending.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_asked_before_an_event_is_not_remembered_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let wgd = folder.path().join("wgd");
+        let _wgd = UnixDatagram::bind(&wgd).unwrap();
+        let whois = whois(&folder, wgd);
+        let source = IpAddr::from([10, 100, 0, 10]);
+        let mut asking = Box::pin(whois.ask(source));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut asking).await.is_err());
+        whois.forget();
+        let (_, waiting) = whois.state().pending.drain().next().unwrap();
+        waiting.send(None).unwrap();
+        assert_eq!(asking.await, Ok(None));
+        assert!(whois.state().known.is_empty());
+    }
+
+    fn whois(folder: &tempfile::TempDir, wgd: PathBuf) -> Whois {
+        let socket = DatagramSocket::bind(&folder.path().join("own"), 0o600, None).unwrap();
+        Whois::new(socket, wgd, vec![0], Clock).unwrap()
     }
 }
