@@ -20,4 +20,5 @@ pub mod run;
 pub mod sandbox;
 pub mod serve;
 pub mod store;
+pub mod strangers;
 pub mod whois;

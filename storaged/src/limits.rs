@@ -52,6 +52,15 @@ pub const WHOIS_CACHE_ENTRIES: usize = 1024;
 /// Questions to wgd under way at once.
 pub const WHOIS_PENDING: usize = 256;
 
+/// Refusals of one reason and address that are recorded one by one in a [`STRANGER_WINDOW`]: enough to see
+/// who tries what …
+pub const STRANGER_RECORDS: u32 = 10;
+/// … and the time after which the rest is recorded as a number.
+pub const STRANGER_WINDOW: Duration = Duration::from_secs(60);
+/// Addresses that are told apart at once. With the lines above, whoever guesses from everywhere writes
+/// 2,560 records a minute at most, about 1 MB.
+pub const STRANGERS: usize = 256;
+
 /// How often the volumes' markers and free space are looked at.
 pub const VOLUME_CHECK: Duration = Duration::from_secs(5);
 /// A volume that does not answer within this is unusable.

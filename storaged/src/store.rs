@@ -7,14 +7,17 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use daemon::Clock;
 use daemon::drain::Drain;
-use store_proto::{FileId, ServerRole};
+use store_proto::{Cohort, FileId, LogicalPath, ServerRole};
+use tokio::sync::Semaphore;
 
+use crate::denial::Denial;
 use crate::ledger::apply::Note;
-use crate::ledger::{Action, Command, Ending, Ledger, LedgerUnavailable, Outcome, Reader};
-use crate::limits::{VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
+use crate::ledger::{Action, Command, Ending, Ledger, LedgerUnavailable, Origin, Outcome, Reader};
+use crate::limits::{STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
 use crate::metrics::{Metrics, signed};
 use crate::objects::{Buffers, Disk, Pool};
 use crate::policy::Policy;
+use crate::strangers::{Noted, Stranger, Strangers};
 use crate::whois::Whois;
 
 /// A running store.
@@ -34,6 +37,8 @@ pub struct Store {
     pub buffers: Buffers,
     /// Whose address is it?
     pub whois: Arc<Whois>,
+    /// Refusals that are not recorded one by one.
+    pub strangers: Strangers,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Ending in order.
@@ -50,12 +55,14 @@ pub struct VolumeState {
     /// The volume.
     pub disk: Arc<dyn Disk>,
     usable: AtomicBool,
+    /// A look that has not come back holds one thread; another would only hold one more.
+    looking: Arc<Semaphore>,
 }
 
 impl VolumeState {
     /// A volume that was just opened, so it is usable.
     pub fn new(name: String, disk: Arc<dyn Disk>) -> VolumeState {
-        VolumeState { name, disk, usable: AtomicBool::new(true) }
+        VolumeState { name, disk, usable: AtomicBool::new(true), looking: Arc::new(Semaphore::new(1)) }
     }
 
     /// Whether the last look found it in order.
@@ -92,6 +99,67 @@ impl Store {
         }
     }
 
+    /// Counts the refusal of somebody who is not known, and records it unless there were many like it. It
+    /// stands whether or not it can be recorded.
+    pub async fn refuse_stranger(&self, denial: Denial, health: bool, origin: Origin) {
+        self.metrics.denied(denial);
+        let stranger = Stranger::new(denial, health, origin.source_address, origin.client_address);
+        match self.strangers.note(stranger, self.clock.now()) {
+            Noted::Record { more } => self.record_refusal(denial, origin, None, None, more).await,
+            Noted::Counted => {}
+        }
+    }
+
+    /// Records a refusal, and that there were so many more like it.
+    pub async fn record_refusal(
+        &self,
+        denial: Denial,
+        origin: Origin,
+        cohort: Option<&Cohort>,
+        path: Option<&LogicalPath>,
+        more: u64,
+    ) {
+        let detail = match more {
+            0 => denial.name().to_owned(),
+            more => format!("{}, and {more} more before", denial.name()),
+        };
+        let note = Note {
+            cohort: cohort.cloned(),
+            path: path.cloned(),
+            detail: Some(detail),
+            ..Note::new(Action::AccessDenied, Ending::Denied, origin)
+        };
+        if self.note(note).await.is_err() {
+            tracing::warn!(reason = denial.name(), "a refusal could not be recorded");
+        }
+    }
+
+    /// Records how many refusals were not recorded one by one, again and again, until the runtime ends.
+    pub async fn settle_strangers_each_minute(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(STRANGER_WINDOW).await;
+            self.settle_strangers(false).await;
+        }
+    }
+
+    /// Records how many refusals were not recorded one by one: of the minutes that are over, or `all`.
+    pub async fn settle_strangers(&self, all: bool) {
+        for (stranger, more) in self.strangers.settle(self.clock.now(), all) {
+            let origin = Origin {
+                source_address: stranger.source,
+                client_address: stranger.client,
+                ..Origin::default()
+            };
+            let note = Note {
+                detail: Some(format!("{}: {more} more, not recorded one by one", stranger.denial.name())),
+                ..Note::new(Action::AccessDenied, Ending::Denied, origin)
+            };
+            if self.note(note).await.is_err() {
+                tracing::warn!(more, reason = stranger.denial.name(), "refusals could not be recorded");
+            }
+        }
+    }
+
     /// Counts an operation that began at `begun`.
     pub fn ended(&self, action: Action, ending: Ending, begun: Instant) {
         let seconds = self.clock.now().duration_since(begun).as_secs_f64();
@@ -110,11 +178,20 @@ impl Store {
 
     async fn look_at(&self, state: &VolumeState) {
         let disk = Arc::clone(&state.disk);
-        let look = self.pool.run(move || disk.check().and_then(|()| disk.space()));
-        let found = match tokio::time::timeout(VOLUME_CHECK_TIMEOUT, look).await {
-            Ok(Ok(found)) => found,
-            Ok(Err(lost)) => Err(lost.into()),
-            Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+        let found = match Arc::clone(&state.looking).try_acquire_owned() {
+            Err(_still_looking) => Err(std::io::ErrorKind::TimedOut.into()),
+            Ok(only_one) => {
+                let look = self.pool.run(move || {
+                    let found = disk.check().and_then(|()| disk.space());
+                    drop(only_one);
+                    found
+                });
+                match tokio::time::timeout(VOLUME_CHECK_TIMEOUT, look).await {
+                    Ok(Ok(found)) => found,
+                    Ok(Err(lost)) => Err(lost.into()),
+                    Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+                }
+            }
         };
         let usable = found.is_ok();
         let was_usable = state.usable.swap(usable, Ordering::Relaxed);

@@ -4,6 +4,7 @@
 mod support;
 
 use http::{Method, StatusCode};
+use serde_json::json;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use storaged::ledger::{Action, Ending};
@@ -140,6 +141,128 @@ async fn a_file_is_not_served_to_another_cohorts_user() {
         assert_eq!(told.status.as_u16(), status, "{user}");
         assert!(status == 200 || !told.body.windows(6).any(|window| window == b"secret"));
     }
+}
+
+/// What each user may do (requirement A-132), said here a second time and in other words than the policy.
+const MATRIX: [(&str, &str, &[&str]); 5] = [
+    ("vic", "c1", &["download", "list"]),
+    ("ada", "c1", &["upload", "download", "list"]),
+    ("adm", "c1", &["upload", "download", "list"]),
+    ("aud", "c1", &[]),
+    ("bob", "c2", &["upload", "download", "list"]),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_role_on_every_route_in_every_cohort_through_every_edge() {
+    let lab = Lab::start().await;
+    let mut files = Vec::new();
+    for (user, cohort) in [("ada", "c1"), ("bob", "c2")] {
+        let told = lab.upload("f", "x").of_user(user).with(headers::CULVERT_COHORT, cohort).send().await;
+        let receipt: UploadReceipt = serde_json::from_slice(&told.body).unwrap();
+        files.push((cohort, routes::file(receipt.file_id)));
+    }
+    for (edge, edge_cohorts) in [("web1", ["c1", "c2"].as_slice()), ("web2", &["c2"])] {
+        if edge == "web2" {
+            lab.peers.lock().unwrap().insert(IpAddr::from([127, 0, 0, 1]), "web2".into());
+            tokio::time::sleep(storaged::limits::WHOIS_CACHE).await;
+        }
+        for (user, own_cohort, actions) in MATRIX {
+            let mut context = lab.context(user);
+            context.edge = EdgeName::parse(edge).unwrap();
+            let context = context.encode();
+            for cohort in ["c1", "c2", "c3"] {
+                let expect = |action: &str| match cohort {
+                    "c3" => 404,
+                    _ if edge_cohorts.contains(&cohort)
+                        && own_cohort == cohort
+                        && actions.contains(&action) =>
+                    {
+                        200
+                    }
+                    _ => 403,
+                };
+                let permission = |body: serde_json::Value| {
+                    lab.request(Method::POST, routes::PERMISSIONS).body(body.to_string())
+                };
+                let mut table = vec![
+                    ("upload", lab.upload("f", "x").with(headers::CULVERT_COHORT, cohort)),
+                    (
+                        "upload",
+                        permission(json!({"action": "upload", "cohort": cohort, "path": "f", "size": 1})),
+                    ),
+                    ("download", permission(json!({"action": "download", "cohort": cohort, "path": "f"}))),
+                    ("list", permission(json!({"action": "list", "cohort": cohort}))),
+                    ("list", lab.request(Method::GET, &format!("/internal/v1/cohorts/{cohort}/files"))),
+                ];
+                for (_, file) in files.iter().filter(|(of, _)| *of == cohort) {
+                    table.push(("download", lab.request(Method::GET, file)));
+                    table.push(("download", lab.request(Method::HEAD, file)));
+                }
+                for (i, (action, asking)) in table.into_iter().enumerate() {
+                    let told = asking.with(headers::CULVERT_CONTEXT, &context).send().await;
+                    let case = format!("{user} {action} ({i}) {cohort} through {edge}");
+                    assert_eq!(told.status.as_u16(), expect(action), "{case}");
+                    if told.status != StatusCode::OK {
+                        let last = lab.records().pop().unwrap();
+                        assert_eq!(
+                            (last.action, last.ending),
+                            (Action::AccessDenied, Some(Ending::Denied)),
+                            "{case}"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_that_is_refused_each_second_does_not_fill_the_ledger() {
+    let lab = Lab::start().await;
+    lab.peers.lock().unwrap().clear();
+    let before = lab.records().len();
+    for _ in 0..20 {
+        assert_eq!(lab.request(Method::GET, routes::HEALTH).send().await.status, StatusCode::FORBIDDEN);
+    }
+    assert_eq!(lab.records().len(), before + 1);
+    lab.store.settle_strangers(true).await;
+    let last = lab.records().pop().unwrap();
+    assert_eq!(lab.records().len(), before + 2);
+    assert_eq!(last.detail.as_deref(), Some("peer_unknown: 19 more, not recorded one by one"));
+    assert_eq!(last.origin.source_address, Some(IpAddr::from([127, 0, 0, 1])));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn guessing_tokens_does_not_fill_the_ledger() {
+    let lab = Lab::start().await;
+    let before = lab.records().len();
+    for guess in 0..40 {
+        let mut context = lab.context("ada");
+        context.proof = Proof::Token(Token::from_bytes([guess; 32]));
+        let told = lab.upload("f", "x").with(headers::CULVERT_CONTEXT, &context.encode()).send().await;
+        assert_eq!(told.status, StatusCode::UNAUTHORIZED);
+    }
+    let recorded = storaged::limits::STRANGER_RECORDS as usize;
+    assert_eq!(lab.records().len(), before + recorded);
+    lab.store.settle_strangers(true).await;
+    let last = lab.records().pop().unwrap();
+    assert_eq!(last.detail.as_deref(), Some("token: 30 more, not recorded one by one"));
+    assert_eq!(last.origin.client_address, Some("192.0.2.9".parse().unwrap()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_context_that_stands_twice_is_refused_and_two_keys_must_be_one() {
+    let lab = Lab::start().await;
+    let mut asking = lab.upload("f", "x");
+    let other = lab.context("vic").encode();
+    asking.headers.append(headers::CULVERT_CONTEXT, other.parse().unwrap());
+    refused(&lab, asking, 400, "bad-request", "context_malformed").await;
+    let mut asking = lab.upload("f", "x");
+    asking.headers.append(headers::X_INTERNAL_KEY, "another".parse().unwrap());
+    refused(&lab, asking, 400, "bad-request", "keys_differ").await;
+    let mut asking = lab.upload("f", "x");
+    asking.headers.append("host", "another".parse().unwrap());
+    refused(&lab, asking, 421, "wrong-store", "host").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

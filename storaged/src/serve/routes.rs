@@ -1,4 +1,4 @@
-//! Which request goes where; refusals are recorded here, once.
+//! Which request goes where; refusals are recorded from here, once.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -10,8 +10,7 @@ use hyper::body::Incoming;
 use store_proto::{Cohort, FileId, LogicalPath, ProblemKind, ServerRole, routes};
 
 use crate::denial::Denial;
-use crate::ledger::apply::Note;
-use crate::ledger::{Action, Ending, Origin};
+use crate::ledger::Origin;
 use crate::serve::admission::{self, Admitted, Refused};
 use crate::serve::answer::{self, Answer, Refusal};
 use crate::serve::{download, listing, permissions, upload};
@@ -37,7 +36,7 @@ pub async fn answer(request: Request<Incoming>, source: IpAddr, store: &Arc<Stor
     } else {
         match admission::admit(store, source, request.headers()).await {
             Ok(admitted) => admitted_request(route, request, admitted, store).await,
-            Err(refused) => refuse(store, refused).await,
+            Err(refused) => refuse(store, refused, false).await,
         }
     };
     if store.role == ServerRole::Testing {
@@ -93,7 +92,7 @@ fn route(method: &Method, path: &str) -> Route {
 /// Needs only the first lock: edge asks each second, and learns what is wrong.
 async fn health(store: &Arc<Store>, source: IpAddr) -> Answer {
     if let Err(refused) = admission::admit_edge(store, source).await {
-        return refuse(store, refused).await;
+        return refuse(store, refused, true).await;
     }
     if !store.ledger.is_usable() {
         return answer::problem(Refusal::of(ProblemKind::LedgerUnavailable));
@@ -110,11 +109,13 @@ async fn health(store: &Arc<Store>, source: IpAddr) -> Answer {
     answer::json(StatusCode::OK, &serde_json::json!({"status": "ok"}))
 }
 
-async fn refuse(store: &Store, refused: Refused) -> Answer {
-    answer::problem(deny(store, refused.denial, *refused.origin, None, None).await)
+/// Refuses somebody who could not show who they are.
+async fn refuse(store: &Store, refused: Refused, health: bool) -> Answer {
+    store.refuse_stranger(refused.denial, health, *refused.origin).await;
+    answer::problem(refused.denial.into())
 }
 
-/// Counts and records a refusal. It stands whether or not it can be recorded.
+/// Counts and records the refusal of a known user. It stands whether or not it can be recorded.
 pub(super) async fn deny(
     store: &Store,
     denial: Denial,
@@ -123,15 +124,7 @@ pub(super) async fn deny(
     path: Option<&LogicalPath>,
 ) -> Refusal {
     store.metrics.denied(denial);
-    let note = Note {
-        cohort: cohort.cloned(),
-        path: path.cloned(),
-        detail: Some(denial.name().to_owned()),
-        ..Note::new(Action::AccessDenied, Ending::Denied, origin)
-    };
-    if store.note(note).await.is_err() {
-        tracing::warn!(reason = denial.name(), "a refusal could not be recorded");
-    }
+    store.record_refusal(denial, origin, cohort, path, 0).await;
     denial.into()
 }
 

@@ -296,6 +296,7 @@ pub(crate) fn options(folder: &Path, volume: Option<PathBuf>) -> InitOptions {
         users: vec![
             user("ada", Role::User, "c1"),
             user("vic", Role::Viewer, "c1"),
+            user("adm", Role::Admin, "c1"),
             user("aud", Role::Auditor, "c1"),
             user("bob", Role::User, "c2"),
         ],
