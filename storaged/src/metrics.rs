@@ -13,6 +13,12 @@ use prometheus::{
 use crate::denial::Denial;
 use crate::ledger::writer::{Observer, Time};
 use crate::ledger::{Action, Ending, Reader};
+use crate::objects::get::Damage;
+
+/// An object is not there.
+const MISSING: &str = "missing";
+/// An object has another length or other bytes.
+const HASH_MISMATCH: &str = "hash_mismatch";
 
 /// The counters and gauges.
 #[derive(Debug, Clone)]
@@ -41,6 +47,7 @@ pub struct Metrics {
     /// Whether the volume is the one of the start and answers.
     pub volume_usable: IntGaugeVec,
     auth_failures: IntCounterVec,
+    integrity_failures: IntCounterVec,
     objects: IntGauge,
     stored_bytes: IntGauge,
     open_operations: IntGauge,
@@ -109,6 +116,11 @@ impl Metrics {
                 "Requests refused, by reason.",
                 &["reason"],
             )?,
+            integrity_failures: made.counters(
+                "integrity_failures_total",
+                "Objects that were to be served and were not what the ledger says.",
+                &["kind"],
+            )?,
             objects: made.gauge("objects", "Files in the store.")?,
             stored_bytes: made.gauge("stored_bytes", "Bytes of all files in the store.")?,
             open_operations: made
@@ -135,6 +147,9 @@ impl Metrics {
                 metrics.operations.with_label_values(&[action.name(), ending.name()]);
             }
         }
+        for kind in [MISSING, HASH_MISMATCH] {
+            metrics.integrity_failures.with_label_values(&[kind]);
+        }
         for denial in Denial::ALL {
             metrics.auth_failures.with_label_values(&[denial.name()]);
         }
@@ -152,6 +167,17 @@ impl Metrics {
     /// A request was refused.
     pub fn denied(&self, denial: Denial) {
         self.auth_failures.with_label_values(&[denial.name()]).inc();
+    }
+
+    /// An object could not be served; counted if the object itself is what is wrong.
+    pub fn damaged(&self, error: &std::io::Error) {
+        let damage = error.get_ref().and_then(|inner| inner.downcast_ref::<Damage>());
+        let kind = match damage {
+            Some(Damage::Length { .. } | Damage::Short | Damage::Content) => HASH_MISMATCH,
+            None if error.kind() == std::io::ErrorKind::NotFound => MISSING,
+            None => return,
+        };
+        self.integrity_failures.with_label_values(&[kind]).inc();
     }
 
     /// A configuration is in force from now on.

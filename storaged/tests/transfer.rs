@@ -217,3 +217,44 @@ async fn health_answers_while_uploads_run() {
     assert!(answers.iter().all(|answer| answer.status() == StatusCode::CREATED));
     assert!(slowest < std::time::Duration::from_secs(1), "{slowest:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_changed_on_the_disk_does_not_come_out_whole() {
+    use std::os::unix::fs::FileExt as _;
+    let lab = Lab::start().await;
+    let bytes = vec![7; 1_000_000];
+    let receipt: UploadReceipt =
+        serde_json::from_slice(&lab.upload("f", bytes.clone()).send().await.body).unwrap();
+    let object = std::fs::File::options().write(true).open(&lab.on_volume()[0]).unwrap();
+    object.write_all_at(b"x", 10).unwrap();
+    let response = lab
+        .request(Method::GET, &routes::file(receipt.file_id))
+        .send_body(http_body_util::Full::new(bytes::Bytes::new()))
+        .await;
+    let body = http_body_util::BodyExt::collect(response.into_body()).await;
+    assert!(body.is_err(), "the connection breaks off before the last bytes");
+    support::eventually("the end of the download is recorded", || lab.trail().len() == 5).await;
+    let last = lab.records().pop().unwrap();
+    assert_eq!(last.ending, Some(Ending::Failed));
+    assert_eq!(last.error.as_deref(), Some("the object's SHA-256 is not the recorded one"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_download_whose_receiver_leaves_while_it_is_opened_gets_its_outcome() {
+    let lab = Lab::start().await;
+    let receipt: UploadReceipt = serde_json::from_slice(&lab.upload("f", "x").send().await.body).unwrap();
+    // A volume that hangs: opening a pipe waits for somebody who writes.
+    let object = lab.on_volume().remove(0);
+    std::fs::remove_file(&object).unwrap();
+    nix::unistd::mkfifo(&object, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let file = routes::file(receipt.file_id);
+    let asking = lab.request(Method::GET, &file).send();
+    let left = tokio::time::timeout(std::time::Duration::from_millis(300), asking).await;
+    assert!(left.is_err(), "the volume hangs");
+    let reader = lab.store.ledger.reader();
+    assert_eq!(reader.open_intents().unwrap().len(), 1);
+    tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+    drop(std::fs::File::options().write(true).open(&object).unwrap());
+    support::eventually("the intent is closed", || reader.open_intents().unwrap().is_empty()).await;
+    assert_eq!(lab.trail().last(), Some(&(Action::FileDownloadedViaStream, Some(Ending::Failed))));
+}

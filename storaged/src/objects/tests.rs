@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use sha2::{Digest as _, Sha256};
 use store_proto::{ContentDigest, FileId};
 
-use super::get::Get;
+use super::get::{Get, Recorded};
 use super::{Buffers, Disk, NasVolume, Put, PutError, Space};
 use crate::ledger::StoreId;
 
@@ -57,8 +58,8 @@ fn a_full_disk_at_any_step_is_told_and_can_be_tidied_at_once() {
 fn an_object_of_another_length_is_not_served() {
     let folder = tempfile::tempdir().unwrap();
     let volume = made(folder.path());
-    put(Arc::clone(&volume)).unwrap();
-    let error = Get::open(volume, ID, SIZE + 1, 0..SIZE + 1).unwrap_err();
+    let sha256 = put(Arc::clone(&volume)).unwrap();
+    let error = Get::open(volume, ID, Recorded { size: SIZE + 1, sha256 }, 0..SIZE + 1).unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);
 }
 
@@ -66,14 +67,30 @@ fn an_object_of_another_length_is_not_served() {
 async fn an_object_that_shrinks_while_it_is_read_is_an_error_and_no_short_answer() {
     let folder = tempfile::tempdir().unwrap();
     let volume = made(folder.path());
-    put(Arc::clone(&volume)).unwrap();
-    let mut get = Get::open(Arc::clone(&volume), ID, SIZE, 0..SIZE).unwrap();
-    let name = ID.to_string();
-    let path = folder.path().join("v/objects").join(&name[..2]).join(&name[2..]);
-    File::options().write(true).open(path).unwrap().set_len(10).unwrap();
+    let sha256 = put(Arc::clone(&volume)).unwrap();
+    let mut get = Get::open(Arc::clone(&volume), ID, Recorded { size: SIZE, sha256 }, 0..SIZE).unwrap();
+    File::options().write(true).open(object(folder.path())).unwrap().set_len(10).unwrap();
     let slot = Buffers::new(1).slot(std::time::Duration::from_secs(1)).await.unwrap();
     let mut buffer = slot.take().await;
     assert_eq!(get.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
+
+#[tokio::test]
+async fn of_an_object_with_other_bytes_the_last_do_not_leave() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = made(folder.path());
+    let sha256 = put(Arc::clone(&volume)).unwrap();
+    File::options().write(true).open(object(folder.path())).unwrap().write_all_at(b"x", 5).unwrap();
+    let recorded = Recorded { size: SIZE, sha256 };
+    let slot = Buffers::new(1).slot(std::time::Duration::from_secs(1)).await.unwrap();
+    let mut get = Get::open(Arc::clone(&volume), ID, recorded, 0..SIZE).unwrap();
+    let mut buffer = slot.take().await;
+    get.read(&mut buffer).unwrap();
+    assert_eq!(get.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::InvalidData);
+    assert!(buffer.is_empty());
+    let mut get = Get::open(volume, ID, recorded, 1..3).unwrap();
+    get.read(&mut buffer).unwrap();
+    assert_eq!(buffer.filled(), [7, 7], "a stretch can only be taken as it is");
 }
 
 #[test]
@@ -104,6 +121,11 @@ fn read_back(volume: &Arc<dyn Disk>) -> ContentDigest {
     let mut bytes = vec![0; usize::try_from(length).unwrap()];
     assert_eq!(volume.read(&file, &mut bytes, 0).unwrap(), bytes.len());
     ContentDigest::from_bytes(Sha256::digest(&bytes).into())
+}
+
+fn object(folder: &Path) -> std::path::PathBuf {
+    let name = ID.to_string();
+    folder.join("v/objects").join(&name[..2]).join(&name[2..])
 }
 
 fn objects(volume: &Arc<dyn Disk>) -> usize {

@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** the intent is durable before the first byte leaves; the outcome says how many bytes were
 //! handed to the connection. The disk is read as fast as the connection takes, two buffers ahead at most.
+//! The last buffer of a whole file leaves only when all of its bytes have the recorded SHA-256.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -16,10 +17,10 @@ use store_proto::{Action as Asked, FileId, ProblemKind, headers};
 use tokio::sync::mpsc;
 
 use crate::ledger::apply::Note;
-use crate::ledger::{Action, Command, Ending, FileRow, Outcome};
+use crate::ledger::{Action, Command, Ending, FileRow, Origin, Outcome};
 use crate::limits::{SEND_IDLE, TRANSFER_WAIT};
 use crate::objects::TransferSlot;
-use crate::objects::get::Get;
+use crate::objects::get::{Get, Recorded};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, AnswerBody, Refusal};
 use crate::serve::permissions::unreadable;
@@ -57,20 +58,32 @@ pub async fn download<B>(
     let Some(slot) = store.buffers.slot(TRANSFER_WAIT).await else {
         return Err(Refusal::of(ProblemKind::Overloaded));
     };
+    // In a task of its own: when the connection dies its handler is dropped, and an intent that stands must
+    // get its outcome all the same. The answer's body then has no receiver, which ends the download.
+    let begun = begin(Arc::clone(store), slot, admitted.origin.clone(), id, asked);
+    match tokio::spawn(begun).await {
+        Ok(result) => result,
+        Err(_panicked) => Err(Refusal::of(ProblemKind::Internal)),
+    }
+}
+
+async fn begin(
+    store: Arc<Store>,
+    slot: TransferSlot,
+    origin: Origin,
+    file_id: FileId,
+    asked: Option<Range<u64>>,
+) -> Result<Answer, Refusal> {
     let detail = asked.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
-    let command = Command::BeginDownload { origin: admitted.origin.clone(), file_id: id, detail };
-    let outcome = store.ledger.submit(command).await?;
+    let outcome = store.ledger.submit(Command::BeginDownload { origin, file_id, detail }).await?;
     if outcome == Outcome::UnknownFile {
         return Err(Refusal::of(ProblemKind::UnknownFile));
     }
     let Outcome::Opened { intent, file: row } = outcome else { return Err(unexpected(&outcome)) };
     let (frames, body) = mpsc::channel(1);
     let range = asked.clone().unwrap_or(0..row.size);
-    let feeding = Feeding { store: Arc::clone(store), slot, intent, frames };
-    match feeding.open(&row, range).await {
-        Ok(()) => Ok(head(&row, asked.as_ref(), AnswerBody::Stream(body))),
-        Err(refusal) => Err(refusal),
-    }
+    Feeding { store, slot, intent, frames }.open(&row, range).await?;
+    Ok(head(&row, asked.as_ref(), AnswerBody::Stream(body)))
 }
 
 struct Feeding {
@@ -84,10 +97,10 @@ impl Feeding {
     /// Opens the object and starts the task that feeds the answer's body.
     async fn open(self, row: &FileRow, range: Range<u64>) -> Result<(), Refusal> {
         let begun = self.store.clock.now();
-        let (id, size) = (row.file_id, row.size);
+        let (id, object) = (row.file_id, Recorded { size: row.size, sha256: row.sha256 });
         let opened = match self.store.disk(row.volume).cloned() {
             Some(disk) => {
-                let opening = self.store.pool.run(move || Get::open(disk, id, size, range)).await;
+                let opening = self.store.pool.run(move || Get::open(disk, id, object, range)).await;
                 opening.map_err(Into::into).and_then(|opened| opened)
             }
             None => Err(std::io::Error::other("the file's volume is not configured")),
@@ -103,6 +116,7 @@ impl Feeding {
             }
             Err(error) => {
                 tracing::error!(object = %id, %error, "an object cannot be opened");
+                self.store.metrics.damaged(&error);
                 self.store.ended(Action::FileDownloadedViaStream, Ending::Failed, begun);
                 self.finish(Ending::Failed, Some(error.to_string()), 0).await?;
                 Err(Refusal::of(ProblemKind::BackendUnavailable))
@@ -136,7 +150,8 @@ impl Feeding {
             let (back, buffer, read) = reading.await.map_err(|lost| (Ending::Failed, lost.to_string()))?;
             get = back;
             if let Err(error) = read {
-                tracing::error!(%error, "an object cannot be read");
+                tracing::error!(intent = self.intent, %error, "an object cannot be read");
+                self.store.metrics.damaged(&error);
                 let text = error.to_string();
                 // The connection breaks off: a short answer must not look whole.
                 let _ = self.frames.send(Err(error)).await;
