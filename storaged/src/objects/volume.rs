@@ -10,6 +10,7 @@ use std::io::{self, Read as _, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
@@ -109,6 +110,8 @@ pub struct NasVolume {
     identity: (u64, u64),
     objects: OwnedFd,
     temporary: OwnedFd,
+    /// The shards whose names are known to be on the disk, a bit each.
+    durable_shards: Mutex<[u128; 2]>,
 }
 
 impl NasVolume {
@@ -169,6 +172,7 @@ impl NasVolume {
             identity: (metadata.dev(), metadata.ino()),
             objects: below(&directory, OBJECTS)?.into(),
             temporary: below(&directory, TEMPORARY)?.into(),
+            durable_shards: Mutex::default(),
         })
     }
 
@@ -182,21 +186,41 @@ impl NasVolume {
         &self.path
     }
 
-    /// Opens the shard's directory, making it if it is not there. The flag: it was made.
-    fn shard(&self, shard: &str, make: bool) -> io::Result<File> {
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY;
-        match open_below(&self.objects, shard, flags, Mode::empty()) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound && make => {
-                match mkdirat(&self.objects, shard, Mode::from_bits_truncate(0o700)) {
+    fn shard(&self, shard: &str) -> io::Result<File> {
+        open_below(&self.objects, shard, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
+    }
+
+    /// Opens the shard of an object that is about to be published, making it if it is not there. Its name is
+    /// then on the disk: a directory that is there may have been made by a thread that has yet to sync it, or
+    /// by a process that died before it did, so the first use of each shard syncs whoever made it.
+    fn shard_to_publish(&self, id: FileId) -> io::Result<File> {
+        let (shard, _) = place(id);
+        let opened = match self.shard(&shard) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                match mkdirat(&self.objects, shard.as_str(), Mode::from_bits_truncate(0o700)) {
                     // Another thread was first: as good.
                     Ok(()) | Err(Errno::EEXIST) => {}
                     Err(error) => return Err(error.into()),
                 }
-                fsync(&self.objects)?;
-                open_below(&self.objects, shard, flags, Mode::empty())
+                self.shard(&shard)?
             }
-            other => other,
+            other => other?,
+        };
+        if !self.is_durable(id) {
+            fsync(&self.objects)?;
+            let (word, bit) = shard_bit(id);
+            self.durable_shards()[word] |= bit;
         }
+        Ok(opened)
+    }
+
+    fn is_durable(&self, id: FileId) -> bool {
+        let (word, bit) = shard_bit(id);
+        self.durable_shards()[word] & bit != 0
+    }
+
+    fn durable_shards(&self) -> MutexGuard<'_, [u128; 2]> {
+        self.durable_shards.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -220,8 +244,8 @@ impl Disk for NasVolume {
     }
 
     fn publish(&self, id: FileId) -> io::Result<()> {
-        let (shard, name) = place(id);
-        let directory = self.shard(&shard, true)?;
+        let (_, name) = place(id);
+        let directory = self.shard_to_publish(id)?;
         let temporary = id.to_string();
         match renameat(&self.temporary, temporary.as_str(), &directory, name.as_str()) {
             Ok(()) => Ok(()),
@@ -237,7 +261,7 @@ impl Disk for NasVolume {
     }
 
     fn sync_directories(&self, id: FileId) -> io::Result<()> {
-        fsync(self.shard(&place(id).0, false)?)?;
+        fsync(self.shard(&place(id).0)?)?;
         fsync(&self.temporary)?;
         Ok(())
     }
@@ -246,7 +270,7 @@ impl Disk for NasVolume {
         remove_if_there(&self.temporary, &id.to_string())?;
         fsync(&self.temporary)?;
         let (shard, name) = place(id);
-        match self.shard(&shard, false) {
+        match self.shard(&shard) {
             Ok(directory) => {
                 remove_if_there(&directory, &name)?;
                 fsync(&directory)?;
@@ -315,6 +339,12 @@ impl Disk for NasVolume {
 fn place(id: FileId) -> (String, String) {
     let text = id.to_string();
     (text[..2].to_owned(), text[2..].to_owned())
+}
+
+/// Where the bit of an object's shard is.
+fn shard_bit(id: FileId) -> (usize, u128) {
+    let shard = id.as_bytes()[0];
+    (usize::from(shard >> 7), 1 << (shard & 0x7f))
 }
 
 fn open_directory(path: &Path) -> io::Result<File> {
@@ -453,6 +483,18 @@ mod tests {
         volume.walk(&mut |id| found.push(id)).unwrap();
         found.sort();
         assert_eq!(found, [None, Some(a), Some(b)]);
+    }
+
+    #[test]
+    fn a_shard_that_a_dead_process_made_is_synced_before_it_is_used() {
+        let (folder, store) = made();
+        let volume = NasVolume::open("main", &folder.path().join("v"), store).unwrap();
+        let (id, other) = (FileId::from_bytes([0xab; 16]), FileId::from_bytes([0x2b; 16]));
+        std::fs::create_dir(folder.path().join("v/objects/ab")).unwrap();
+        assert!(!volume.is_durable(id));
+        volume.create_temporary(id).unwrap();
+        volume.publish(id).unwrap();
+        assert!(volume.is_durable(id) && !volume.is_durable(other));
     }
 
     fn made() -> (tempfile::TempDir, StoreId) {
