@@ -85,3 +85,23 @@ pub(super) fn assert_sound(reader: &Reader) {
         assert_eq!(open.contains(&record.index), !closed, "intent {}", record.index);
     }
 }
+
+#[tokio::test]
+async fn a_ledger_whose_thread_has_died_is_not_usable() {
+    struct Dies;
+    impl Observer for Dies {
+        fn committed(&self, _commands: usize, _seconds: f64) {
+            panic!("on purpose");
+        }
+        fn failed(&self, _commands: usize) {}
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("ledger");
+    create(&path, StoreId::random().unwrap(), first_record()).unwrap();
+    let (database, _) = open(&path).unwrap();
+    let (ledger, thread) = Ledger::start(database, Host::default(), TestTime::default(), Dies).unwrap();
+    assert!(ledger.is_usable());
+    assert!(ledger.submit(begin_upload("c1", "f", FileId::from_bytes([1; 16]))).await.is_err());
+    assert!(thread.join().is_err());
+    assert!(!ledger.is_usable());
+}

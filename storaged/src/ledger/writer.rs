@@ -91,7 +91,7 @@ impl Ledger {
         &self.reader
     }
 
-    /// Whether the last commit was durable.
+    /// Whether the last commit was durable and there is a thread for the next.
     pub fn is_usable(&self) -> bool {
         self.usable.load(Ordering::Relaxed)
     }
@@ -115,6 +115,13 @@ struct Writer<T, O> {
     time: T,
     observer: O,
     usable: Arc<AtomicBool>,
+}
+
+/// However the thread ends, nobody takes the ledger for usable afterwards.
+impl<T, O> Drop for Writer<T, O> {
+    fn drop(&mut self) {
+        self.usable.store(false, Ordering::Relaxed);
+    }
 }
 
 impl<T: Time, O: Observer> Writer<T, O> {
