@@ -8,7 +8,7 @@ use std::io::Read as _;
 use std::ops::ControlFlow;
 use std::os::fd::OwnedFd;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use daemon::admin::{AdminError, Caller, Handler, Replies};
 use daemon::config::MAX_CONFIG_BYTES;
@@ -23,6 +23,7 @@ use crate::ledger::apply::Note;
 use crate::ledger::audit::Question;
 use crate::ledger::{Action, Ending, Origin, Record, tables};
 use crate::limits::{TRAIL_DAYS, TRAIL_RECORDS};
+use crate::policy::Policy;
 use crate::store::Store;
 
 /// Answers operators.
@@ -35,7 +36,7 @@ pub struct Admin {
     started_with: Raw,
     lockdown: Value,
     /// One reload at a time, so that the last answer is the one in force.
-    reloading: Mutex<()>,
+    reloading: tokio::sync::Mutex<()>,
 }
 
 impl Admin {
@@ -48,7 +49,7 @@ impl Admin {
         lockdown: &linux::Lockdown,
     ) -> Admin {
         let lockdown = describe_lockdown(lockdown);
-        Admin { store, fixed, environment, started_with, lockdown, reloading: Mutex::new(()) }
+        Admin { store, fixed, environment, started_with, lockdown, reloading: tokio::sync::Mutex::new(()) }
     }
 
     async fn record(
@@ -92,21 +93,23 @@ impl Admin {
         args: Value,
         descriptors: Vec<OwnedFd>,
     ) -> Result<Value, AdminError> {
-        let taken = self.swap(args, descriptors);
-        self.store.metrics.reload_success.set(i64::from(taken.is_ok()));
-        match taken {
-            Ok((old, restart_needed)) => {
+        let _one_at_a_time = self.reloading.lock().await;
+        let understood = self.understand(args, descriptors);
+        self.store.metrics.reload_success.set(i64::from(understood.is_ok()));
+        match understood {
+            Ok((policy, restart_needed)) => {
                 let detail = if restart_needed.is_empty() {
                     "taken".to_owned()
                 } else {
                     format!("taken; a restart is needed for {}", restart_needed.join(", "))
                 };
+                // Before it is in force, for not even one request: what cannot be recorded does not happen.
                 if let Err(error) = self.record(Action::AdminReload, Ending::Succeeded, caller, detail).await
                 {
-                    // What cannot be recorded does not happen.
-                    self.store.policy.store(old);
+                    self.store.metrics.reload_success.set(0);
                     return Err(error);
                 }
+                self.store.policy.store(Arc::new(policy));
                 self.store.metrics.configured(self.store.clock.unix_milliseconds());
                 tracing::info!(restart_needed = restart_needed.len(), "configuration reloaded");
                 Ok(json!({ "reloaded": true, "restart_needed": restart_needed }))
@@ -119,13 +122,12 @@ impl Admin {
         }
     }
 
-    /// Reads, understands, swaps; or leaves everything as it was.
-    fn swap(
+    /// Reads what was handed in, and names the keys that need a new start.
+    fn understand(
         &self,
         args: Value,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<(Arc<crate::policy::Policy>, Vec<&'static str>), String> {
-        let _one_at_a_time = self.reloading.lock().unwrap_or_else(PoisonError::into_inner);
+    ) -> Result<(Policy, Vec<&'static str>), String> {
         let args: Option<ReloadArgs> = serde_json::from_value(args).map_err(|error| error.to_string())?;
         let args = args.unwrap_or_default();
         let mut files = descriptors.into_iter().map(File::from);
@@ -144,8 +146,7 @@ impl Admin {
         };
         let understood =
             Config::understand_reload(&name, &self.started_with, &raw, &self.environment, &mut keys);
-        let (policy, restart_needed) = understood.map_err(|error| error.to_string())?;
-        Ok((self.store.policy.swap(Arc::new(policy)), restart_needed))
+        understood.map_err(|error| error.to_string())
     }
 
     async fn status(&self, caller: Caller) -> Result<Value, AdminError> {
