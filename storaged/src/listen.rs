@@ -53,6 +53,17 @@ pub enum ListenError {
         /// Where it should be.
         expected: SocketAddr,
     },
+    /// The handed-in listener takes connections from any interface.
+    #[error(
+        "the listener `internal` that was handed in is bound to {found}, not to tunnel_interface \"{expected}\": \
+         the socket unit needs BindToDevice={expected}"
+    )]
+    Device {
+        /// The interface that it is bound to.
+        found: String,
+        /// The one it should be.
+        expected: String,
+    },
     /// Something is wrong with what was handed in.
     #[error(transparent)]
     ListenFds(#[from] linux::listen_fds::ListenFdsError),
@@ -77,7 +88,9 @@ impl ListenError {
     pub fn exit_code(&self) -> u8 {
         match self {
             ListenError::NoTunnel { .. } => exit::TEMPORARY,
-            ListenError::NotOnTunnel { .. } | ListenError::HandedIn { .. } => exit::CONFIG,
+            ListenError::NotOnTunnel { .. } | ListenError::HandedIn { .. } | ListenError::Device { .. } => {
+                exit::CONFIG
+            }
             ListenError::Interfaces(_)
             | ListenError::ListenFds(_)
             | ListenError::InUse(_)
@@ -99,7 +112,16 @@ pub fn internal(
     }
     if let Some(listener) = handed_in.tcp("internal")? {
         return match listener.local_addr() {
-            Ok(found) if found == address => Ok(listener),
+            Ok(found) if found == address => {
+                match check_device(&listener, &fixed.tunnel_interface) {
+                    Err(error) if fixed.profile == Profile::Lab && !on_loopback => {
+                        tracing::warn!(%error, "the listener is not bound to the tunnel's interface");
+                    }
+                    Err(error) if !on_loopback => return Err(error),
+                    Ok(()) | Err(_) => {}
+                }
+                Ok(listener)
+            }
             Ok(found) => Err(ListenError::HandedIn { found: found.to_string(), expected: address }),
             Err(error) => Err(ListenError::HandedIn { found: error.to_string(), expected: address }),
         };
@@ -126,6 +148,19 @@ fn check_interface(address: SocketAddr, interface: &str) -> Result<(), ListenErr
         Some(found) => ListenError::NotOnTunnel { address, interface, found },
         None => ListenError::NoTunnel { address, interface },
     })
+}
+
+/// As [`bind`] does it for our own: without it Linux would take a connection to this address that arrives by
+/// another interface.
+fn check_device(listener: &TcpListener, interface: &str) -> Result<(), ListenError> {
+    let device = socket2::SockRef::from(listener).device();
+    let found = match device {
+        Ok(Some(device)) if device == interface.as_bytes() => return Ok(()),
+        Ok(Some(device)) => String::from_utf8_lossy(&device).into_owned(),
+        Ok(None) => "no interface".to_owned(),
+        Err(error) => format!("what cannot be asked ({error})"),
+    };
+    Err(ListenError::Device { found, expected: interface.to_owned() })
 }
 
 fn bind(fixed: &Fixed, address: SocketAddr, to_device: bool) -> Result<TcpListener, ListenError> {
@@ -169,6 +204,18 @@ mod tests {
             error.contains("192.0.2.77:8001") && error.contains("wg0") && error.contains("no interface"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn a_listener_that_was_handed_in_must_be_bound_to_the_tunnel() {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+        let listener: TcpListener = socket.into();
+        let error = check_device(&listener, "lo").unwrap_err();
+        assert_eq!(error.exit_code(), exit::CONFIG);
+        assert!(error.to_string().contains("no interface"), "{error}");
+        socket2::SockRef::from(&listener).bind_device(Some(b"lo")).unwrap();
+        check_device(&listener, "lo").unwrap();
+        assert!(check_device(&listener, "wg0").unwrap_err().to_string().contains("bound to lo"));
     }
 
     #[test]
