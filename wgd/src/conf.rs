@@ -139,12 +139,9 @@ impl Tunnel {
     #[must_use]
     pub fn routes(&self, endpoints_are_elsewhere: bool) -> Option<(Vec<IpNet>, u32)> {
         let conf = self.conf.as_ref()?;
-        let (table, addresses) = match conf.table {
-            Table::Off => return None,
-            Table::Auto => (MAIN_TABLE, conf.addresses.as_slice()),
-            // The address's own route is in the main table, so it covers nothing in another.
-            Table::Number(table) => (table, &[][..]),
-        };
+        let table = table(conf)?;
+        // The address's own route is in the main table, so it covers nothing in another.
+        let addresses = if conf.table == Table::Auto { conf.addresses.as_slice() } else { &[] };
         let allowed: Vec<IpNet> =
             conf.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect();
         let elsewhere = endpoints_are_elsewhere || table != MAIN_TABLE;
@@ -170,6 +167,16 @@ impl Tunnel {
                 Some(EndpointConf::Name { .. }) | None => None,
             })
             .collect()
+    }
+}
+
+/// The table that routes go to; `None` for `Table = off`.
+#[must_use]
+pub fn table(conf: &TunnelConf) -> Option<u32> {
+    match conf.table {
+        Table::Off => None,
+        Table::Auto => Some(MAIN_TABLE),
+        Table::Number(table) => Some(table),
     }
 }
 
@@ -219,10 +226,13 @@ fn key_path(place: &KeyPlace) -> io::Result<PathBuf> {
 
 /// The directories that key files are in.
 #[must_use]
-pub fn key_directories(tunnel: &Tunnel) -> Vec<PathBuf> {
-    let places = tunnel.conf.iter().flat_map(key_places);
+pub fn key_directories(conf: &TunnelConf) -> Vec<PathBuf> {
     let directory = |place: KeyPlace| key_path(&place).ok()?.parent().map(Path::to_owned);
-    places.filter_map(directory).chain(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from)).collect()
+    key_places(conf)
+        .into_iter()
+        .filter_map(directory)
+        .chain(std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from))
+        .collect()
 }
 
 /// The whole text of a file, read by position: the descriptor can be handed on as if it had never been read.

@@ -16,7 +16,6 @@ fn main() -> ExitCode {
 fn try_main(cli: &Cli) -> anyhow::Result<()> {
     let config = Config::load(cli)?;
     run::prepare(&config)?;
-    let tunnel = run::read_tunnel(&config)?;
     if run::only_asked(cli, &config)? {
         return Ok(());
     }
@@ -24,7 +23,8 @@ fn try_main(cli: &Cli) -> anyhow::Result<()> {
         Start::Here(started) => started,
         Start::Elsewhere(code) => std::process::exit(i32::from(code)),
     };
-    let (started, netcfg) = run::fork_netcfg(started, &config, &tunnel)?;
+    let (started, netcfg) = run::fork_netcfg(started, &config)?;
+    let tunnel = run::read_tunnel(&config)?;
     let (privileged, background, opened) = run::acquire(started, config, tunnel, netcfg)?;
     let unprivileged = opened.confine(privileged)?;
     let workers = unprivileged.start()?;

@@ -1,13 +1,15 @@
 //! `wgd-netcfg`: the second process, which may change the network and never sees a datagram.
 //!
 //! Invariant: it answers the closed list of [`Request`] and nothing else, for the one interface and the one
-//! configuration file it was told about before it confined itself. It keeps CAP_NET_ADMIN alone. The process
-//! that touches packets has no capability; a flaw there reaches exactly these requests.
+//! configuration file it was told about before it confined itself, and within what that file says ([`permitted`]).
+//! It keeps CAP_NET_ADMIN alone. The process that touches packets has no capability; a flaw there reaches
+//! exactly these requests. Both helpers are forked before a key is read.
 //!
 //! One request and one answer are one message each, JSON over a `SOCK_SEQPACKET` pair; sockets and files travel
 //! as descriptors beside them.
 mod client;
 mod interface;
+mod permitted;
 mod process;
 mod resolver;
 pub mod routes;
@@ -56,10 +58,10 @@ pub enum Request {
     },
     /// Opens the configuration file and the key files it points to; they come as descriptors.
     ReadConfig,
-    /// Looks up one of the host names in the configuration that was last read.
+    /// Looks up a host name that stands in the configuration that was last read.
     Resolve {
-        /// The number of the name, in the order of the file.
-        index: usize,
+        /// The name.
+        host: String,
     },
     /// Unlinks the socket files that were named at the start. The last request.
     RemoveSockets,

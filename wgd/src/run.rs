@@ -33,6 +33,10 @@ use tokio::sync::{mpsc, oneshot};
 use wg_proto::uapi::Epoch;
 use wg_proto::{Device, DeviceUpdate};
 
+/// The names of listeners that a service manager can hand in.
+const ADMIN: &str = "admin";
+const METRICS: &str = "metrics";
+
 /// Where a started daemon goes on.
 pub enum Start {
     /// In this process.
@@ -145,9 +149,13 @@ pub fn read_tunnel(config: &Config) -> anyhow::Result<Tunnel> {
 /// Answers `--check-config` and `--print-config`; true if that was all.
 ///
 /// # Errors
-/// When stdout is closed.
+/// When the interface's file is not good, or stdout is closed.
 pub fn only_asked(cli: &Cli, config: &Config) -> anyhow::Result<bool> {
     use std::io::Write;
+    if !cli.print_config && !cli.check_config {
+        return Ok(false);
+    }
+    read_tunnel(config)?;
     let mut out = std::io::stdout();
     if cli.print_config {
         write!(out, "{}", config.print())?;
@@ -160,7 +168,7 @@ pub fn only_asked(cli: &Cli, config: &Config) -> anyhow::Result<bool> {
             writeln!(out, "{}: is good", file.display())?;
         }
     }
-    Ok(cli.print_config || cli.check_config)
+    Ok(true)
 }
 
 /// Takes stock of privileges and handed-in listeners, then goes to the background unless told otherwise.
@@ -188,16 +196,16 @@ pub fn begin(cli: &Cli, config: &Config) -> anyhow::Result<Start> {
     }
 }
 
-/// Starts `wgd-netcfg`, or makes ready to do its work here for as long as there are privileges.
+/// Starts `wgd-netcfg`, or makes ready to do its work here for as long as there are privileges. It comes before
+/// [`read_tunnel`], because a forked process has a copy of every key that was read.
 ///
 /// # Errors
 /// When the process cannot be forked or a directory cannot be made.
-pub fn fork_netcfg(started: Started, config: &Config, tunnel: &Tunnel) -> anyhow::Result<(Started, Netcfg)> {
+pub fn fork_netcfg(started: Started, config: &Config) -> anyhow::Result<(Started, Netcfg)> {
+    // A socket that was handed in belongs to the service manager, its file as well.
+    let admin = config.admin_socket.clone().filter(|_| !started.listeners.has(ADMIN));
     let socket_files: Vec<PathBuf> =
-        [Some(config.uapi_socket()), config.admin_socket.clone(), config.events_socket.clone()]
-            .into_iter()
-            .flatten()
-            .collect();
+        [Some(config.uapi_socket()), admin, config.events_socket.clone()].into_iter().flatten().collect();
     for path in &socket_files {
         daemon::socket_directory::make(path).map_err(|error| fail(exit::OS, error))?;
     }
@@ -205,19 +213,17 @@ pub fn fork_netcfg(started: Started, config: &Config, tunnel: &Tunnel) -> anyhow
         interface: config.interface.clone(),
         namespace: config.open_netns()?,
         config_path: config.tunnel_file(),
-        names: tunnel.names.iter().map(|name| name.host.clone()).collect(),
-        key_directories: conf::key_directories(tunnel),
         socket_files,
         resolver_user: config.user,
         require_all: config.profile == Profile::Production,
         to_background: started.background.is_some(),
     };
     if !config.netcfg {
-        let netcfg = Netcfg::here(&started.privileged, setup)?;
+        let netcfg = Netcfg::here(&started.privileged, &setup)?;
         return Ok((started, netcfg));
     }
     let Started { privileged, background, listeners } = started;
-    let (privileged, netcfg) = Netcfg::fork(privileged, setup).map_err(|error| fail(exit::OS, error))?;
+    let (privileged, netcfg) = Netcfg::fork(privileged, &setup).map_err(|error| fail(exit::OS, error))?;
     Ok((Started { privileged, background, listeners }, netcfg))
 }
 
@@ -416,7 +422,7 @@ fn open_doors(config: &Config, listeners: &mut ListenFds) -> anyhow::Result<Door
     };
     let uapi_path = config.uapi_socket();
     let uapi = bind_unix_listener(&uapi_path, 0o600, None).map_err(|error| refuse(&uapi_path, error))?;
-    let admin = match (listeners.unix("admin")?, &config.admin_socket) {
+    let admin = match (listeners.unix(ADMIN)?, &config.admin_socket) {
         (Some(listener), _) => Some(listener),
         (None, Some(path)) => {
             // Who may speak is decided by credentials; the file's mode only keeps strangers out if there are none.
@@ -425,7 +431,7 @@ fn open_doors(config: &Config, listeners: &mut ListenFds) -> anyhow::Result<Door
         }
         (None, None) => None,
     };
-    let status = match (listeners.tcp("metrics")?, config.metrics_listen) {
+    let status = match (listeners.tcp(METRICS)?, config.metrics_listen) {
         (Some(listener), _) => Some(listener),
         (None, Some(address)) => {
             let listener = TcpListener::bind(address)

@@ -8,7 +8,7 @@ use crate::netcfg::Setup;
 use daemon::sandbox::{BASE, TOKIO};
 use linux::seccomp::Condition::{Equals, Masked};
 use linux::seccomp::{SyscallRule, allow, allow_when};
-use linux::{Capability, Confinement, FileRule};
+use linux::{Capability, Confinement, FileRule, User};
 use std::path::{Path, PathBuf};
 
 /// The process that touches packets: no file, no capability, nothing.
@@ -63,18 +63,15 @@ const LEAVE_TERMINAL: SyscallRule = allow_when(
     "standard streams to /dev/null in the background",
 );
 
-/// What `wgd-netcfg` keeps: CAP_NET_ADMIN, its configuration, and the directories of the sockets it removes.
+/// What `wgd-netcfg` keeps: CAP_NET_ADMIN; reading its configuration and keys; and removing files from the
+/// directories of the sockets. It writes no file: it runs as root, and what lies beside its configuration is read
+/// by programs that run commands from it (wg-quick).
 #[must_use]
-pub fn netcfg_confinement(setup: &Setup) -> Confinement {
-    let mut directories: Vec<PathBuf> = Vec::new();
-    let paths = setup.socket_files.iter().map(PathBuf::as_path).chain([setup.config_path.as_path()]);
-    for directory in paths.filter_map(Path::parent) {
-        if directory.is_dir() && !directories.iter().any(|known| known == directory) {
-            directories.push(directory.to_owned());
-        }
-    }
-    let keys = setup.key_directories.iter().filter(|directory| directory.is_dir());
-    let files = directories.iter().map(FileRule::read_write).chain(keys.map(FileRule::read)).collect();
+pub fn netcfg_confinement(setup: &Setup, key_directories: &[PathBuf]) -> Confinement {
+    let read = key_directories.iter().map(PathBuf::as_path).chain(setup.config_path.parent());
+    let remove = setup.socket_files.iter().filter_map(|path| path.parent());
+    let files = read.map(FileRule::read).chain(remove.map(FileRule::remove));
+    let files = files.filter(|rule| rule.path().is_dir()).collect();
     Confinement {
         keep: vec![Capability::CAP_NET_ADMIN],
         files,
@@ -90,7 +87,11 @@ const NETCFG_OWN: &[SyscallRule] = &[
     allow_when(
         libc::SYS_socket,
         "socket",
-        &[&[Equals(0, libc::AF_INET as u64), DATAGRAM], &[Equals(0, libc::AF_INET6 as u64), DATAGRAM]],
+        // Protocol 0: neither ICMP nor anything else that is a datagram.
+        &[
+            &[Equals(0, libc::AF_INET as u64), DATAGRAM, Equals(2, 0)],
+            &[Equals(0, libc::AF_INET6 as u64), DATAGRAM, Equals(2, 0)],
+        ],
         "the tunnel's UDP sockets; netlink is open already",
     ),
     allow(libc::SYS_bind, "bind", "the tunnel's UDP sockets"),
@@ -115,7 +116,7 @@ const NETCFG_OWN: &[SyscallRule] = &[
     allow(libc::SYS_sendmsg, "sendmsg", "answers with their descriptors"),
     allow(libc::SYS_recvfrom, "recvfrom", "netlink, the resolver"),
     allow(libc::SYS_sendto, "sendto", "netlink, the resolver"),
-    allow(libc::SYS_openat, "openat", "the configuration file; Landlock says where"),
+    allow_when(libc::SYS_openat, "openat", READ_ONLY, "the configuration and key files; Landlock says where"),
     allow(libc::SYS_unlink, "unlink", "socket files at farewell; Landlock says where"),
     allow_when(
         libc::SYS_fcntl,
@@ -125,11 +126,28 @@ const NETCFG_OWN: &[SyscallRule] = &[
     ),
 ];
 
+/// `open` to read what exists: no access mode but `O_RDONLY`, nothing made, nothing cut short.
+const READ_ONLY: &[&[linux::seccomp::Condition]] = &[&[Masked { argument: 2, mask: OPEN_CHANGES, value: 0 }]];
+const OPEN_CHANGES: u64 =
+    (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u64 | O_TMPFILE_BIT;
+/// `__O_TMPFILE`, include/uapi/asm-generic/fcntl.h; `O_TMPFILE` itself includes `O_DIRECTORY`.
+const O_TMPFILE_BIT: u64 = 0o20_000_000;
+
 const DATAGRAM: linux::seccomp::Condition = Masked { argument: 1, mask: 0xf, value: libc::SOCK_DGRAM as u64 };
 
-/// What the C library reads to look a name up.
+/// What `wgd-resolve` keeps: what the C library reads, and DNS over TCP for answers that are too long for UDP.
 #[must_use]
-pub fn resolver_files() -> Vec<FileRule> {
+pub fn resolver_confinement(user: User) -> Confinement {
+    const DNS: u16 = 53;
+    Confinement {
+        user: Some(user),
+        files: resolver_files(),
+        tcp_connect: vec![DNS],
+        ..Confinement::default()
+    }
+}
+
+fn resolver_files() -> Vec<FileRule> {
     const READ: &[&str] = &[
         "/etc/hosts",
         "/etc/resolv.conf",
@@ -176,11 +194,26 @@ const RESOLVER_OWN: &[SyscallRule] = &[
     allow(libc::SYS_getsockname, "getsockname", "own addresses for sorting"),
     allow(libc::SYS_getpeername, "getpeername", "name servers over TCP"),
     allow(libc::SYS_getsockopt, "getsockopt", "connect results"),
-    allow(libc::SYS_setsockopt, "setsockopt", "IP_RECVERR on the query's socket"),
+    allow_when(
+        libc::SYS_setsockopt,
+        "setsockopt",
+        &[
+            &[Equals(1, libc::IPPROTO_IP as u64), Equals(2, libc::IP_RECVERR as u64)],
+            &[Equals(1, libc::IPPROTO_IPV6 as u64), Equals(2, libc::IPV6_RECVERR as u64)],
+            &[Equals(1, libc::IPPROTO_IPV6 as u64), Equals(2, libc::IPV6_V6ONLY as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_RCVBUF as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_SNDBUF as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_PASSCRED as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_RCVTIMEO as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_SNDTIMEO as u64)],
+        ],
+        "errors and buffers of the query's sockets; no filter, no mark, no device",
+    ),
     allow_when(libc::SYS_ioctl, "ioctl", &[&[Equals(1, libc::FIONREAD)]], "how long an answer is"),
-    allow(
+    allow_when(
         libc::SYS_openat,
         "openat",
+        READ_ONLY,
         "hosts, resolv.conf, nsswitch.conf and its modules; Landlock says where",
     ),
     allow(libc::SYS_newfstatat, "newfstatat", "whether resolv.conf has changed"),
@@ -188,7 +221,19 @@ const RESOLVER_OWN: &[SyscallRule] = &[
     allow(libc::SYS_lseek, "lseek", "those files"),
     allow(libc::SYS_access, "access", "modules of nsswitch.conf"),
     allow(libc::SYS_uname, "uname", "the host's own name"),
-    allow(libc::SYS_fcntl, "fcntl", "close-on-exec"),
+    allow_when(
+        libc::SYS_fcntl,
+        "fcntl",
+        // No F_SETOWN or F_SETSIG: with them a descriptor sends signals to other processes of the same user.
+        &[
+            &[Equals(1, libc::F_GETFL as u64)],
+            &[Equals(1, libc::F_SETFL as u64)],
+            &[Equals(1, libc::F_GETFD as u64)],
+            &[Equals(1, libc::F_SETFD as u64)],
+            &[Equals(1, libc::F_DUPFD_CLOEXEC as u64)],
+        ],
+        "close-on-exec and non-blocking mode",
+    ),
     allow(libc::SYS_geteuid, "geteuid", "modules of nsswitch.conf"),
     allow(libc::SYS_getuid, "getuid", "modules of nsswitch.conf"),
     allow_when(
@@ -245,6 +290,52 @@ mod tests {
         let allowed = names(NETCFG);
         for call in ["clone", "clone3", "fork", "execve", "recvmmsg", "connect", "ptrace", "setns"] {
             assert!(!allowed.contains(&call), "{call}");
+        }
+    }
+
+    /// What a table would let through, as the kernel reads it: groups of conditions, any of which is enough.
+    fn allows(tables: &[&[SyscallRule]], number: i64, arguments: [u64; 6]) -> bool {
+        let holds = |condition: &linux::seccomp::Condition| match *condition {
+            Equals(at, value) => arguments[usize::from(at)] == value,
+            Masked { argument, mask, value } => arguments[usize::from(argument)] & mask == value,
+        };
+        let rules = tables.iter().copied().flatten().filter(|rule| rule.number == number);
+        rules
+            .into_iter()
+            .any(|rule| rule.when.is_empty() || rule.when.iter().any(|all| all.iter().all(holds)))
+    }
+
+    #[test]
+    fn the_helpers_open_files_to_read_only() {
+        for tables in [NETCFG, RESOLVER] {
+            let open =
+                |flags: i32| allows(tables, libc::SYS_openat, [0, 0, flags.cast_unsigned().into(), 0, 0, 0]);
+            assert!(open(libc::O_RDONLY | libc::O_CLOEXEC) && open(libc::O_RDONLY | libc::O_DIRECTORY));
+            for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_TRUNC, libc::O_TMPFILE] {
+                assert!(!open(flags), "{flags:#o}");
+            }
+        }
+    }
+
+    #[test]
+    fn no_process_sends_signals_by_descriptor_or_filters_sockets() {
+        for tables in [WGD, NETCFG, RESOLVER] {
+            // The third and fourth are F_SETSIG and F_SETOWN_EX, asm-generic/fcntl.h.
+            for command in [libc::F_SETOWN, libc::F_NOTIFY, 10, 15] {
+                assert!(
+                    !allows(tables, libc::SYS_fcntl, [0, command.cast_unsigned().into(), 0, 0, 0, 0]),
+                    "{command}"
+                );
+            }
+            for option in [libc::SO_ATTACH_FILTER, libc::SO_ATTACH_BPF, libc::SO_BINDTODEVICE] {
+                let arguments = [0, libc::SOL_SOCKET as u64, option.cast_unsigned().into(), 0, 0, 0];
+                assert!(!allows(tables, libc::SYS_setsockopt, arguments), "{option}");
+            }
+            let executable = [0, 0, libc::PROT_EXEC as u64 | libc::PROT_WRITE as u64, 0, 0, 0];
+            assert!(
+                !allows(tables, libc::SYS_mmap, executable)
+                    && !allows(tables, libc::SYS_mprotect, executable)
+            );
         }
     }
 

@@ -3,6 +3,7 @@
 //! Invariant: the parent exits with 0 only after the child said that it serves; until then the child's messages
 //! still reach the terminal.
 use crate::Privileged;
+use crate::privilege::assert_single_thread;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, dup2_stderr, dup2_stdin, dup2_stdout, fork, setsid};
 use std::fs::{File, OpenOptions};
@@ -53,10 +54,11 @@ impl Silence {
 /// # Errors
 /// When the process cannot be forked.
 pub fn go_to_background(privileged: Privileged, keep_streams: bool) -> io::Result<Side> {
+    assert_single_thread().map_err(io::Error::other)?;
     let silence = if keep_streams { None } else { Some(Silence::prepare()?) };
     let (reader, writer) = io::pipe()?;
-    // SAFETY: `Privileged` proves that this process has one thread, so the child inherits no lock that a thread
-    // missing in it would have to release.
+    // SAFETY: there is one thread, so the child inherits no lock that a thread missing in it would have to
+    // release.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => {
             drop(writer);

@@ -2,7 +2,7 @@
 //!
 //! The best that the running kernel has is asked for; what was achieved is reported, never assumed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, NetPort, PathBeneath, PathFd, Ruleset,
@@ -18,18 +18,35 @@ const KNOWN_ABI: ABI = ABI::V6;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FileRule {
     path: PathBuf,
-    writable: bool,
+    access: FileAccess,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FileAccess {
+    Read,
+    ReadWrite,
+    Remove,
 }
 
 impl FileRule {
     /// Everything beneath `path` may be read.
     pub fn read(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), writable: false }
+        Self { path: path.into(), access: FileAccess::Read }
     }
 
     /// Everything beneath `path` may be read, written, created, renamed and removed; nothing executed.
     pub fn read_write(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into(), writable: true }
+        Self { path: path.into(), access: FileAccess::ReadWrite }
+    }
+
+    /// Files beneath the directory `path` may be removed; neither read nor made.
+    pub fn remove(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), access: FileAccess::Remove }
+    }
+
+    /// Where the rule begins.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 
@@ -71,7 +88,11 @@ pub(crate) fn restrict(
         let beneath =
             PathFd::new(&rule.path).map_err(|error| LandlockError::Path(rule.path.clone(), error))?;
         let is_file = rule.path.is_file();
-        let rights = if rule.writable { read | AccessFs::from_write(KNOWN_ABI) } else { read };
+        let rights = match rule.access {
+            FileAccess::Read => read,
+            FileAccess::ReadWrite => read | AccessFs::from_write(KNOWN_ABI),
+            FileAccess::Remove => AccessFs::RemoveFile.into(),
+        };
         let rights = if is_file { rights & AccessFs::from_file(KNOWN_ABI) } else { rights };
         ruleset = ruleset.add_rule(PathBeneath::new(beneath, rights))?;
     }

@@ -82,6 +82,11 @@ impl ListenFds {
         Ok(Self { by_name })
     }
 
+    /// Whether a listener of this name was handed in and not yet taken.
+    pub fn has(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
     /// The TCP listener called `name`, if one was handed in. It does not block.
     pub fn tcp(&mut self, name: &str) -> Result<Option<TcpListener>, ListenFdsError> {
         let Some(descriptor) = self.by_name.remove(name) else { return Ok(None) };

@@ -190,7 +190,7 @@ impl Sealed {
     }
 }
 
-fn assert_single_thread() -> Result<(), PrivilegeError> {
+pub(crate) fn assert_single_thread() -> Result<(), PrivilegeError> {
     let threads = std::fs::read_dir("/proc/self/task").map_err(PrivilegeError::Proc)?.count();
     if threads == 1 { Ok(()) } else { Err(PrivilegeError::Threads(threads)) }
 }

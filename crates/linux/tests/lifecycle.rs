@@ -22,6 +22,8 @@ const CASES: &[Case] = &[
     ("a_second_thread_makes_confinement_fail", second_thread, expect_success),
     ("a_production_profile_refuses_a_missing_layer", missing_layer, expect_success),
     ("a_helper_dies_with_its_parent", helper_dies, expect_success),
+    ("a_helper_holds_nothing_that_it_was_not_given", helper_descriptors, expect_success),
+    ("a_helper_that_panics_ends_there", helper_panics, expect_success),
 ];
 
 fn main() -> ExitCode {
@@ -205,9 +207,11 @@ fn helper_dies() {
     let (read, write) = std::io::pipe().unwrap();
     let rules = confinement();
     // The parent in question is a helper itself, so that this process lives to see the end.
+    use std::os::fd::AsFd;
+    let keep = [write.as_fd()];
     let (_privileged, parent) =
-        linux::fork_helper(Privileged::at_startup().unwrap(), "parent", |privileged, _| {
-            let (_privileged, _helper) = linux::fork_helper(privileged, "helper", move |privileged, _| {
+        linux::fork_helper(Privileged::at_startup().unwrap(), "parent", &keep, |privileged, _| {
+            let (_privileged, _helper) = linux::fork_helper(privileged, "helper", &keep, |privileged, _| {
                 let _confined = privileged.confine(&rules).unwrap();
                 use std::io::Write;
                 (&write).write_all(b"up").unwrap();
@@ -222,9 +226,45 @@ fn helper_dies() {
     use std::io::Read;
     let mut up = [0; 2];
     (&read).read_exact(&mut up).unwrap();
+    drop(write);
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(parent.pid), nix::sys::signal::Signal::SIGKILL)
         .unwrap();
     // The pipe's last writer is the helper: end-of-file says that it is gone.
     let mut rest = Vec::new();
     (&read).read_to_end(&mut rest).unwrap();
+}
+
+/// The helper says which descriptors it has; a file that its parent has open is not among them.
+fn helper_descriptors() {
+    use std::os::fd::{AsFd, AsRawFd};
+    let (leaked, given) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+    let privileged = Privileged::at_startup().unwrap();
+    let (_privileged, helper) = linux::fork_helper(privileged, "helper", &[given.as_fd()], |_, socket| {
+        let open: Vec<i32> = (0..256).filter(|fd| nix::sys::stat::fstat(borrow(*fd)).is_ok()).collect();
+        let expected = [0, 1, 2, given.as_raw_fd(), socket.as_raw_fd()];
+        u8::from(open.len() != expected.len() || !expected.iter().all(|fd| open.contains(fd)))
+    })
+    .unwrap();
+    let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(helper.pid), None).unwrap();
+    assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 0)), "{ended:?}");
+    drop(leaked);
+}
+
+#[allow(unsafe_code, reason = "the question is whether this number is an open descriptor")]
+fn borrow(fd: i32) -> std::os::fd::BorrowedFd<'static> {
+    // SAFETY: only looked at; nothing is closed or taken over.
+    unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) }
+}
+
+/// It must not come back into this function, where the copy of its parent's work would go on.
+fn helper_panics() {
+    let privileged = Privileged::at_startup().unwrap();
+    let first = std::process::id();
+    let forked = std::panic::catch_unwind(|| {
+        linux::fork_helper(privileged, "helper", &[], |_, _| panic!("on purpose"))
+            .map(|(_, helper)| helper.pid)
+    });
+    assert_eq!(std::process::id(), first, "the helper came back");
+    let ended = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(forked.unwrap().unwrap()), None).unwrap();
+    assert!(matches!(ended, nix::sys::wait::WaitStatus::Exited(_, 70)), "{ended:?}");
 }

@@ -14,22 +14,22 @@ use wg_proto::{DeviceUpdate, PeerUpdate};
 /// Sets the endpoints of `names` as they become known.
 pub(super) async fn look_up(control: Arc<Control>, names: Vec<HostName>) {
     let mut pause = limits::RESOLVE_RETRY;
-    let mut open: Vec<(usize, HostName)> = names.into_iter().enumerate().collect();
+    let mut open = names;
     while !open.is_empty() {
         let mut unknown = Vec::new();
-        for (index, name) in open {
-            match ask(&control, index).await {
+        for name in open {
+            match ask(&control, &name.host).await {
                 Ok(Some(address)) => set_endpoint(&control, &name, address).await,
                 Ok(None) => {
                     tracing::warn!(host = name.host, "endpoint: no such host; trying again");
-                    unknown.push((index, name));
+                    unknown.push(name);
                 }
                 Err(NetcfgError::Off) => {
                     tracing::warn!(host = name.host, "endpoint: host names need netcfg = true");
                 }
                 Err(error) => {
                     tracing::warn!(host = name.host, %error, "endpoint: look-up failed; trying again");
-                    unknown.push((index, name));
+                    unknown.push(name);
                 }
             }
         }
@@ -41,8 +41,9 @@ pub(super) async fn look_up(control: Arc<Control>, names: Vec<HostName>) {
     }
 }
 
-async fn ask(control: &Control, index: usize) -> Result<Option<IpAddr>, NetcfgError> {
-    match control.netcfg.ask(Request::Resolve { index }, &[]).await?.0 {
+async fn ask(control: &Control, host: &str) -> Result<Option<IpAddr>, NetcfgError> {
+    let request = Request::Resolve { host: host.to_owned() };
+    match control.netcfg.ask(request, &[]).await?.0 {
         Answer::Resolved(addresses) => Ok(addresses.first().copied()),
         Answer::Done | Answer::Configured { .. } | Answer::Failed { .. } => Ok(None),
     }

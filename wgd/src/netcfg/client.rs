@@ -1,4 +1,5 @@
 //! Wgd's side of netcfg: blocking while it starts, asynchronous once it runs.
+use super::permitted::Permitted;
 use super::process::{self, Setup};
 use super::worker::Worker;
 use super::{Answer, MESSAGE_BYTES, ROUTES_PER_PART, Request};
@@ -66,9 +67,10 @@ impl Netcfg {
     ///
     /// # Errors
     /// When that is impossible.
-    pub fn fork(privileged: Privileged, setup: Setup) -> io::Result<(Privileged, Self)> {
+    pub fn fork(privileged: Privileged, setup: &Setup) -> io::Result<(Privileged, Self)> {
+        let keep: Vec<BorrowedFd<'_>> = setup.namespace.iter().map(AsFd::as_fd).collect();
         let body = |privileged, socket| process::body(setup, privileged, socket);
-        let (privileged, helper) = fork_helper(privileged, "wgd-netcfg", body)?;
+        let (privileged, helper) = fork_helper(privileged, "wgd-netcfg", &keep, body)?;
         Ok((privileged, Self(Way::Process(UnixDatagram::from(helper.socket)))))
     }
 
@@ -76,9 +78,10 @@ impl Netcfg {
     ///
     /// # Errors
     /// When netlink cannot be opened.
-    pub fn here(privileged: &Privileged, setup: Setup) -> anyhow::Result<Self> {
+    pub fn here(privileged: &Privileged, setup: &Setup) -> anyhow::Result<Self> {
         let runtime = process::runtime()?;
-        let worker = Box::new(process::open_worker(setup, privileged, &runtime)?);
+        let (permitted, _) = Permitted::read(&setup.config_path);
+        let worker = Box::new(process::open_worker(setup, permitted, privileged, &runtime)?);
         Ok(Self(Way::Here { runtime, worker }))
     }
 

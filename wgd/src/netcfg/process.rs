@@ -1,5 +1,6 @@
 //! The life of the `wgd-netcfg` process: open netlink, confine, seal, answer until its parent is gone.
 use super::interface::Interface;
+use super::permitted::Permitted;
 use super::resolver::{self, Resolver};
 use super::worker::Worker;
 use super::{Answer, MESSAGE_BYTES, Request};
@@ -27,10 +28,6 @@ pub struct Setup {
     pub namespace: Option<NetNs>,
     /// The one configuration file.
     pub config_path: PathBuf,
-    /// Host names in it.
-    pub names: Vec<String>,
-    /// Directories of the key files it points to.
-    pub key_directories: Vec<PathBuf>,
     /// Socket files to remove at farewell.
     pub socket_files: Vec<PathBuf>,
     /// The user the resolver becomes.
@@ -42,7 +39,7 @@ pub struct Setup {
 }
 
 /// Runs in the forked process until the other end of `socket` is closed.
-pub(super) fn body(setup: Setup, privileged: Privileged, socket: OwnedFd) -> u8 {
+pub(super) fn body(setup: &Setup, privileged: Privileged, socket: OwnedFd) -> u8 {
     match run(setup, privileged, socket) {
         Ok(()) => 0,
         Err(error) => {
@@ -52,16 +49,15 @@ pub(super) fn body(setup: Setup, privileged: Privileged, socket: OwnedFd) -> u8 
     }
 }
 
-fn run(setup: Setup, privileged: Privileged, socket: OwnedFd) -> anyhow::Result<()> {
-    let silence = || if setup.to_background { Silence::prepare().map(Some) } else { Ok(None) };
-    let (silence, resolvers) = (silence()?, silence()?);
+fn run(setup: &Setup, privileged: Privileged, socket: OwnedFd) -> anyhow::Result<()> {
+    // First of all: it gets a copy of what is in this memory, and this process is about to read the keys' file.
     let (privileged, resolver) =
-        resolver::start(privileged, setup.resolver_user, resolvers).context("fork wgd-resolve")?;
+        resolver::start(privileged, setup.resolver_user, setup.to_background).context("fork wgd-resolve")?;
+    let silence = setup.to_background.then(Silence::prepare).transpose()?;
     let runtime = runtime()?;
-    let (mut worker, confinement) = {
-        let confinement = sandbox::netcfg_confinement(&setup);
-        (open_worker(setup, &privileged, &runtime)?, confinement)
-    };
+    let (permitted, key_directories) = Permitted::read(&setup.config_path);
+    let confinement = sandbox::netcfg_confinement(setup, &key_directories);
+    let mut worker = open_worker(setup, permitted, &privileged, &runtime)?;
     let socket = UnixDatagram::from(socket);
     socket.set_nonblocking(true)?;
     let (socket, _signals) = {
@@ -86,7 +82,8 @@ pub(super) fn runtime() -> io::Result<Runtime> {
 }
 
 pub(super) fn open_worker(
-    setup: Setup,
+    setup: &Setup,
+    permitted: Permitted,
     privileged: &Privileged,
     runtime: &Runtime,
 ) -> anyhow::Result<Worker> {
@@ -94,10 +91,10 @@ pub(super) fn open_worker(
         .context("open netlink")?;
     Ok(Worker {
         interface,
-        config_path: setup.config_path,
-        names: setup.names,
+        config_path: setup.config_path.clone(),
+        permitted,
         resolver: None,
-        socket_files: setup.socket_files,
+        socket_files: setup.socket_files.clone(),
         routes: Vec::new(),
     })
 }

@@ -1,11 +1,12 @@
 //! `wgd-resolve`: a third process that looks up host names and can do nothing else.
 //!
-//! Invariant: the C library's resolver parses datagrams from the network, so it runs without a capability, sees
-//! no key, and gets only names that stand in the configuration (netcfg keeps the list).
+//! Invariant: the C library's resolver parses datagrams from the network, so it runs without a capability, holds
+//! one socket pair and nothing else, and gets only names that stand in the configuration (netcfg keeps the list).
+//! It sees no key: it is forked before anybody has read one.
 use crate::registered::register;
 use crate::{limits, sandbox};
 use linux::background::Silence;
-use linux::{Confinement, Helper, Privileged, User, fork_helper};
+use linux::{Helper, Privileged, User, fork_helper};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
@@ -40,12 +41,11 @@ pub(super) struct Resolver {
 pub(super) fn start(
     privileged: Privileged,
     user: Option<User>,
-    silence: Option<Silence>,
+    to_background: bool,
 ) -> io::Result<(Privileged, Helper)> {
-    fork_helper(privileged, "wgd-resolve", move |privileged, socket| {
-        let user = user.unwrap_or(NOBODY);
-        let confinement =
-            Confinement { user: Some(user), files: sandbox::resolver_files(), ..Confinement::default() };
+    fork_helper(privileged, "wgd-resolve", &[], move |privileged, socket| {
+        let Ok(silence) = to_background.then(Silence::prepare).transpose() else { return daemon::exit::OS };
+        let confinement = sandbox::resolver_confinement(user.unwrap_or(NOBODY));
         let sealed = privileged
             .confine(&confinement)
             .map_err(|error| error.to_string())

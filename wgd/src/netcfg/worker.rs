@@ -1,5 +1,6 @@
 //! Carries out requests, one at a time.
 use super::interface::{Interface, Refused};
+use super::permitted::Permitted;
 use super::resolver::Resolver;
 use super::{Answer, Request};
 use crate::conf;
@@ -15,8 +16,8 @@ use std::path::PathBuf;
 pub(super) struct Worker {
     pub(super) interface: Interface,
     pub(super) config_path: PathBuf,
-    /// Host names in the configuration that was last read, in the order of the file.
-    pub(super) names: Vec<String>,
+    /// By the configuration that was last read.
+    pub(super) permitted: Permitted,
     pub(super) resolver: Option<Resolver>,
     /// Unlinked at farewell.
     pub(super) socket_files: Vec<PathBuf>,
@@ -42,6 +43,9 @@ impl Worker {
     async fn try_handle(&mut self, request: Request, descriptors: Vec<OwnedFd>) -> Outcome {
         match request {
             Request::Configure { addresses, mtu, up } => {
+                self.permitted
+                    .configuration(&addresses, &mtu, up)
+                    .map_err(|what| self.not_permitted(&what))?;
                 let (mtu, index) = self.interface.configure(&addresses, &mtu, up).await?;
                 Ok((Answer::Configured { mtu, index }, Vec::new()))
             }
@@ -57,6 +61,10 @@ impl Worker {
                 Ok((Answer::Done, Vec::new()))
             }
             Request::SetRoutes { prefixes, table, last } => {
+                if let Err(what) = self.permitted.routes(self.routes.len(), &prefixes, table) {
+                    self.routes = Vec::new();
+                    return Err(self.not_permitted(&what));
+                }
                 self.routes.extend(prefixes);
                 if last {
                     let routes = std::mem::take(&mut self.routes);
@@ -65,7 +73,7 @@ impl Worker {
                 Ok((Answer::Done, Vec::new()))
             }
             Request::ReadConfig => self.read_config(),
-            Request::Resolve { index } => self.resolve(index).await,
+            Request::Resolve { host } => self.resolve(&host).await,
             Request::RemoveSockets => {
                 for path in &self.socket_files {
                     if let Err(error) = std::fs::remove_file(path)
@@ -92,7 +100,7 @@ impl Worker {
             for place in conf::key_places(&conf) {
                 opened.push(conf::open_key(&place).map_err(at(format!("{path}: {place}")))?);
             }
-            self.names = conf::host_names(&conf).into_iter().map(|name| name.host).collect();
+            self.permitted = Permitted::by(&conf);
         }
         if opened.len() > MAX_DESCRIPTORS {
             let what = format!("{path}: more than {} key files; write the keys into it", MAX_DESCRIPTORS - 1);
@@ -101,11 +109,8 @@ impl Worker {
         Ok((Answer::Done, opened.into_iter().map(OwnedFd::from).collect()))
     }
 
-    async fn resolve(&mut self, index: usize) -> Outcome {
-        let Some(name) = self.names.get(index) else {
-            let what = format!("host name number {index} of {}", self.config_path.display());
-            return Err(Refused { what, error: io::Error::from_raw_os_error(libc::ENOENT) });
-        };
+    async fn resolve(&mut self, name: &str) -> Outcome {
+        self.permitted.name(name).map_err(|what| self.not_permitted(&what))?;
         let Some(resolver) = &mut self.resolver else {
             let what = format!("look up {name:?}: no resolver runs");
             return Err(Refused { what, error: io::Error::from_raw_os_error(libc::EPERM) });
@@ -113,6 +118,12 @@ impl Worker {
         let addresses = resolver.look_up(name).await;
         let addresses = addresses.map_err(|error| Refused { what: format!("look up {name:?}"), error })?;
         Ok((Answer::Resolved(addresses), Vec::new()))
+    }
+
+    fn not_permitted(&self, what: &str) -> Refused {
+        tracing::warn!(what, "refused: the interface's file does not say so");
+        let what = format!("{what}: {} does not say so", self.config_path.display());
+        Refused { what, error: io::Error::from_raw_os_error(libc::EPERM) }
     }
 }
 
