@@ -11,6 +11,9 @@ use std::time::Duration;
 pub const PROOF_OF_LIFE: Duration = Duration::from_millis(2500);
 /// Health requests come each second.
 pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
+/// A body that comes more slowly than this for as long as a pause may be is given up: whoever sends a byte
+/// now and then would hold one of storaged's transfers for ever. A modem's rate is four times as much.
+pub const MIN_BYTES_PER_SECOND: u64 = 1024;
 /// What a refused client may still send before the connection is dropped under it, in bytes.
 pub const LINGER_BYTES: usize = 256 * 1024;
 /// How long a refused client may take to notice the refusal.
@@ -40,8 +43,8 @@ pub const PERMISSION_TIMEOUT: Duration = Duration::from_secs(10);
 pub const COMMIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// Idle connections to storaged that are kept for the next request.
 pub const POOLED_CONNECTIONS: usize = 32;
-/// Younger than any keep-alive limit storaged may have, so that a pooled connection is seldom stale.
-pub const POOLED_IDLE: Duration = Duration::from_secs(20);
+/// Younger than storaged lets an idle connection become (10 s), so that a pooled one is seldom stale.
+pub const POOLED_IDLE: Duration = Duration::from_secs(8);
 /// A listing's cursor is opaque to edge, but not endless.
 pub const CURSOR_BYTES: usize = 2 * 1024;
 /// What a refused client is told to wait, in seconds: the time one probe takes to see the tunnel again.

@@ -6,10 +6,11 @@
 //! question, so that it costs no round trip.
 
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HOST, IF_MATCH, IF_NONE_MATCH, IF_RANGE,
+    RANGE,
 };
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, Method, Version};
 use store_proto::headers::{CULVERT_FILE_TYPE, REPR_DIGEST};
 use store_proto::{
     Cohort, ContentDigest, FileMeta, FileSelector, FileType, LogicalPath, Permission, PermissionRequest,
@@ -95,6 +96,7 @@ pub fn plan(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Plan
 }
 
 fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result<Plan, Refusal> {
+    host(head)?;
     let target = Target::parse(head.uri.path())?;
     let verb = verb(&target, &head.method)?;
     let upload = match verb {
@@ -156,6 +158,16 @@ fn verb(target: &Target, method: &Method) -> Result<Verb, Refusal> {
         (Target::File(..), "HEAD") => Ok(Verb::Head),
         (Target::File(..), "PUT") => Ok(Verb::Put),
         (Target::Files(_) | Target::File(..), _) => Err(Refusal::Method { allow }),
+    }
+}
+
+/// RFC 9112 §3.2: exactly one, or two readers of the head may take it for two different requests.
+fn host(head: &Parts) -> Result<(), Refusal> {
+    let refuse = |rule: &str| Refusal::Header { name: "Host", rule: rule.to_owned() };
+    match single(&head.headers, &HOST, "Host")? {
+        Some(_) => Ok(()),
+        None if head.version <= Version::HTTP_10 => Ok(()),
+        None => Err(refuse("HTTP/1.1 needs one")),
     }
 }
 

@@ -59,8 +59,8 @@ pub enum Refusal {
     /// The body ended early.
     #[error("the body ended before its announced end; nothing was stored")]
     IncompleteBody,
-    /// The client paused for too long within a body.
-    #[error("the body paused for more than {} s; nothing was stored", .after.as_secs())]
+    /// The client paused for too long within a body, or sent it by the byte.
+    #[error("the body made too little progress for {} s; nothing was stored", .after.as_secs())]
     SlowBody {
         /// The idle limit.
         after: Duration,

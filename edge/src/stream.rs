@@ -16,6 +16,7 @@ use prometheus::{IntCounter, IntGauge};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::limits::MIN_BYTES_PER_SECOND;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
 use crate::store_client::Lease;
@@ -26,8 +27,8 @@ pub enum BodyError {
     /// The sender went away, or sent less than it announced.
     #[error("the body ended early")]
     Incomplete,
-    /// The sender paused for too long.
-    #[error("the body paused for more than {0:?}")]
+    /// The sender paused for too long, at once or in many small pauses.
+    #[error("the body made too little progress for {0:?}")]
     Slow(Duration),
     /// More came than is allowed.
     #[error("the body is longer than {0} bytes")]
@@ -169,7 +170,11 @@ impl UploadBody {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => return self.pause.poll(cx).map(|error| Some(Err(error))),
             };
-            self.pause.ended();
+            let length = match &frame {
+                Some(Ok(frame)) => frame.data_ref().map_or(0, |data| data.len() as u64),
+                Some(Err(_)) | None => 0,
+            };
+            self.pause.ended_with(length);
             let frame = match frame {
                 None => return Poll::Ready(None),
                 Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::Incomplete))),
@@ -177,7 +182,6 @@ impl UploadBody {
             };
             // Trailers carry nothing that edge passes on.
             let Ok(data) = frame.into_data() else { continue };
-            let length = data.len() as u64;
             let Some(left) = self.left.checked_sub(length) else {
                 return Poll::Ready(Some(Err(BodyError::TooLong(self.max_bytes))));
             };
@@ -205,30 +209,43 @@ impl Body for UploadBody {
     }
 }
 
-/// Counts the time in which the sender has nothing to say.
+/// Counts the time in which the sender has nothing to say; never the time in which the receiver takes
+/// nothing, for then nobody asks.
 #[derive(Debug)]
 struct Pause {
     longest: Duration,
     timer: Pin<Box<Sleep>>,
-    running: bool,
+    since: Option<Instant>,
+    /// Time waited that no bytes have paid for.
+    debt: Duration,
 }
 
 impl Pause {
     fn new(longest: Duration) -> Pause {
-        Pause { longest, timer: Box::pin(sleep(longest)), running: false }
+        Pause { longest, timer: Box::pin(sleep(longest)), since: None, debt: Duration::ZERO }
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        if !self.running {
-            self.running = true;
-            let deadline = Instant::now() + self.longest;
-            self.timer.as_mut().reset(deadline);
+        if self.since.is_none() {
+            let now = Instant::now();
+            self.since = Some(now);
+            self.timer.as_mut().reset(now + self.longest.saturating_sub(self.debt));
         }
         self.timer.as_mut().poll(cx).map(|()| BodyError::Slow(self.longest))
     }
 
+    /// The sender said something: whatever it was, the wait is over.
     fn ended(&mut self) {
-        self.running = false;
+        (self.since, self.debt) = (None, Duration::ZERO);
+    }
+
+    /// The sender said so much: bytes pay for the wait at [`MIN_BYTES_PER_SECOND`].
+    fn ended_with(&mut self, bytes: u64) {
+        if let Some(since) = self.since.take() {
+            self.debt += since.elapsed();
+        }
+        let paid = Duration::from_micros(bytes.saturating_mul(1_000_000) / MIN_BYTES_PER_SECOND);
+        self.debt = self.debt.saturating_sub(paid);
     }
 }
 

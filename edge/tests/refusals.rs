@@ -83,12 +83,103 @@ async fn smuggling_attempts_do_not_pass() {
         "Content-Length: 5, 5\r\n\r\nhello",
         "Transfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
         "Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n0\r\n\r\n",
+        "Transfer-Encoding: chunked\r\n\r\n-1\r\nx\r\n0\r\n\r\n",
+        "Host: another\r\nContent-Length: 5\r\n\r\nhello",
+        "Content-Length: 5\r\n folded: yes\r\n\r\nhello",
+        "Content-Length : 5\r\n\r\nhello",
     ] {
         let mut client = edge.connect().await;
         let answer = client.ask(format!("{PUT}{auth}{framing}")).await;
         assert_eq!(answer.status, 400, "{framing:?}: {}", answer.head);
     }
     assert_eq!(fake.state.completed.load(SeqCst), 0);
+}
+
+/// RFC 9112 §6.3: the chunks decide, and the connection ends with the answer, so that nobody takes what follows
+/// for another request.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_framings_the_chunks_count_and_nothing_follows() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let auth = authorization();
+    let chunks = "5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n";
+    for framing in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+    ] {
+        fake.state.received.store(0, SeqCst);
+        let mut client = edge.connect().await;
+        client.send(format!("{PUT}{auth}{framing}{chunks}{GET}{auth}\r\n")).await;
+        let answer = client.read().await;
+        assert_eq!(answer.status, 201, "{framing:?}");
+        assert_eq!(fake.state.received.load(SeqCst), 11, "{framing:?}");
+        assert!(client.try_read().await.is_err(), "the second request was answered: {framing:?}");
+        let told = fake.state.last_headers.lock().unwrap();
+        assert_eq!(told.get("content-length"), None, "{framing:?}: what the client says is not passed on");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_without_a_host_is_refused() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let mut client = edge.connect().await;
+    let line = "GET /v1/cohorts/alpha/files/a.bin HTTP/1.1\r\n";
+    let answer = client.ask(format!("{line}{}\r\n", authorization())).await;
+    assert_eq!((answer.status, answer.kind().as_str()), (400, "bad-request"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_client_says_of_itself_is_not_believed() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let mut client = edge.connect().await;
+    let claims = "Request-Id: mine\r\nX-Request-Id: mine\r\nX-Forwarded-For: 192.0.2.1\r\nForwarded: for=192.0.2.1\r\n\
+                  X-Internal-Key: guessed\r\nX-API-Key: guessed\r\nCulvert-Context: e30\r\nCulvert-Path: ../x\r\n\
+                  Culvert-Cohort: beta\r\nConnection: keep-alive, Culvert-Path\r\nTE: trailers\r\nUpgrade: h2c\r\n\
+                  Trailer: Culvert-Path\r\nCookie: a=b\r\n";
+    let body = "Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\nCulvert-Path: ../x\r\n\r\n";
+    let answer = client.ask(format!("{PUT}{}{claims}{body}", authorization())).await;
+    assert_eq!(answer.status, 201);
+    assert_ne!(answer.header("request-id"), Some("mine"));
+    let context = fake.state.last_context.lock().unwrap().clone().unwrap();
+    assert_eq!(context.client_address.to_string(), "127.0.0.1");
+    let told = fake.state.last_headers.lock().unwrap().clone();
+    assert_eq!((told["culvert-path"].as_str(), told["culvert-cohort"].as_str()), ("a.bin", "alpha"));
+    let mut names: Vec<&str> = told.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "content-type",
+            "culvert-cohort",
+            "culvert-context",
+            "culvert-path",
+            "host",
+            "transfer-encoding",
+            "x-internal-key"
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_api_is_answered_whatever_the_form_of_the_target() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let auth = authorization();
+    for (line, status) in [
+        ("CONNECT 10.100.0.11:8001 HTTP/1.1", 404),
+        ("OPTIONS * HTTP/1.1", 404),
+        ("GET /metrics HTTP/1.1", 404),
+        ("TRACE /v1/cohorts/alpha/files/a.bin HTTP/1.1", 405),
+        ("GET http://10.100.0.11:8001/internal/storage/health HTTP/1.1", 404),
+        ("GET http://elsewhere/v1/cohorts/alpha/files/a.bin HTTP/1.1", 404),
+    ] {
+        let mut client = edge.connect().await;
+        let answer = client.ask(format!("{line}\r\nHost: edge\r\n{auth}\r\n")).await;
+        assert_eq!(answer.status, status, "{line}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -130,6 +130,40 @@ async fn a_body_that_pauses_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_trickles_is_given_up() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "idle_timeout = \"1s\"").await;
+    let client = edge.connect().await;
+    let (mut read, mut write) = client.stream.into_split();
+    let head = format!("{PUT}{}Content-Length: 1000\r\n\r\n", authorization());
+    let sending = tokio::spawn(async move {
+        write.write_all(head.as_bytes()).await.unwrap();
+        while write.write_all(b"x").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    });
+    let mut answer = vec![0; 12];
+    let reading = tokio::io::AsyncReadExt::read_exact(&mut read, &mut answer);
+    tokio::time::timeout(Duration::from_secs(5), reading).await.unwrap().unwrap();
+    assert_eq!(answer, b"HTTP/1.1 408");
+    until("storaged sees the end", || fake.state.aborted.load(SeqCst) == 1).await;
+    sending.abort();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_comes_slowly_and_steadily_is_taken() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "idle_timeout = \"500ms\"").await;
+    let mut client = edge.connect().await;
+    client.send(format!("{PUT}{}Content-Length: 6000\r\n\r\n", authorization())).await;
+    for _ in 0..10 {
+        client.send([0; 600]).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    assert_eq!(client.read().await.status, 201);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_answer_before_the_bodys_end_reaches_a_client_that_keeps_sending() {
     let fake = Fake::start().await;
     fake.state.full_after.store(100_000, SeqCst);

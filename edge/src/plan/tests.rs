@@ -56,7 +56,7 @@ fn granted(granted: Grant) -> Given {
 #[track_caller]
 fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
     let (method, target) = line.split_once(' ').unwrap();
-    let mut request = Request::builder().method(method).uri(target);
+    let mut request = Request::builder().method(method).uri(target).header("Host", "edge");
     let token = bearer();
     let anonymous = headers.contains(&"anonymous");
     let lines = headers.iter().copied().filter(|line| *line != "anonymous");
