@@ -3,9 +3,9 @@
 //! Invariant: bytes go to `FILE.part`; `FILE` appears by a rename after they are on disk, and a dropped
 //! `PartFile` leaves nothing.
 
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
@@ -45,8 +45,8 @@ impl PartFile {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            // Somebody else's link must not choose what is overwritten.
-            .custom_flags(libc::O_NOFOLLOW)
+            // Somebody else's link must not choose what is overwritten, nor their pipe keep us waiting.
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(&part);
         let failed = |error: &dyn std::fmt::Display| Failure::failed(format!("{}: {error}", part.display()));
         let file = opened.map_err(|error| failed(&error))?;
@@ -58,6 +58,7 @@ impl PartFile {
             }
             Err(TryLockError::Error(error)) => return Err(failed(&error)),
         }
+        check_ours(&file, &part)?;
         // Only now is it ours to empty.
         file.set_len(0).map_err(|error| failed(&error))?;
         Ok(Self { file, part, path: path.to_owned(), existing, published: false })
@@ -113,6 +114,24 @@ impl Drop for PartFile {
     }
 }
 
+/// What was there already must be what this program leaves behind when it is killed: a file of our own that
+/// nobody else can read through another name. And it must still be there: another download may have made it
+/// its `FILE` between our opening and our locking it.
+fn check_ours(file: &File, part: &Path) -> Result<(), Failure> {
+    let refused = |why: &str| Err(Failure::refused(format!("{}: {why}", part.display())));
+    let failed = |error: io::Error| Failure::failed(format!("{}: {error}", part.display()));
+    let found = file.metadata().map_err(failed)?;
+    let ours = found.uid() == nix::unistd::geteuid().as_raw();
+    if !found.is_file() || !ours || found.nlink() > 1 {
+        return refused("is there already and is not a part file of yours; remove it or name another file");
+    }
+    match part.symlink_metadata() {
+        Ok(named) if (named.dev(), named.ino()) == (found.dev(), found.ino()) => {}
+        Ok(_) | Err(_) => return refused("another download has just ended; try again"),
+    }
+    file.set_permissions(Permissions::from_mode(0o600)).map_err(failed)
+}
+
 fn exists(path: &Path) -> Failure {
     Failure::refused(format!("{} exists; --force replaces it", path.display()))
 }
@@ -162,6 +181,42 @@ mod tests {
         let path = directory.path().join("f");
         let _first = PartFile::create(&path, Existing::Keep).unwrap();
         assert_eq!(PartFile::create(&path, Existing::Keep).err().unwrap().exit(), Exit::Refused);
+    }
+
+    #[test]
+    fn a_planted_file_is_not_written() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, part) = (directory.path().join("f"), directory.path().join("f.part"));
+        std::fs::write(directory.path().join("theirs"), "kept").unwrap();
+        std::fs::hard_link(directory.path().join("theirs"), &part).unwrap();
+        assert_eq!(PartFile::create(&path, Existing::Keep).err().unwrap().exit(), Exit::Refused);
+        assert_eq!(std::fs::read_to_string(&part).unwrap(), "kept");
+        std::fs::remove_file(&part).unwrap();
+        nix::unistd::mkfifo(&part, nix::sys::stat::Mode::S_IRWXU).unwrap();
+        assert!(PartFile::create(&path, Existing::Keep).is_err(), "a pipe keeps nobody waiting");
+    }
+
+    #[test]
+    fn what_a_killed_download_left_is_taken_over_and_is_ours_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, part) = (directory.path().join("f"), directory.path().join("f.part"));
+        std::fs::write(&part, "half").unwrap();
+        std::fs::set_permissions(&part, Permissions::from_mode(0o644)).unwrap();
+        let mut new = PartFile::create(&path, Existing::Keep).unwrap();
+        new.write(b"x").unwrap();
+        new.publish().unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "x");
+        assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_part_that_became_its_file_is_not_emptied() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, part) = (directory.path().join("f"), directory.path().join("f.part"));
+        std::fs::write(&part, "whole").unwrap();
+        let opened = OpenOptions::new().write(true).open(&part).unwrap();
+        std::fs::rename(&part, &path).unwrap();
+        assert_eq!(check_ours(&opened, &part).unwrap_err().exit(), Exit::Refused);
     }
 
     #[test]
