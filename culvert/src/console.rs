@@ -51,6 +51,14 @@ impl Console {
         writeln!(std::io::stdout().lock(), "{text}").map_err(|error| Failure::output(&error))
     }
 
+    /// Something that should not stay as it is and stops nothing. With JSON standard error is for the one error.
+    #[expect(clippy::print_stderr, reason = "a warning belongs beside the result, not into it")]
+    pub(crate) fn warn(self, text: &str) {
+        if !self.json && !self.quiet {
+            eprintln!("culvert: warning: {text}");
+        }
+    }
+
     pub(crate) fn json_line<T: Serialize>(self, value: &T) -> Result<(), Failure> {
         let text = serde_json::to_string(value).map_err(|error| Failure::failed(format!("JSON: {error}")))?;
         self.line(&text)
@@ -65,9 +73,15 @@ pub(crate) enum ProgressStyle {
     None,
 }
 
-/// Text from elsewhere, made safe for a terminal: control characters would move the cursor or recolour it.
+/// Text from elsewhere, made safe for a terminal: control characters would move the cursor or recolour it,
+/// bidirectional marks would show a line in another order than it has.
 pub(crate) fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars().map(|c| if c.is_control() || is_bidirectional(c) { '\u{fffd}' } else { c }).collect()
+}
+
+/// Marks, embeddings, overrides and isolates of Unicode's bidirectional algorithm, and its line separators.
+fn is_bidirectional(c: char) -> bool {
+    matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// `1536` → `1.5 KiB`.
@@ -105,5 +119,7 @@ mod tests {
     #[test]
     fn escape_sequences_do_not_reach_a_terminal() {
         assert_eq!(printable("a\u{1b}[31mb\n"), "a\u{fffd}[31mb\u{fffd}");
+        assert_eq!(printable("a\u{9b}31mb"), "a\u{fffd}31mb", "also as one character of C1");
+        assert_eq!(printable("a\u{202e}vsc.exe"), "a\u{fffd}vsc.exe");
     }
 }

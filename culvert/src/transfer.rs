@@ -7,13 +7,15 @@ mod progress;
 pub(crate) mod put;
 mod upload_body;
 
-use std::path::PathBuf;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
 use daemon::secret::SecretString;
 use store_proto::Token;
 
+use crate::console::{Console, printable};
 use crate::failure::Failure;
 use crate::target::Server;
 
@@ -37,9 +39,15 @@ pub(crate) struct ServerArguments {
 
 impl ServerArguments {
     /// The token is never taken from the command line, where every process of the machine could read it.
-    fn token(&self) -> Result<Token, Failure> {
+    fn token(&self, console: Console) -> Result<Token, Failure> {
         let (secret, name) = match &self.token_file {
             Some(path) => {
+                if others_can_read(path) {
+                    console.warn(&format!(
+                        "{}: every user of this machine can read your token: chmod 600",
+                        printable(&path.to_string_lossy())
+                    ));
+                }
                 let secret = daemon::secret::read_reference(&path.to_string_lossy());
                 (secret.map_err(|error| Failure::usage(error.to_string()))?, path.display().to_string())
             }
@@ -56,4 +64,8 @@ impl ServerArguments {
     fn patience(&self) -> Duration {
         Duration::from_secs(self.stall_timeout)
     }
+}
+
+fn others_can_read(path: &Path) -> bool {
+    path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o004 != 0)
 }

@@ -191,6 +191,80 @@ fn a_refused_file_is_not_sent() {
     assert_eq!(body_bytes, 0);
 }
 
+/// Answers one request with `head`, and holds the connection until the client leaves; the request's head.
+fn answer_once(head: &'static str) -> (String, std::thread::JoinHandle<String>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = format!("http://{}", listener.local_addr().unwrap());
+    let answering = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut received = Vec::new();
+        while !received.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte).unwrap();
+            received.push(byte[0]);
+        }
+        stream.write_all(head.as_bytes()).unwrap();
+        let _ = stream.read_to_end(&mut Vec::new());
+        String::from_utf8(received).unwrap()
+    });
+    (server, answering)
+}
+
+#[test]
+fn a_redirection_is_not_followed_with_the_token() {
+    let thief = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    thief.set_nonblocking(true).unwrap();
+    let location = format!("http://{}/v1/cohorts/c5/files", thief.local_addr().unwrap());
+    let head = format!("HTTP/1.1 307 Elsewhere\r\nlocation: {location}\r\ncontent-length: 0\r\n\r\n");
+    let (server, answering) = answer_once(head.leak());
+    let ls = culvert().args(["ls", "c5", "--server", &server]).output().unwrap();
+    assert_eq!(ls.status.code(), Some(1), "{}", stderr(&ls));
+    assert!(stderr(&ls).contains("307"), "{}", stderr(&ls));
+    answering.join().unwrap();
+    assert_eq!(thief.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+}
+
+#[test]
+fn an_interrupted_download_leaves_nothing() {
+    let (server, _answering) = answer_once(
+        "HTTP/1.1 200 OK\r\ncontent-length: 10\r\nrepr-digest: sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:\r\n\r\n0123",
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    let mut get = culvert()
+        .args(["get", "c5/a", path.to_str().unwrap(), "--server", &server])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let part = directory.path().join("a.part");
+    for _ in 0..1000 {
+        if part.metadata().is_ok_and(|found| found.len() == 4) {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    let interrupt = std::process::Command::new("kill").args(["-INT", &get.id().to_string()]).status();
+    assert!(interrupt.unwrap().success());
+    assert_eq!(get.wait().unwrap().code(), Some(1));
+    assert_eq!(names_in(directory.path()), [""; 0]);
+}
+
+#[test]
+fn a_token_that_everybody_can_read_is_warned_of_and_never_shown() {
+    use std::os::unix::fs::PermissionsExt;
+    let edge = Edge::start(Manner::Honest);
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    fs::write(&file, support::token().expose()).unwrap();
+    for (mode, warned) in [(0o600, false), (0o640, false), (0o644, true)] {
+        fs::set_permissions(&file, fs::Permissions::from_mode(mode)).unwrap();
+        let ls = edge.culvert(&["ls", "c5", "--token-file", file.to_str().unwrap()]);
+        assert!(ls.status.success(), "{}", stderr(&ls));
+        assert_eq!(stderr(&ls).contains("chmod 600"), warned, "{mode:o}: {}", stderr(&ls));
+        assert!(!stderr(&ls).contains(&support::token().expose()[4..]));
+    }
+}
+
 #[test]
 fn nobody_listening_is_not_the_same_as_a_refusal() {
     // Bound and never accepted from would answer; a port just given back does not.

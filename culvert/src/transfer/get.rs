@@ -56,7 +56,7 @@ enum Sink {
 
 pub(crate) fn run(arguments: &GetArguments, console: Console) -> Result<(), Failure> {
     let source = RemoteFile::parse(&arguments.source)?;
-    let token = arguments.server.token()?;
+    let token = arguments.server.token(console)?;
     let file = match &arguments.destination {
         Some(path) if path == Path::new("-") => None,
         Some(path) => Some(path.clone()),

@@ -24,7 +24,7 @@ pub(crate) struct ListArguments {
 
 pub(crate) fn run(arguments: &ListArguments, console: Console) -> Result<(), Failure> {
     let place = RemotePrefix::parse(&arguments.place)?;
-    let token = arguments.server.token()?;
+    let token = arguments.server.token(console)?;
     http_client::runtime()?.block_on(unless_interrupted(list(arguments, &place, &token, console)))
 }
 

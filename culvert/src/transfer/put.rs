@@ -19,7 +19,7 @@ use tokio::sync::Notify;
 use super::ServerArguments;
 use super::progress::Progress;
 use super::upload_body::{self, Sent};
-use crate::console::Console;
+use crate::console::{Console, printable};
 use crate::failure::Failure;
 use crate::http_client::{self, Moved, expect_success, unless_interrupted, watched};
 use crate::limits::{READER_TIMEOUT, RECEIPT_BYTES_AT_MOST};
@@ -57,7 +57,7 @@ struct Report {
 pub(crate) fn run(arguments: &PutArguments, console: Console) -> Result<(), Failure> {
     let source = Source::open(&arguments.source)?;
     let target = RemoteFile::for_upload(&arguments.destination, source.name.as_deref())?;
-    let token = arguments.server.token()?;
+    let token = arguments.server.token(console)?;
     let (report, sent) = http_client::runtime()?
         .block_on(unless_interrupted(upload(arguments, source, &target, &token, console)))?;
     verify(&report.receipt, &sent)?;
@@ -95,7 +95,7 @@ impl Source {
         // Pipes and devices have no length.
         let length = metadata.is_file().then_some(metadata.len());
         let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-        let label = format!("put {}", name.as_deref().unwrap_or("file"));
+        let label = printable(&format!("put {}", name.as_deref().unwrap_or("file")));
         Ok(Self { reader: Box::new(file), length, name, label })
     }
 }
