@@ -28,3 +28,7 @@ pub mod stream;
 pub mod target;
 pub mod track;
 pub mod tunnel;
+
+#[cfg(test)]
+#[path = "../../crates/daemon/testing/documented.rs"]
+mod documented;

@@ -270,4 +270,16 @@ mod tests {
         assert!(families.len() >= 12);
         assert!(families.iter().all(|family| family.name().starts_with("edge_")));
     }
+
+    #[test]
+    fn every_metric_is_documented() {
+        use crate::documented;
+        let registry = Registry::new();
+        let metrics = Metrics::new(&registry).unwrap();
+        // These two have no series before the first request.
+        metrics.requests.with_label_values(&["upload", "PUT", "201"]).inc();
+        metrics.request_duration.with_label_values(&["upload", "PUT"]).observe(1.0);
+        let names = registry.gather().iter().map(|family| family.name().to_owned()).collect();
+        documented::compare(documented::table(documented::section("edge"), "metric"), names);
+    }
 }

@@ -22,3 +22,7 @@ pub mod serve;
 pub mod store;
 pub mod strangers;
 pub mod whois;
+
+#[cfg(test)]
+#[path = "../../crates/daemon/testing/documented.rs"]
+mod documented;

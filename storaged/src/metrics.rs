@@ -308,3 +308,23 @@ impl Made<'_> {
 fn options(name: &str, help: &str) -> Opts {
     Opts::new(format!("storaged_{name}"), help)
 }
+
+#[cfg(test)]
+mod documentation {
+    use super::*;
+    use crate::documented;
+
+    #[test]
+    fn every_metric_is_documented() {
+        let registry = Registry::new();
+        let metrics = Metrics::register(&registry).unwrap();
+        // No series before the first operation, and before a volume was looked at.
+        metrics.operation(Action::ALL[0], Ending::ALL[0], Some(1.0));
+        for gauge in [&metrics.filesystem_avail_bytes, &metrics.filesystem_size_bytes, &metrics.volume_usable]
+        {
+            gauge.with_label_values(&["main"]).set(1);
+        }
+        let names = registry.gather().iter().map(|family| family.name().to_owned()).collect();
+        documented::compare(documented::table(documented::section("storaged"), "metric"), names);
+    }
+}

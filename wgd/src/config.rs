@@ -285,4 +285,12 @@ mod tests {
         let again = build(&config.print(), &[]).expect("valid");
         assert_eq!(config.print(), again.print());
     }
+
+    #[test]
+    fn every_key_is_documented() {
+        use crate::documented;
+        let refusal = build("zz = 1\n", &["wg0"]).unwrap_err().to_string();
+        let section = documented::section("wgd");
+        documented::compare(documented::table(section, "key in"), documented::keys(&refusal, ""));
+    }
 }

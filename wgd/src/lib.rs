@@ -15,3 +15,7 @@ pub mod netcfg;
 mod registered;
 pub mod run;
 pub mod sandbox;
+
+#[cfg(test)]
+#[path = "../../crates/daemon/testing/documented.rs"]
+mod documented;

@@ -17,6 +17,7 @@ use wg_proto::{Counters, DeviceState, PeerState};
 #[derive(Clone)]
 pub struct Metrics {
     uapi: IntCounterVec,
+    netcfg: IntGauge,
     reload_successful: IntGauge,
     reload_success_at: IntGauge,
 }
@@ -44,16 +45,26 @@ impl Metrics {
             "When a good configuration file was last read, in seconds since 1970-01-01 UTC.",
         )?;
         reload_success_at.set(now_unix());
+        let netcfg = IntGauge::new(
+            "wgd_netcfg_up",
+            "Whether wgd-netcfg is there to change port, mark, routes and configuration.",
+        )?;
+        registry.register(Box::new(netcfg.clone()))?;
         registry.register(Box::new(uapi.clone()))?;
         registry.register(Box::new(reload_successful.clone()))?;
         registry.register(Box::new(reload_success_at.clone()))?;
         registry.register(Box::new(Tunnel { interface: interface.to_owned(), data, clock: Clock }))?;
-        Ok(Self { uapi, reload_successful, reload_success_at })
+        Ok(Self { uapi, netcfg, reload_successful, reload_success_at })
     }
 
     /// Counts an operation on the configuration socket.
     pub fn uapi(&self, op: &str, ok: bool) {
         self.uapi.with_label_values(&[op, if ok { "ok" } else { "error" }]).inc();
+    }
+
+    /// Notes whether the second process is there.
+    pub fn netcfg(&self, is_there: bool) {
+        self.netcfg.set(i64::from(is_there));
     }
 
     /// Notes how a reload went.
@@ -313,5 +324,17 @@ mod tests {
         assert!(text.contains("wgd_interface_mtu_bytes{interface=\"wg0\"} 1420"), "{text}");
         assert!(text.contains("reason=\"replay\"} 0"), "{text}");
         assert!(!text.contains("192.0.2.1"), "{text}");
+    }
+
+    #[test]
+    fn every_metric_is_documented() {
+        use crate::documented;
+        // Some families exist only with a peer, or once something was measured: the source has all names.
+        let source = include_str!("metrics.rs").split("#[cfg(test)]").next().unwrap_or_default();
+        let names = source.split('"').skip(1).step_by(2).filter(|text| {
+            ["wgd_", "wireguard_"].iter().any(|prefix| text.starts_with(prefix)) && !text.contains(' ')
+        });
+        let documented = documented::table(documented::section("wgd"), "metric");
+        documented::compare(documented, names.map(str::to_owned).collect());
     }
 }

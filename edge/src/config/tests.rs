@@ -121,3 +121,13 @@ fn a_reload_names_what_only_a_restart_can_change() {
     let new = parse(&format!("{}\n[limits]\nidle_timeout = \"1s\"\n", GOOD.replace("web1", "web2"))).unwrap();
     assert_eq!(old.needs_restart(&new), ["name"]);
 }
+
+#[test]
+fn every_key_is_documented() {
+    use crate::documented;
+    let refusal = |text| Config::parse("x", text, &Environment::default()).unwrap_err().to_string();
+    let mut keys = documented::keys(&refusal("zz = 1\n"), "");
+    keys.retain(|key| key != "limits");
+    keys.extend(documented::keys(&refusal("[limits]\nzz = 1\n"), "limits."));
+    documented::compare(documented::table(documented::section("edge"), "key in"), keys);
+}

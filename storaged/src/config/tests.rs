@@ -176,3 +176,21 @@ max_file_bytes = 1000
         Token::from_bytes([1; 32]).digest()
     )
 }
+
+#[test]
+fn every_key_is_documented() {
+    use crate::documented;
+    let refusal = |text: &str| daemon::config::parse::<Raw>("x", text).unwrap_err().to_string();
+    let mut keys = documented::keys(&refusal("zz = 1\n"), "");
+    for (table, text) in [
+        ("limits", "[limits]\nzz = 1\n"),
+        ("volume", "[[volume]]\nzz = 1\n"),
+        ("edge", "[[edge]]\nzz = 1\n"),
+        ("cohort", "[[cohort]]\nzz = 1\n"),
+        ("user", "[[user]]\nzz = 1\n"),
+    ] {
+        keys.retain(|key| key != table);
+        keys.extend(documented::keys(&refusal(text), &format!("{table}.")));
+    }
+    documented::compare(documented::table(documented::section("storaged"), "key in"), keys);
+}
