@@ -21,6 +21,7 @@ pub mod tun;
 pub mod udp;
 pub mod unix_datagram;
 pub mod unix_listener;
+mod unix_path;
 mod user;
 
 pub use caps::Capability;

@@ -5,16 +5,16 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
-use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
 use nix::sys::socket::sockopt::PassCred;
 use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, SockaddrLike, UnixAddr, UnixCredentials, recvmsg, setsockopt,
+    ControlMessageOwned, MsgFlags, SockType, SockaddrLike, UnixAddr, UnixCredentials, recvmsg, setsockopt,
 };
 
 use crate::User;
+use crate::unix_path::bind_at;
 
 /// `sizeof(sa_family_t)`: an address that is no longer has no name (unix(7)).
 const FAMILY_BYTES: libc::socklen_t = 2;
@@ -51,13 +51,7 @@ impl DatagramSocket {
     /// Binds to `path` with `mode`, owned by `owner` if given. A socket file that a dead process left is
     /// replaced; a live one, or anything that is no socket, is not touched.
     pub fn bind(path: &Path, mode: u32, owner: Option<User>) -> io::Result<Self> {
-        remove_dead_socket(path, |path| UnixDatagram::unbound()?.connect(path))?;
-        let socket = UnixDatagram::bind(path)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-        if let Some(owner) = owner {
-            std::os::unix::fs::chown(path, Some(owner.uid), Some(owner.gid))?;
-        }
-        socket.set_nonblocking(true)?;
+        let socket = UnixDatagram::from(bind_at(path, SockType::Datagram, mode, owner)?);
         setsockopt(&socket, PassCred, &true)?;
         Ok(Self { socket })
     }
@@ -97,29 +91,6 @@ impl AsFd for DatagramSocket {
 impl AsRawFd for DatagramSocket {
     fn as_raw_fd(&self) -> RawFd {
         self.socket.as_raw_fd()
-    }
-}
-
-/// Removes the socket file at `path` if nobody answers `connect`. Alive is `AddrInUse`.
-pub(crate) fn remove_dead_socket(
-    path: &Path,
-    connect: impl FnOnce(&Path) -> io::Result<()>,
-) -> io::Result<()> {
-    use std::os::unix::fs::FileTypeExt;
-    let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
-    if !metadata.file_type().is_socket() {
-        return Err(io::Error::new(
-            io::ErrorKind::AlreadyExists,
-            "a file that is not a socket is in the way",
-        ));
-    }
-    match connect(path) {
-        Ok(()) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process listens on this socket")),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
-            Err(io::Error::new(io::ErrorKind::AddrInUse, "a socket of another type is in the way"))
-        }
-        Err(error) => Err(error),
     }
 }
 

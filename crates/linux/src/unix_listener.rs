@@ -1,28 +1,26 @@
 //! Unix stream listeners at a path, with the stale-file rule of other daemons: connect first.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 
+use nix::sys::socket::{Backlog, SockType, listen};
+
 use crate::User;
-use crate::unix_datagram::remove_dead_socket;
+use crate::unix_path::bind_at;
 
 /// Listens at `path` with `mode`, owned by `owner` if given. A socket file that a dead process left is
 /// replaced; a live one is `AddrInUse`. The listener does not block.
 pub fn bind_unix_listener(path: &Path, mode: u32, owner: Option<User>) -> io::Result<UnixListener> {
-    remove_dead_socket(path, |path| UnixStream::connect(path).map(drop))?;
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode))?;
-    if let Some(owner) = owner {
-        std::os::unix::fs::chown(path, Some(owner.uid), Some(owner.gid))?;
-    }
-    listener.set_nonblocking(true)?;
-    Ok(listener)
+    let socket = bind_at(path, SockType::Stream, mode, owner)?;
+    listen(&socket, Backlog::MAXCONN)?;
+    Ok(UnixListener::from(socket))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
