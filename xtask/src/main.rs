@@ -9,6 +9,8 @@ mod check;
 mod demo;
 mod netns;
 mod packages;
+#[cfg(test)]
+mod promises;
 mod results;
 mod source_rules;
 mod steps;

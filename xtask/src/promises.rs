@@ -1,0 +1,68 @@
+//! The documents' links and the specification's tests exist.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> PathBuf {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR"));
+    manifest.parent().expect("xtask stands in the repository").to_owned()
+}
+
+/// The targets of a line's links into this repository.
+fn links(line: &str) -> impl Iterator<Item = &str> {
+    let targets = line.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+    targets.filter(|target| !target.is_empty() && !target.contains("://"))
+}
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let text = fs::read_to_string(root().join("docs/specification.md")).unwrap();
+    let mut promises = 0;
+    let mut missing = Vec::new();
+    let mut is_held = true;
+    for line in text.lines() {
+        if line.starts_with("**") {
+            assert!(is_held, "the promise before this one has no test: {line}");
+            (promises, is_held) = (promises + 1, false);
+        }
+        let Some((link, tests)) = line.strip_prefix("- [").and_then(|line| line.split_once("): ")) else {
+            continue;
+        };
+        let file = link.split("](../").nth(1).expect("a link from docs");
+        let source = fs::read_to_string(root().join(file)).unwrap_or_default();
+        for test in tests.split('`').skip(1).step_by(2) {
+            is_held = true;
+            let is_there = source.contains(&format!("fn {test}(")) || source.contains(&format!("\"{test}\""));
+            if !is_there {
+                missing.push(format!("{file}: {test}"));
+            }
+        }
+    }
+    assert!(is_held && promises > 30, "{promises} promises");
+    assert!(missing.is_empty(), "{missing:#?}");
+}
+
+#[test]
+fn no_document_has_a_dead_link() {
+    let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+    let mut folders = vec![root().join("docs")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "md") {
+                documents.push(path);
+            }
+        }
+    }
+    let mut dead = Vec::new();
+    for document in documents {
+        let text = fs::read_to_string(&document).unwrap();
+        let folder = document.parent().expect("a file has a folder").to_owned();
+        for target in text.lines().flat_map(links).filter(|target| !folder.join(target).exists()) {
+            dead.push(format!("{}: {target}", document.display()));
+        }
+    }
+    assert!(dead.is_empty(), "{dead:#?}");
+}
