@@ -132,6 +132,12 @@ fn families(
         &own,
         counters.cookie_replies_sent,
     );
+    book.gauge(
+        "wgd_under_load",
+        "Whether senders of handshakes are asked to prove their address.",
+        &own,
+        flag(state.under_load),
+    );
     book.counter("wgd_events_lost_total", "Events that found their queue full.", &own, io.events_lost);
     book.gauge("wgd_interface_mtu_bytes", "The interface's MTU.", &own, f64::from(io.mtu));
     book.finish()

@@ -20,6 +20,7 @@ use crate::allowed_ips::AllowedIps;
 use crate::identity::{Admission, Identity};
 use crate::limits::from_the_specification::COOKIE_REPLY_BYTES;
 use crate::limits::our_choice::{DEFAULT_MTU, SCRATCH_BYTES};
+use crate::load::Load;
 use crate::peer::{Context, Peer, Ranges};
 use crate::session::Scratch;
 use crate::{
@@ -34,6 +35,7 @@ pub(crate) type PeerId = usize;
 /// One interface: our key, its peers and the routing between them.
 pub struct Device {
     identity: Option<Identity>,
+    load: Load,
     listen_port: u16,
     fwmark: u32,
     mtu: u16,
@@ -62,6 +64,7 @@ impl Device {
     pub fn new() -> Device {
         Device {
             identity: None,
+            load: Load::default(),
             listen_port: 0,
             fwmark: 0,
             mtu: DEFAULT_MTU,
@@ -176,6 +179,7 @@ impl Device {
             public_key: self.identity.as_ref().map(Identity::public),
             listen_port: self.listen_port,
             fwmark: self.fwmark,
+            under_load: self.load.is_high(now),
             peers: peers
                 .into_iter()
                 .map(|(_, id, peer)| {
@@ -192,6 +196,12 @@ impl Device {
     pub fn peer_by_source(&self, source: IpAddr) -> Option<PeerIdentity> {
         let id = self.allowed_ips.lookup(source)?;
         self.peers[id].as_ref().map(|(_, peer)| peer.identity())
+    }
+
+    /// For each peer with a persistent keepalive, when it last completed a handshake.
+    pub fn kept_alive(&self) -> impl Iterator<Item = Option<Instant>> {
+        let peers = self.peers.iter().flatten().map(|(_, peer)| peer);
+        peers.filter(|peer| peer.wants_keepalives()).map(|peer| peer.last_handshake())
     }
 
     /// The interface's MTU: padding stops there.
@@ -260,7 +270,7 @@ impl Device {
         now: Instant,
         out: &mut impl Output,
     ) -> Result<(), (Option<PeerId>, DropReason)> {
-        self.admit(message, from, out).map_err(|reason| (None, reason))?;
+        self.admit(message, from, now, out).map_err(|reason| (None, reason))?;
         let Some(identity) = &self.identity else { return Err((None, DropReason::NoSession)) };
         let initiator = identity.initiator_of(message).map_err(|reason| (None, reason))?;
         let id = *self.by_key.get(&initiator).ok_or((None, DropReason::UnknownPeer))?;
@@ -276,7 +286,7 @@ impl Device {
         now: Instant,
         out: &mut impl Output,
     ) -> Result<(), (Option<PeerId>, DropReason)> {
-        self.admit(message, from, out).map_err(|reason| (None, reason))?;
+        self.admit(message, from, now, out).map_err(|reason| (None, reason))?;
         let id = self.ranges.owner(receiver).ok_or((None, DropReason::UnknownIndex))?;
         self.with_peer(id, now, out, |peer, cx| peer.accept_response(receiver, message, from, cx))
             .map_err(|reason| (Some(id), reason))
@@ -295,10 +305,16 @@ impl Device {
     }
 
     /// The gate before handshakes.
-    fn admit(&mut self, message: &[u8], from: Endpoint, out: &mut impl Output) -> Result<(), DropReason> {
+    fn admit(
+        &mut self,
+        message: &[u8],
+        from: Endpoint,
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), DropReason> {
         let Some(identity) = &self.identity else { return Err(DropReason::NoSession) };
         let mut cookie = [0; COOKIE_REPLY_BYTES];
-        match identity.admit(message, from.remote.ip(), &mut cookie) {
+        match identity.admit(message, from.remote.ip(), &mut self.load, now, &mut cookie) {
             Admission::Pass => Ok(()),
             Admission::Refuse(reason) => Err(reason),
             Admission::Cookie(reply) => {

@@ -26,7 +26,8 @@ pub enum DropReason {
     NoEndpoint,
     /// No session, and none could be started or finished.
     NoSession,
-    /// More packets wait for the handshake than are kept.
+    /// More packets wait for the handshake than are kept, or under load one proven address sends more
+    /// handshakes than it may.
     QueueFull,
     /// Larger than any datagram may be.
     TooBig,

@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
@@ -12,7 +13,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
 use crate::limits::from_the_specification::COOKIE_REPLY_BYTES;
-use crate::limits::our_choice::HANDSHAKES_PER_SECOND_BEFORE_COOKIES;
+use crate::load::Load;
 use crate::{DropReason, PublicKey, SecretKey};
 
 /// A static key in use.
@@ -21,9 +22,10 @@ pub(crate) struct Identity {
     public: PublicKey,
     x25519_secret: x25519::StaticSecret,
     x25519_public: x25519::PublicKey,
-    /// Counts handshakes of the whole device and makes cookies.
-    gate: RateLimiter,
-    /// The noise implementation insists on a limiter inside each session; this one never limits.
+    /// A limiter that always limits: it makes cookies, and checks the second MAC against them.
+    cookies: RateLimiter,
+    /// Checks the first MAC alone; and the noise implementation insists on a limiter inside each
+    /// session.
     unlimited: Arc<RateLimiter>,
 }
 
@@ -41,7 +43,7 @@ impl Identity {
         let x25519_public = x25519::PublicKey::from(&x25519_secret);
         Identity {
             public: PublicKey::from_bytes(*x25519_public.as_bytes()),
-            gate: RateLimiter::new(&x25519_public, HANDSHAKES_PER_SECOND_BEFORE_COOKIES),
+            cookies: RateLimiter::new(&x25519_public, 0),
             unlimited: Arc::new(RateLimiter::new(&x25519_public, u64::MAX)),
             secret,
             x25519_secret,
@@ -68,25 +70,26 @@ impl Identity {
         self.x25519_secret.diffie_hellman(&peer).was_contributory()
     }
 
-    /// Checks the MACs of an initiation or a response.
+    /// Checks the MACs of an initiation or a response; the second only under load, and only if the sender is
+    /// over what it may send without.
     pub(crate) fn admit<'a>(
         &self,
         message: &[u8],
         from: IpAddr,
+        load: &mut Load,
+        now: Instant,
         cookie: &'a mut [u8; COOKIE_REPLY_BYTES],
     ) -> Admission<'a> {
-        self.gate.reset_count();
-        match self.gate.verify_packet(Some(from), message, cookie) {
-            Ok(_) => Admission::Pass,
-            Err(TunnResult::WriteToNetwork(reply)) => Admission::Cookie(reply),
-            Err(TunnResult::Err(WireGuardError::InvalidMac)) => Admission::Refuse(DropReason::Mac1Invalid),
-            Err(TunnResult::Err(WireGuardError::UnderLoad)) => Admission::Refuse(DropReason::Mac2Missing),
-            Err(
-                TunnResult::Err(_)
-                | TunnResult::Done
-                | TunnResult::WriteToTunnelV4(..)
-                | TunnResult::WriteToTunnelV6(..),
-            ) => Admission::Refuse(DropReason::Malformed),
+        if let Err(result) = self.unlimited.verify_packet(Some(from), message, &mut []) {
+            return refusal(result);
+        }
+        if load.takes_unproven(from, now) {
+            return Admission::Pass;
+        }
+        match self.cookies.verify_packet(Some(from), message, cookie) {
+            Ok(_) if load.takes_proven(from, now) => Admission::Pass,
+            Ok(_) => Admission::Refuse(DropReason::QueueFull),
+            Err(result) => refusal(result),
         }
     }
 
@@ -98,5 +101,69 @@ impl Identity {
         let half = parse_handshake_anon(&self.x25519_secret, &self.x25519_public, &initiation)
             .map_err(|_| DropReason::DecryptFailed)?;
         Ok(PublicKey::from_bytes(half.peer_static_public))
+    }
+}
+
+fn refusal(result: TunnResult<'_>) -> Admission<'_> {
+    match result {
+        TunnResult::WriteToNetwork(reply) => Admission::Cookie(reply),
+        TunnResult::Err(WireGuardError::InvalidMac) => Admission::Refuse(DropReason::Mac1Invalid),
+        TunnResult::Err(_)
+        | TunnResult::Done
+        | TunnResult::WriteToTunnelV4(..)
+        | TunnResult::WriteToTunnelV6(..) => Admission::Refuse(DropReason::Malformed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::limits::our_choice::SCRATCH_BYTES;
+
+    #[test]
+    fn under_load_a_cookie_proves_the_address_and_lets_the_handshake_through() {
+        let ours = Identity::new(SecretKey::generate().unwrap());
+        let theirs = SecretKey::generate().unwrap().to_x25519();
+        let mut peer = Tunn::new(theirs, ours.x25519_public, None, None, 1, None);
+        let mut scratch = vec![0; SCRATCH_BYTES];
+        let mut initiate = |peer: &mut Tunn| {
+            let result = peer.format_handshake_initiation(&mut scratch, true);
+            let TunnResult::WriteToNetwork(initiation) = result else { panic!("{result:?}") };
+            initiation.to_vec()
+        };
+        let first = initiate(&mut peer);
+
+        let (mut load, now, mut cookie) = (Load::default(), now(), [0; COOKIE_REPLY_BYTES]);
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let mut reply = None;
+        for _ in 0..1000 {
+            if let Admission::Cookie(bytes) = ours.admit(&first, address, &mut load, now, &mut cookie) {
+                reply = Some(bytes.to_vec());
+            }
+        }
+        let reply = reply.expect("1000 in one moment are load");
+        assert!(matches!(peer.decapsulate(None, &reply, &mut [0; 256]), TunnResult::Done));
+
+        let proven = initiate(&mut peer);
+        let mut admit = |from| ours.admit(&proven, from, &mut load, now, &mut cookie).name();
+        assert_eq!(admit(address), "pass");
+        // The proof is of this address alone, and it does not buy more than the allowance.
+        assert_eq!([0; 6].map(|_| admit(IpAddr::from([192, 0, 2, 2])))[5], "cookie");
+        assert_eq!([0; 5].map(|_| admit(address))[4], "QueueFull");
+    }
+
+    impl Admission<'_> {
+        fn name(&self) -> String {
+            match self {
+                Admission::Pass => "pass".to_owned(),
+                Admission::Cookie(_) => "cookie".to_owned(),
+                Admission::Refuse(reason) => format!("{reason:?}"),
+            }
+        }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "the test's one origin of time")]
+    fn now() -> Instant {
+        Instant::now()
     }
 }

@@ -14,6 +14,7 @@ mod endpoint;
 mod identity;
 mod key;
 pub mod limits;
+mod load;
 mod output;
 mod peer;
 mod session;

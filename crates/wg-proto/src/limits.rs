@@ -43,7 +43,15 @@ pub mod our_choice {
     pub const PEER_DOWN_AFTER: Duration = super::from_the_specification::REJECT_AFTER_TIME;
     /// Handshake messages a second before proof of address (a cookie) is asked for. One costs about
     /// 0.2 ms of CPU, so the flood is held at some 5 % of a core.
-    pub const HANDSHAKES_PER_SECOND_BEFORE_COOKIES: u64 = 250;
+    pub const HANDSHAKES_PER_SECOND_BEFORE_COOKIES: u32 = 250;
+    /// The device counts as loaded for this long after it last was: wireguard-go's `UnderLoadAfterTime`.
+    pub const LOAD_LASTS: Duration = Duration::from_secs(1);
+    /// What one source address is allowed under load, as in the kernel and in wireguard-go's `ratelimiter`.
+    pub const SOURCE_HANDSHAKES_PER_SECOND: u32 = 20;
+    /// What it may send at once of that.
+    pub const SOURCE_HANDSHAKE_BURST: u32 = 5;
+    /// Source addresses remembered, twice (with and without proof): together some 2 MB.
+    pub const HANDSHAKE_SOURCES: usize = 16_384;
     /// Old sessions kept to open what is still under way after a pre-shared key changed.
     pub const MAX_DRAINING_SESSIONS: usize = 2;
     /// The MTU until the shell names the interface's.

@@ -120,6 +120,10 @@ impl Peer {
         }
     }
 
+    pub(crate) fn last_handshake(&self) -> Option<Instant> {
+        self.timers.last_handshake()
+    }
+
     /// When this peer next wants [`Peer::service`].
     pub(crate) fn next_timeout(&self) -> Option<Instant> {
         self.timers.next()

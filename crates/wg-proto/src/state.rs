@@ -18,6 +18,8 @@ pub struct DeviceState {
     pub listen_port: u16,
     /// 0 when none.
     pub fwmark: u32,
+    /// Handshakes come faster than they are worth: senders are asked to prove their address.
+    pub under_load: bool,
     /// In the order they were added.
     pub peers: Vec<PeerState>,
 }

@@ -122,6 +122,34 @@ fn a_flood_of_initiations_is_answered_with_cookies() {
 }
 
 #[test]
+fn a_flood_from_one_address_does_not_delay_anothers_handshake() {
+    let mut pair = Pair::new();
+    // A stranger knows our public key, so its first MAC is right.
+    let mut stranger = Pair::new();
+    let right = pair.right.public_key().to_hex();
+    stranger.set(
+        Left,
+        &format!(
+            "replace_peers=true\npublic_key={right}\nendpoint=192.0.2.2:51820\nallowed_ip=10.0.0.2/32\n"
+        ),
+    );
+    stranger.cut = true;
+    stranger.send(Left, 60);
+    let initiation = stranger.sent[0].datagram.clone();
+    for _ in 0..1000 {
+        pair.inject(Right, &initiation, "203.0.113.9:1");
+    }
+    assert!(pair.right.device.state(pair.now).under_load);
+    let cookies = pair.right.device.counters().cookie_replies_sent;
+    assert!(cookies > 700, "{cookies}");
+
+    pair.send(Left, 60);
+    pair.settle();
+    assert_eq!(pair.right.delivered.len(), 1);
+    assert_eq!(pair.right.device.counters().cookie_replies_sent, cookies, "it was not asked for proof");
+}
+
+#[test]
 fn low_order_keys_are_accepted_and_nothing_is_sent() {
     let mut pair = Pair::new();
     let low_order = "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800";
