@@ -3,6 +3,9 @@
 //! **Invariant:** this crate knows bytes only: it holds no socket and no key, and never reads a clock.
 #![forbid(unsafe_code)]
 
+pub mod checksum;
+pub mod echo;
 pub mod ip;
+pub mod mss;
 
 pub use ip::{IpError, IpHeader, IpVersion};
