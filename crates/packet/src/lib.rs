@@ -6,6 +6,5 @@
 pub mod checksum;
 pub mod echo;
 pub mod ip;
-pub mod mss;
 
 pub use ip::{IpError, IpHeader, IpVersion};
