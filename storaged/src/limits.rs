@@ -61,6 +61,9 @@ pub const STRANGER_WINDOW: Duration = Duration::from_secs(60);
 /// 2,560 records a minute at most, about 1 MB.
 pub const STRANGERS: usize = 256;
 
+/// So many questions in a row that wgd leaves unanswered are worth a warning: fewer may be its restart.
+pub const WHOIS_SILENCE: u32 = 3;
+
 /// How often the volumes' markers and free space are looked at.
 pub const VOLUME_CHECK: Duration = Duration::from_secs(5);
 /// A volume that does not answer within this is unusable.

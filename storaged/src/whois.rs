@@ -5,10 +5,11 @@
 //! of the tunnel; a question that nobody waits for any more takes no place.
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::io;
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tunnel_events::{Event, MAX_DATAGRAM_BYTES, Message, PeerIdentity, Question};
 
-use crate::limits::{WHOIS_CACHE, WHOIS_CACHE_ENTRIES, WHOIS_PENDING, WHOIS_TIMEOUT};
+use crate::limits::{WHOIS_CACHE, WHOIS_CACHE_ENTRIES, WHOIS_PENDING, WHOIS_SILENCE, WHOIS_TIMEOUT};
 
 /// Asks, remembers, and hears events.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Whois {
     trusted_uids: Vec<u32>,
     clock: Clock,
     next_id: AtomicU64,
+    /// Questions in a row without an answer.
+    unanswered: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -78,6 +81,7 @@ impl Whois {
             trusted_uids,
             clock,
             next_id: AtomicU64::new(u64::from_le_bytes(seed)),
+            unanswered: AtomicU32::new(0),
             state: Mutex::default(),
         })
     }
@@ -123,11 +127,28 @@ impl Whois {
     ) -> Result<Option<PeerIdentity>, Unanswered> {
         let question = Message::Question(Question { id, source }).encode();
         if let Err(error) = self.socket.get_ref().send_to(&question, &self.wgd) {
-            tracing::debug!(%error, "ask wgd");
-            return Err(Unanswered);
+            return Err(self.silence(&error));
         }
-        let answered = tokio::time::timeout(WHOIS_TIMEOUT, answer).await;
-        answered.map_err(|_| Unanswered)?.map_err(|_| Unanswered)
+        match tokio::time::timeout(WHOIS_TIMEOUT, answer).await {
+            Ok(Ok(found)) => {
+                if self.unanswered.swap(0, Ordering::Relaxed) >= WHOIS_SILENCE {
+                    tracing::info!("wgd answers again");
+                }
+                Ok(found)
+            }
+            Ok(Err(_)) | Err(_) => Err(self.silence(&"no answer within a second")),
+        }
+    }
+
+    /// Everything is refused from now on, and whoever looks for the reason looks here.
+    fn silence(&self, error: &dyn Display) -> Unanswered {
+        if self.unanswered.fetch_add(1, Ordering::Relaxed) + 1 == WHOIS_SILENCE {
+            let socket = self.wgd.display();
+            tracing::warn!(%socket, %error, "wgd does not say which peer delivers: requests are refused");
+        } else {
+            tracing::debug!(%error, "ask wgd");
+        }
+        Unanswered
     }
 
     /// Hears answers and events until the runtime ends.
@@ -209,6 +230,25 @@ mod tests {
         waiting.send(None).unwrap();
         assert_eq!(asking.await, Ok(None));
         assert!(whois.state().known.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_wgd_that_cannot_be_asked_counts_as_silent_until_it_answers() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wgd");
+        let whois = whois(&folder, path.clone());
+        let source = IpAddr::from([10, 100, 0, 10]);
+        for asked in 1..=WHOIS_SILENCE + 1 {
+            assert_eq!(whois.ask(source).await, Err(Unanswered));
+            assert_eq!(whois.unanswered.load(Ordering::Relaxed), asked);
+        }
+        let _wgd = UnixDatagram::bind(&path).unwrap();
+        let mut asking = Box::pin(whois.ask(source));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut asking).await.is_err());
+        let (_, waiting) = whois.state().pending.drain().next().unwrap();
+        waiting.send(None).unwrap();
+        assert_eq!(asking.await, Ok(None));
+        assert_eq!(whois.unanswered.load(Ordering::Relaxed), 0);
     }
 
     fn whois(folder: &tempfile::TempDir, wgd: PathBuf) -> Whois {
