@@ -218,10 +218,17 @@ fn tell_peer(book: &mut Book, interface: &str, peer: &PeerState, now: Instant, w
             rtt.as_secs_f64(),
         );
     }
+    book.counter(
+        "wgd_peer_rx_expected_packets_total",
+        "Datagrams the peer sent, by its transport counters.",
+        &own,
+        peer.numbers.expected,
+    );
+    book.counter("wgd_peer_rx_lost_packets_total", "Those of them that never came.", &own, peer.numbers.lost);
     if let Some(loss) = peer.loss {
         book.gauge(
             "wgd_peer_packet_loss_ratio",
-            "Share of the peer's datagrams lost.",
+            "Share of the peer's recent datagrams that never came, from gaps in its counters.",
             &own,
             f64::from(loss),
         );

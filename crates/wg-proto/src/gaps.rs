@@ -10,6 +10,9 @@
 /// How far behind the newest number another may still arrive and not be lost. Reordering on real paths stays
 /// far below; a larger window would only delay the figure.
 const WINDOW: u64 = 256;
+const WORDS: usize = (WINDOW / 64) as usize;
+/// The recent share of loss looks back over about this many datagrams.
+const RECENT: u64 = 4096;
 /// Sessions whose numbers may arrive interleaved: the one before a re-key, the one after, one more for roaming
 /// paths that deliver late.
 const SESSIONS: usize = 3;
@@ -19,6 +22,8 @@ const SESSIONS: usize = 3;
 pub(crate) struct Gaps {
     sessions: [Option<Numbers>; SESSIONS],
     settled: Settled,
+    /// The same, halved whenever it covers more than [`RECENT`]: the past fades.
+    recent: Settled,
 }
 
 /// Datagrams whose fate is known.
@@ -36,25 +41,41 @@ struct Numbers {
     index: u32,
     /// One more than the highest number seen.
     next: u64,
-    /// Whether each of the last [`WINDOW`] numbers came, at its number modulo the window.
-    seen: [bool; WINDOW as usize],
+    /// Whether each of the last [`WINDOW`] numbers came: a bit each, at its number modulo the window.
+    seen: [u64; WORDS],
 }
 
 impl Gaps {
     /// An authenticated datagram of the session `index` had the number `counter`.
     pub(crate) fn saw(&mut self, index: u32, counter: u64) {
         if let Some(session) = self.sessions.iter_mut().flatten().find(|session| session.index == index) {
-            self.settled.add(session.saw(counter));
-            return;
+            let settled = session.saw(counter);
+            return self.add(settled);
         }
         // The oldest makes room: sessions come one after the other.
         if let Some(oldest) = self.sessions[0].take() {
-            self.settled.add(oldest.end());
+            self.add(oldest.end());
         }
         self.sessions.rotate_left(1);
-        let mut session = Numbers { index, next: 0, seen: [false; WINDOW as usize] };
-        self.settled.add(session.saw(counter));
+        let mut session = Numbers { index, next: 0, seen: [0; WORDS] };
+        let settled = session.saw(counter);
+        self.add(settled);
         self.sessions[SESSIONS - 1] = Some(session);
+    }
+
+    fn add(&mut self, more: Settled) {
+        self.settled.add(more);
+        self.recent.add(more);
+        if self.recent.expected > RECENT {
+            self.recent = Settled { expected: self.recent.expected / 2, lost: self.recent.lost / 2 };
+        }
+    }
+
+    /// The share of the peer's recent datagrams that never came (0 to 1); `None` before any is settled.
+    pub(crate) fn recent_loss(&self) -> Option<f32> {
+        let Settled { expected, lost } = self.recent;
+        #[expect(clippy::cast_precision_loss, reason = "a share of some thousands")]
+        (expected > 0).then(|| lost as f32 / expected as f32)
     }
 
     /// The sums so far.
@@ -88,30 +109,39 @@ impl Numbers {
             // Settled as lost already; the replay window let it pass, the sum stands.
             return settled;
         }
-        self.seen[place(counter)] = true;
+        let (word, bit) = place(counter);
+        self.seen[word] |= bit;
         settled
     }
 
     /// `number` takes the place of the one a window before it, whose fate is known now.
     fn settle(&mut self, number: u64, settled: &mut Settled) {
-        let came = std::mem::replace(&mut self.seen[place(number)], false);
+        let came = self.came(number);
+        let (word, bit) = place(number);
+        self.seen[word] &= !bit;
         if number >= WINDOW {
             settled.expected += 1;
             settled.lost += u64::from(!came);
         }
     }
 
+    fn came(&self, number: u64) -> bool {
+        let (word, bit) = place(number);
+        self.seen[word] & bit != 0
+    }
+
     /// The session is over: all its numbers are settled.
     fn end(&self) -> Settled {
         let open = self.next.min(WINDOW);
-        let came = (self.next - open..self.next).filter(|number| self.seen[place(*number)]).count() as u64;
+        let came = (self.next - open..self.next).filter(|number| self.came(*number)).count() as u64;
         Settled { expected: open, lost: open - came }
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "a remainder of 256 fits any usize")]
-fn place(number: u64) -> usize {
-    (number % WINDOW) as usize
+/// A word of the window and its bit.
+#[expect(clippy::cast_possible_truncation, reason = "the remainder is below 4")]
+fn place(number: u64) -> (usize, u64) {
+    ((number / 64) as usize % WORDS, 1 << (number % 64))
 }
 
 #[cfg(test)]

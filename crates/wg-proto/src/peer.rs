@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::device::PeerId;
+use crate::gaps::Gaps;
 use crate::identity::Identity;
 use crate::limits::our_choice::{MAX_DRAINING_SESSIONS, MAX_PACKET_BYTES, MAX_SESSION_RANGES};
 use crate::session::{Content, Opened, Scratch, Session, Tick};
@@ -46,6 +47,7 @@ pub(crate) struct Peer {
     attempting: bool,
     handshakes: HandshakeCounts,
     drops: Drops,
+    gaps: Gaps,
 }
 
 /// What a peer borrows from its device while it works.
@@ -105,6 +107,7 @@ impl Peer {
             attempting: false,
             handshakes: HandshakeCounts::default(),
             drops: Drops::default(),
+            gaps: Gaps::default(),
         }
     }
 
@@ -131,10 +134,7 @@ impl Peer {
 
     /// Everything but the allowed IPs, which the device holds.
     pub(crate) fn state(&self, now: Instant) -> PeerState {
-        let (loss, rtt) = match self.current.as_ref().map(Session::statistics) {
-            Some((loss, rtt)) => (Some(loss), rtt),
-            None => (None, None),
-        };
+        let rtt = self.current.as_ref().and_then(Session::round_trip);
         PeerState {
             public_key: self.public_key,
             friendly_name: self.friendly_name.clone(),
@@ -152,7 +152,8 @@ impl Peer {
             handshakes: self.handshakes,
             endpoint_changes: self.wire.endpoint_changes,
             drops: self.drops.clone(),
-            loss,
+            numbers: self.gaps.settled(),
+            loss: self.gaps.recent_loss(),
             rtt,
             staged_packets: self.staged.len(),
         }
@@ -193,6 +194,9 @@ impl Peer {
             Content::Packet(packet) => Ok(packet.len()),
             Content::NotIp => Err(DropReason::Malformed),
         };
+        if let Some(number) = datagram.get(8..).and_then(|rest| rest.first_chunk()) {
+            self.gaps.saw(receiver_index, u64::from_le_bytes(*number));
+        }
         self.authenticated(datagram.len(), Some(from), cx.now, cx.out);
         if confirms {
             self.handshakes.responder_completed += 1;
@@ -265,7 +269,7 @@ impl Peer {
             }
             return Err(reason);
         }
-        let (_, rtt) = session.statistics();
+        let rtt = session.round_trip();
         self.timers.received(cx.now);
         if let Some((from, to)) = roamed {
             let peer = self.identity();

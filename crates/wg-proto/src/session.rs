@@ -236,10 +236,9 @@ impl Session {
         self.tunn.is_expired()
     }
 
-    /// Estimated inbound loss (0–1), and the round trip of the last handshake that we began.
-    pub(crate) fn statistics(&self) -> (f32, Option<Duration>) {
-        let (_, _, _, loss, rtt_ms) = self.tunn.stats();
-        (loss, rtt_ms.map(|ms| Duration::from_millis(u64::from(ms))))
+    /// The round trip of the last handshake that we began.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.tunn.stats().4.map(|ms| Duration::from_millis(u64::from(ms)))
     }
 
     /// Makes the next tick say [`Tick::GaveUp`], and the one after a handshake began not.

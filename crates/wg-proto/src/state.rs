@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use crate::{Drops, Endpoint, PresharedKey, PublicKey, SecretKey};
+use crate::{Drops, Endpoint, PresharedKey, PublicKey, SecretKey, Settled};
 
 /// The device as it is now.
 #[derive(Clone)]
@@ -59,7 +59,9 @@ pub struct PeerState {
     pub endpoint_changes: u64,
     /// Drops that could be laid to this peer.
     pub drops: Drops,
-    /// Share of the peer's datagrams that never came (0–1), estimated over its latest sessions.
+    /// What the peer's transport counters say it sent, and what of it never came.
+    pub numbers: Settled,
+    /// Share of the peer's recent datagrams that never came (0–1).
     pub loss: Option<f32>,
     /// Round trip of the last handshake we initiated.
     pub rtt: Option<Duration>,

@@ -127,6 +127,7 @@ mod tests {
             handshakes: HandshakeCounts::default(),
             endpoint_changes: 0,
             drops: Drops::default(),
+            numbers: crate::Settled::default(),
             loss: None,
             rtt: None,
             staged_packets: 0,

@@ -125,8 +125,10 @@ fn allowed_ip(key: &str, value: &str) -> Result<AllowedIpChange, Bad> {
 }
 
 fn unknown(key: &str, level: &str) -> Bad {
-    // The key is whatever stood before the first `=`: shortened, and without control characters.
-    let key: String = key.chars().take(40).map(|c| if c.is_control() { '?' } else { c }).collect();
+    // The key is whatever stood before the first `=`, a secret with a typo included: show only what looks like
+    // one of the protocol's keys.
+    let fit = key.len() <= 32 && key.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+    let key = if fit { key } else { "(line)" };
     Bad { errno: errno::EINVAL, message: format!("{key}: no such {level} key") }
 }
 

@@ -265,3 +265,16 @@ fn handshake_now(pair: &mut Pair, who: Who) {
     pair.send(who, 60);
     pair.settle();
 }
+
+#[test]
+fn peers_to_be_kept_alive_are_told_with_their_last_handshake() {
+    let mut pair = Pair::connected();
+    assert_eq!(pair.left.device.kept_alive().count(), 0, "nobody asked for keepalives");
+    let right = pair.right.public_key().to_hex();
+    pair.set(Left, &format!("public_key={right}\npersistent_keepalive_interval=25\n"));
+    let handshake = pair.peer(Left).last_handshake;
+    assert!(handshake.is_some());
+    assert_eq!(pair.left.device.kept_alive().collect::<Vec<_>>(), [handshake]);
+    pair.set(Left, &format!("public_key={}\npersistent_keepalive_interval=25\n", "07".repeat(32)));
+    assert_eq!(pair.left.device.kept_alive().filter(Option::is_none).count(), 1, "one has never answered");
+}
