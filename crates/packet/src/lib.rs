@@ -6,5 +6,8 @@
 pub mod checksum;
 pub mod echo;
 pub mod ip;
+pub mod udp;
+pub mod mss;
 
 pub use ip::{IpError, IpHeader, IpVersion};
+pub use udp::Datagram;
