@@ -25,6 +25,9 @@ pub const BUFFERS_PER_TRANSFER: usize = 2;
 pub const TRANSFERS: usize = 32;
 /// How long a transfer waits for its buffers before it is told to come back.
 pub const TRANSFER_WAIT: Duration = Duration::from_secs(10);
+/// A volume that needs longer for one step of an upload hangs, and its sender is told so. Shorter than the
+/// minute that edge waits for a commit; a busy disk's sync takes seconds.
+pub const IO_PATIENCE: Duration = Duration::from_secs(50);
 /// Threads for the files of the volumes: a hung mount holds these, and nothing else.
 pub const IO_THREADS: usize = 8;
 

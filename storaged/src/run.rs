@@ -26,7 +26,7 @@ use crate::config::{Config, Environment, Fixed, Raw};
 use crate::init::LEDGER_FILE;
 use crate::ledger::apply::Note;
 use crate::ledger::{self, Action, Ending, Host, Ledger, Origin, recover};
-use crate::limits::{EVENT_QUEUE, IO_THREADS};
+use crate::limits::{EVENT_QUEUE, IO_PATIENCE, IO_THREADS};
 use crate::metrics::{LedgerTime, Metrics};
 use crate::objects::network_fs::network_file_system;
 use crate::objects::{Buffers, NasVolume, Pool};
@@ -164,6 +164,7 @@ pub fn assemble(
         ledger,
         volumes,
         pool: Pool::start(IO_THREADS).context("start the input/output threads")?,
+        io_patience: IO_PATIENCE,
         buffers: Buffers::new(fixed.transfers),
         whois: Arc::new(whois),
         strangers: crate::strangers::Strangers::default(),

@@ -6,6 +6,7 @@ pub mod admission;
 pub mod answer;
 pub mod download;
 pub mod listing;
+pub mod patience;
 pub mod permissions;
 pub mod routes;
 pub mod sink;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use daemon::Clock;
@@ -33,6 +33,8 @@ pub struct Store {
     pub volumes: Vec<VolumeState>,
     /// The threads that touch them.
     pub pool: Pool,
+    /// How long an upload waits for one step of a volume.
+    pub io_patience: Duration,
     /// The buffers of transfers.
     pub buffers: Buffers,
     /// Whose address is it?

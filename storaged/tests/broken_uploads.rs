@@ -3,14 +3,18 @@
 
 mod support;
 
-use std::io::{Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
 use storaged::ledger::{Action, Ending};
-use store_proto::headers;
+use storaged::objects::{Disk, Space};
+use storaged::store::VolumeState;
+use store_proto::{FileId, headers};
 use support::{Lab, digest, eventually};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,6 +118,75 @@ async fn a_crash_in_the_midst_is_tidied_by_the_next_start() {
     Arc::clone(&after.store).count_unclaimed().await;
     assert_eq!(after.store.metrics.unclaimed_objects.get(), 1);
     drop(stream);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_hangs_is_told_and_tidied_when_it_comes_back() {
+    let (folder, tokens) = Lab::start().await.stop().await;
+    let hangs = Arc::new(AtomicBool::new(true));
+    let hanging = Arc::clone(&hangs);
+    let lab = Lab::open_changed(folder, tokens, |store| {
+        store.io_patience = Duration::from_millis(300);
+        let inner = Arc::clone(&store.volumes[0].disk);
+        store.volumes = vec![VolumeState::new("main".into(), Arc::new(Hanging { inner, hangs: hanging }))];
+    })
+    .await;
+    let told = lab.upload("f", vec![7; 1_000_000]).send().await;
+    assert_eq!((told.status.as_u16(), told.problem().as_str()), (503, "backend-unavailable"));
+    assert_eq!(lab.store.ledger.reader().open_intents().unwrap().len(), 1, "it is not over yet");
+    assert_eq!(lab.on_volume().len(), 1);
+    hangs.store(false, Ordering::Relaxed);
+    nothing_is_left(&lab, Ending::Failed).await;
+    assert_eq!(lab.upload("f", "x").send().await.status, StatusCode::CREATED);
+}
+
+/// A volume whose syncs wait while a test says so.
+#[derive(Debug)]
+struct Hanging {
+    inner: Arc<dyn Disk>,
+    hangs: Arc<AtomicBool>,
+}
+
+impl Disk for Hanging {
+    fn id(&self) -> FileId {
+        self.inner.id()
+    }
+    fn create_temporary(&self, id: FileId) -> io::Result<File> {
+        self.inner.create_temporary(id)
+    }
+    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
+        self.inner.write(file, bytes)
+    }
+    fn sync(&self, file: &File) -> io::Result<()> {
+        while self.hangs.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.inner.sync(file)
+    }
+    fn publish(&self, id: FileId) -> io::Result<()> {
+        self.inner.publish(id)
+    }
+    fn sync_directories(&self, id: FileId) -> io::Result<()> {
+        self.inner.sync_directories(id)
+    }
+    fn remove(&self, id: FileId) -> io::Result<()> {
+        self.inner.remove(id)
+    }
+    fn open(&self, id: FileId) -> io::Result<(File, u64)> {
+        self.inner.open(id)
+    }
+    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.inner.read(file, buffer, offset)
+    }
+    fn check(&self) -> io::Result<()> {
+        self.inner.check()
+    }
+    fn space(&self) -> io::Result<Space> {
+        self.inner.space()
+    }
+    fn walk(&self, found: &mut dyn FnMut(Option<FileId>)) -> io::Result<()> {
+        self.inner.walk(found)
+    }
 }
 
 async fn nothing_is_left(lab: &Lab, ending: Ending) {

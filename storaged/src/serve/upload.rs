@@ -22,6 +22,7 @@ use crate::limits::{LINGER, LINGER_BYTES, TRANSFER_WAIT};
 use crate::objects::{Disk, PutError, TransferSlot};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
+use crate::serve::patience::{Patience, Waited};
 use crate::serve::permissions::refuse_certain_conflict;
 use crate::serve::routes::deny;
 use crate::serve::sink::{Sink, Written};
@@ -73,11 +74,14 @@ pub async fn upload(
     };
     // In a task of its own: when the connection dies its handler is dropped, and the records must be
     // written all the same. The body then ends with an error, which ends the task.
-    let upload = Upload { store: Arc::clone(store), admitted, announced, max_bytes, disk, slot };
-    match tokio::spawn(upload.run(request.into_body())).await {
-        Ok(result) => result,
-        Err(_panicked) => Err(Refusal::of(ProblemKind::Internal)),
-    }
+    let (patience, hung) = Patience::new(store.io_patience);
+    let upload = Upload { store: Arc::clone(store), admitted, announced, max_bytes, disk, slot, patience };
+    let mut running = tokio::spawn(upload.run(request.into_body()));
+    let ended = tokio::select! {
+        ended = &mut running => ended,
+        Ok(()) = hung => return Err(Refusal::of(ProblemKind::BackendUnavailable)),
+    };
+    ended.unwrap_or_else(|_panicked| Err(Refusal::of(ProblemKind::Internal)))
 }
 
 struct Upload {
@@ -87,6 +91,7 @@ struct Upload {
     max_bytes: u64,
     disk: Arc<dyn Disk>,
     slot: TransferSlot,
+    patience: Patience,
 }
 
 /// Why a body did not become a file.
@@ -100,6 +105,8 @@ enum UploadError {
     TooLarge,
     #[error("the body has another digest than announced")]
     Digest,
+    #[error("the volume hung")]
+    Hung,
     #[error(transparent)]
     Put(#[from] PutError),
     #[error("the path holds other content")]
@@ -110,9 +117,11 @@ impl UploadError {
     fn ending(&self) -> Ending {
         match self {
             UploadError::Incomplete | UploadError::Idle => Ending::Aborted,
-            UploadError::TooLarge | UploadError::Digest | UploadError::Put(_) | UploadError::Conflict => {
-                Ending::Failed
-            }
+            UploadError::TooLarge
+            | UploadError::Digest
+            | UploadError::Hung
+            | UploadError::Put(_)
+            | UploadError::Conflict => Ending::Failed,
         }
     }
 
@@ -123,7 +132,7 @@ impl UploadError {
             UploadError::TooLarge => ProblemKind::TooLarge,
             UploadError::Digest => ProblemKind::DigestMismatch,
             UploadError::Put(PutError::Full { .. }) => ProblemKind::Quota,
-            UploadError::Put(PutError::Io { .. }) => ProblemKind::BackendUnavailable,
+            UploadError::Hung | UploadError::Put(PutError::Io { .. }) => ProblemKind::BackendUnavailable,
             UploadError::Conflict => ProblemKind::Conflict,
         })
     }
@@ -140,12 +149,14 @@ impl Upload {
         let mut received = 0;
         let (policy_idle, announced, disk, max_bytes) =
             (self.admitted.policy().body_idle, self.announced, self.disk, self.max_bytes);
+        let begun_object =
+            Begun { store: &store, disk: &disk, patience: &self.patience, id: file_id, intent };
         let store_body =
-            StoreBody { store: &store, disk: &disk, announced: &announced, max_bytes, idle: policy_idle };
-        let stored = store_body.store(&mut body, self.slot, file_id, &mut received).await;
+            StoreBody { begun: &begun_object, announced: &announced, max_bytes, idle: policy_idle };
+        let stored = store_body.store(&mut body, self.slot, &mut received).await;
         let result = match stored {
-            Ok(written) => finish(&store, &disk, file_id, intent, written).await,
-            Err(error) => Err(abandon(&store, &disk, file_id, intent, error, received).await),
+            Ok(written) => begun_object.finish(written).await,
+            Err(error) => Err(begun_object.abandon(error, received).await),
         };
         store.metrics.transfers.dec();
         store.metrics.received_bytes.inc_by(received);
@@ -182,9 +193,17 @@ impl Upload {
     }
 }
 
-struct StoreBody<'a> {
+/// An object whose intent stands.
+struct Begun<'a> {
     store: &'a Store,
     disk: &'a Arc<dyn Disk>,
+    patience: &'a Patience,
+    id: FileId,
+    intent: u64,
+}
+
+struct StoreBody<'a> {
+    begun: &'a Begun<'a>,
     announced: &'a Announced,
     max_bytes: u64,
     idle: std::time::Duration,
@@ -196,11 +215,11 @@ impl StoreBody<'_> {
         &self,
         body: &mut Incoming,
         slot: TransferSlot,
-        id: FileId,
         received: &mut u64,
     ) -> Result<(u64, ContentDigest), UploadError> {
-        let pool = self.store.pool.clone();
-        let mut sink = Sink::open(pool, slot, Arc::clone(self.disk), id).await?;
+        let Begun { store, disk, patience, id, .. } = *self.begun;
+        let opening = Sink::open(store.pool.clone(), slot, Arc::clone(disk), id);
+        let mut sink = in_time(patience.with(opening).await)?;
         loop {
             let frame = match tokio::time::timeout(self.idle, body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
@@ -213,22 +232,30 @@ impl StoreBody<'_> {
             if *received > self.max_bytes || self.announced.size.is_some_and(|size| *received > size) {
                 return Err(UploadError::TooLarge);
             }
-            sink.push(bytes).await?;
+            in_time(patience.with(sink.push(bytes)).await)?;
         }
         if self.announced.size.is_some_and(|size| *received < size) {
             return Err(UploadError::Incomplete);
         }
-        let written: Written = sink.finish().await?;
+        let written: Written = in_time(patience.with(sink.finish()).await)?;
         // Before anything has the name of an object: what was hashed is what was received.
         assert_eq!(written.size, *received, "every byte that was received is written once");
         if self.announced.sha256.is_some_and(|sha256| sha256 != written.sha256) {
             return Err(UploadError::Digest);
         }
         let (size, sha256) = (written.size, written.sha256);
-        let begun = self.store.clock.now();
-        written.publish().await?;
-        self.store.metrics.fsync_seconds.observe(self.store.clock.now().duration_since(begun).as_secs_f64());
+        let begun = store.clock.now();
+        in_time(patience.with(written.publish()).await)?;
+        store.metrics.fsync_seconds.observe(store.clock.now().duration_since(begun).as_secs_f64());
         Ok((size, sha256))
+    }
+}
+
+/// What came too late is a failure, though it was done: the sender has been told so.
+fn in_time<T>((done, hung): Waited<Result<T, PutError>>) -> Result<T, UploadError> {
+    match done {
+        Ok(_) if hung => Err(UploadError::Hung),
+        done => Ok(done?),
     }
 }
 
@@ -242,67 +269,49 @@ struct Ended {
     refusal: Refusal,
 }
 
-async fn finish(
-    store: &Store,
-    disk: &Arc<dyn Disk>,
-    id: FileId,
-    intent: u64,
-    (size, sha256): (u64, ContentDigest),
-) -> Result<Finished, Ended> {
-    let failed = |refusal| Ended { ending: Ending::Failed, refusal };
-    let outcome = store.ledger.submit(Command::FinishUpload { intent, size, sha256 }).await;
-    // Without an answer the file may or may not be recorded: the object stays, and the next start knows.
-    let outcome = outcome.map_err(|error| failed(error.into()))?;
-    if let Outcome::Stored(file) = outcome {
-        return Ok(Finished::New(file));
+impl Begun<'_> {
+    async fn finish(&self, (size, sha256): (u64, ContentDigest)) -> Result<Finished, Ended> {
+        let failed = |refusal| Ended { ending: Ending::Failed, refusal };
+        let command = Command::FinishUpload { intent: self.intent, size, sha256 };
+        // Without an answer the file may or may not be recorded: the object stays, and the next start knows.
+        let outcome = self.store.ledger.submit(command).await.map_err(|error| failed(error.into()))?;
+        if let Outcome::Stored(file) = outcome {
+            return Ok(Finished::New(file));
+        }
+        let Outcome::PathTaken(existing) = outcome else { return Err(failed(unexpected(&outcome))) };
+        if existing.sha256 != sha256 {
+            return Err(self.abandon(UploadError::Conflict, size).await);
+        }
+        let error = "the path holds this content already".to_owned();
+        self.close(Ending::Succeeded, error, size).await.map_err(failed)?;
+        Ok(Finished::Same(existing))
     }
-    let Outcome::PathTaken(existing) = outcome else { return Err(failed(unexpected(&outcome))) };
-    if existing.sha256 != sha256 {
-        return Err(abandon(store, disk, id, intent, UploadError::Conflict, size).await);
-    }
-    let error = "the path holds this content already".to_owned();
-    close(store, disk, id, intent, Ending::Succeeded, error, size).await.map_err(failed)?;
-    Ok(Finished::Same(existing))
-}
 
-async fn abandon(
-    store: &Store,
-    disk: &Arc<dyn Disk>,
-    id: FileId,
-    intent: u64,
-    error: UploadError,
-    received: u64,
-) -> Ended {
-    let ending = error.ending();
-    if let UploadError::Put(put) = &error {
-        tracing::error!(object = %id, error = %put, "an upload failed on the volume");
+    async fn abandon(&self, error: UploadError, received: u64) -> Ended {
+        let ending = error.ending();
+        if let UploadError::Put(put) = &error {
+            tracing::error!(object = %self.id, error = %put, "an upload failed on the volume");
+        }
+        let closed = self.close(ending, error.to_string(), received).await;
+        // What was wrong first is what the client should know; that it could not be tidied is in the log, and
+        // the open intent keeps it for the next start.
+        let _ = closed;
+        Ended { ending, refusal: error.refusal() }
     }
-    let closed = close(store, disk, id, intent, ending, error.to_string(), received).await;
-    // What was wrong first is what the client should know; that it could not be tidied is in the log, and
-    // the open intent keeps it for the next start.
-    let _ = closed;
-    Ended { ending, refusal: error.refusal() }
-}
 
-/// Removes what the upload wrote; only then closes its intent.
-async fn close(
-    store: &Store,
-    disk: &Arc<dyn Disk>,
-    id: FileId,
-    intent: u64,
-    ending: Ending,
-    error: String,
-    received: u64,
-) -> Result<(), Refusal> {
-    let removing = Arc::clone(disk);
-    let removed = store.pool.run(move || removing.remove(id)).await;
-    if let Err(error) = removed.map_err(Into::into).and_then(|removed| removed) {
-        tracing::error!(object = %id, %error, "an unfinished object cannot be removed; the next start will try");
-        return Err(Refusal::of(ProblemKind::BackendUnavailable));
+    /// Removes what the upload wrote; only then closes its intent.
+    async fn close(&self, ending: Ending, error: String, received: u64) -> Result<(), Refusal> {
+        let (removing, id) = (Arc::clone(self.disk), self.id);
+        let removal = self.store.pool.run(move || removing.remove(id));
+        let (removed, _) = self.patience.with(removal).await;
+        if let Err(error) = removed.map_err(Into::into).and_then(|removed| removed) {
+            tracing::error!(object = %id, %error, "an unfinished object cannot be removed; the next start will try");
+            return Err(Refusal::of(ProblemKind::BackendUnavailable));
+        }
+        self.store.metrics.operation(Action::ScratchCleanup, Ending::Succeeded, None);
+        let command = Command::AbandonUpload { intent: self.intent, ending, error, received };
+        expect_record(&self.store.ledger.submit(command).await?)
     }
-    store.metrics.operation(Action::ScratchCleanup, Ending::Succeeded, None);
-    let command = Command::AbandonUpload { intent, ending, error, received };
-    expect_record(&store.ledger.submit(command).await?)
 }
 
 /// Reads on for a moment after a refusal, so that a client that still sends can read the answer instead

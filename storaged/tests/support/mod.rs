@@ -71,6 +71,15 @@ impl Lab {
 
     /// Opens what is in the folder, as after a restart.
     pub(crate) async fn open(folder: Arc<tempfile::TempDir>, tokens: HashMap<String, Token>) -> Lab {
+        Lab::open_changed(folder, tokens, |_| ()).await
+    }
+
+    /// As [`Self::open`], with a change to the store before it serves.
+    pub(crate) async fn open_changed(
+        folder: Arc<tempfile::TempDir>,
+        tokens: HashMap<String, Token>,
+        change: impl FnOnce(&mut Store),
+    ) -> Lab {
         let path = folder.path().to_owned();
         let (config, _) = Config::load(&path.join("storaged.toml"), &Environment::default()).unwrap();
         let Config { fixed, mut policy } = config;
@@ -87,7 +96,8 @@ impl Lab {
             let host = storaged::host::describe(fixed.role);
             storaged::run::assemble(&fixed, policy, events, &registry, host).unwrap().0
         });
-        let store = tokio::task::spawn_blocking(move || store.join().unwrap()).await.unwrap();
+        let mut store = tokio::task::spawn_blocking(move || store.join().unwrap()).await.unwrap();
+        change(Arc::get_mut(&mut store).unwrap());
         let whois = Arc::clone(&store.whois);
         let hearing = tokio::spawn(async move { whois.listen(|_| ()).await.unwrap() });
         let serving = tokio::spawn(storaged::serve::serve(listener, Arc::clone(&store), 64));
