@@ -44,6 +44,14 @@ pub enum OpenError {
         /// What redb says.
         error: redb::Error,
     },
+    /// Its directory cannot be synced.
+    #[error("sync {path}: {error}", path = .path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// It holds what this version does not understand.
     #[error("{path}: {why}", path = .path.display())]
     Format {
@@ -60,7 +68,8 @@ pub fn create(path: &Path, store: StoreId, first: Record) -> Result<(), OpenErro
         return Err(OpenError::Exists(path.to_owned()));
     }
     let database = builder().create(path).map_err(|error| database_error(path, error.into()))?;
-    tables::initialize(&database, store, &first).map_err(|error| database_error(path, error))
+    tables::initialize(&database, store, &first).map_err(|error| database_error(path, error))?;
+    sync_name(path)
 }
 
 /// Opens an existing ledger and checks its format version.
@@ -69,7 +78,16 @@ pub fn open(path: &Path) -> Result<(Arc<Database>, StoreId), OpenError> {
         return Err(OpenError::Missing(path.to_owned()));
     }
     let database = builder().open(path).map_err(|error| database_error(path, error.into()))?;
+    sync_name(path)?;
     check(path, database)
+}
+
+/// What is committed is worth nothing if the file's name is not on the disk: a start does not trust that
+/// whoever made or restored the file has seen to that.
+fn sync_name(path: &Path) -> Result<(), OpenError> {
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let synced = std::fs::File::open(directory).and_then(|directory| directory.sync_all());
+    synced.map_err(|error| OpenError::Directory { path: directory.to_owned(), error })
 }
 
 /// Opens a ledger on any storage: tests put a failing disk under it.
