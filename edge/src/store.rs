@@ -324,7 +324,7 @@ impl<'a> Asker<'a> {
         {
             return Err(self.store.not_understood("a file of another length than permitted"));
         }
-        if exchange.response.headers().get(header::ETAG).is_some_and(|tag| tag != file.etag.as_str()) {
+        if exchange.response.headers().get(header::ETAG).is_none_or(|tag| tag != file.etag.as_str()) {
             return Err(self.store.not_understood("another file than permitted"));
         }
         Ok(response.map(|_| self.pass(exchange, Some(length))))
