@@ -158,7 +158,7 @@ fn is_dot_segment(segment: &str) -> bool {
 /// name read in another order than it is written.
 fn is_unprintable(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl fmt::Display for LogicalPath {
@@ -229,6 +229,7 @@ mod tests {
             ("a\u{2028}b", Control),
             ("gpj.\u{202e}exe", Control),
             ("a\u{2066}b", Control),
+            ("a\u{61c}b", Control),
             ("e\u{301}.csv", NotNfc),
             ("\u{212b}.csv", NotNfc),
             ("%2e%2e", Disguised),
