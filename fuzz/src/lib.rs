@@ -24,6 +24,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tunnel_events", tunnel_events),
     ("repr_digest", repr_digest),
     ("byte_range", byte_range),
+    ("request_target", request_target),
 ];
 
 /// The body of a `set=1` request: what is accepted can be applied, and the answer to `get=1` ends as it must.
@@ -122,6 +123,19 @@ pub fn byte_range(data: &[u8]) {
     let size = u64::from_le_bytes(*size);
     if let edge::range::Selection::Part(part) = edge::range::select(value, size) {
         assert!(part.first() <= part.last() && part.last() < size, "{part:?} of {size}");
+    }
+}
+
+/// The path of a request from anybody: what names a file names the same one when it is written anew, and was
+/// decoded once.
+pub fn request_target(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(edge::target::Target::File(cohort, path)) = edge::target::Target::parse(text) {
+        let again = format!("/v1/cohorts/{cohort}/files/{}", path.to_percent_encoded());
+        let parsed = edge::target::Target::parse(&again);
+        assert_eq!(parsed, Ok(edge::target::Target::File(cohort, path.clone())));
+        let segments = text.splitn(6, '/').nth(5).map_or(0, |rest| rest.split('/').count());
+        assert_eq!(path.as_str().split('/').count(), segments, "an encoded slash became a separator");
     }
 }
 
