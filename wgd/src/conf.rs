@@ -2,11 +2,11 @@
 //!
 //! Invariant: a [`Tunnel`] is complete: keys that are kept elsewhere have been read. Only host names are open;
 //! those are looked up while the tunnel runs.
-use crate::limits;
 use crate::netcfg::{MtuChoice, Request, routes};
+use crate::{limits, wiped};
 use ipnet::IpNet;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -240,27 +240,19 @@ pub fn key_directories(conf: &TunnelConf) -> Vec<PathBuf> {
 /// # Errors
 /// When it is longer than any configuration, or no text.
 pub fn read_text(file: &File) -> io::Result<Zeroizing<String>> {
-    let mut bytes = Zeroizing::new(Vec::with_capacity(4096));
-    let limited = AtPosition { file, position: 0 };
-    limited.take(limits::CONFIG_BYTES + 1).read_to_end(&mut bytes)?;
+    let mut bytes = Zeroizing::new(Vec::new());
+    let mut part = Zeroizing::new([0; 4096]);
     let bad = |what| io::Error::new(io::ErrorKind::InvalidData, what);
-    if bytes.len() as u64 > limits::CONFIG_BYTES {
-        return Err(bad("longer than 16 MiB"));
-    }
-    let text = String::from_utf8(std::mem::take(&mut *bytes)).map_err(|_| bad("not UTF-8 text"))?;
-    Ok(Zeroizing::new(text))
-}
-
-struct AtPosition<'a> {
-    file: &'a File,
-    position: u64,
-}
-
-impl Read for AtPosition<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.file.read_at(buffer, self.position)?;
-        self.position += length as u64;
-        Ok(length)
+    loop {
+        match file.read_at(&mut part[..], bytes.len() as u64) {
+            Ok(0) => return wiped::into_text(bytes).ok_or_else(|| bad("not UTF-8 text")),
+            Ok(length) => wiped::extend(&mut bytes, &part[..length]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        if bytes.len() as u64 > limits::CONFIG_BYTES {
+            return Err(bad("longer than 16 MiB"));
+        }
     }
 }
 

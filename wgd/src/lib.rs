@@ -15,6 +15,7 @@ pub mod netcfg;
 mod registered;
 pub mod run;
 pub mod sandbox;
+mod wiped;
 
 #[cfg(test)]
 #[path = "../../crates/daemon/testing/documented.rs"]

@@ -8,6 +8,7 @@ use crate::netcfg::Running;
 use clap::Parser as _;
 use daemon::Clock;
 use linux::udp::UdpSockets;
+use tokio::io::AsyncReadExt;
 use tokio::sync::Mutex;
 use wg_proto::uapi::Epoch;
 use wg_proto::{Device, DeviceEvent, Endpoint, Output};
@@ -64,7 +65,10 @@ fn control() -> Arc<Control> {
 fn connect(control: &Arc<Control>) -> UnixStream {
     let (client, server) = UnixStream::pair().expect("pair");
     let control = Arc::clone(control);
-    tokio::spawn(async move { converse(server, &control).await });
+    tokio::spawn(async move {
+        let place = Places::new().take().await.expect("a place");
+        converse(server, &place, &control, limits::UAPI_IDLE_TIME).await
+    });
     client
 }
 
@@ -128,24 +132,31 @@ async fn what_is_no_operation_closes_the_connection() {
     assert!(rest.is_empty());
 }
 
-async fn body_of(text: &[u8]) -> io::Result<String> {
-    read_body(&mut BufReader::new(text)).await.map(|body| body.as_str().to_owned())
+#[tokio::test]
+async fn idle_clients_make_room_for_the_next() {
+    let control = control();
+    let folder = tempfile::tempdir().expect("directory");
+    let path = folder.path().join("wg0.sock");
+    tokio::spawn(serve(UnixListener::bind(&path).expect("socket"), control));
+    let mut idle = Vec::new();
+    for _ in 0..limits::UAPI_CONNECTIONS {
+        let mut client = UnixStream::connect(&path).await.expect("connect");
+        assert_eq!(ask(&mut client, "set=1\n\n").await, "errno=0\n\n");
+        idle.push(client);
+    }
+    let mut half = idle.pop().expect("one of them");
+    half.write_all(b"set=1\nprivate_").await.expect("write");
+    let mut next = UnixStream::connect(&path).await.expect("connect");
+    let answer = timeout(Duration::from_secs(2), ask(&mut next, "set=1\n\n")).await;
+    assert_eq!(answer.expect("in time"), "errno=0\n\n");
+    // The one that had been idle longest is closed; the others are still served.
+    assert_eq!(idle[0].read(&mut [0; 1]).await.expect("end"), 0);
+    assert_eq!(ask(&mut idle[1], "set=1\n\n").await, "errno=0\n\n");
 }
 
 #[tokio::test]
-async fn a_body_ends_with_an_empty_line() {
-    assert_eq!(body_of(b"a=1\nb=2\n\nrest").await.expect("whole"), "a=1\nb=2\n");
-    assert_eq!(body_of(b"\n").await.expect("empty"), "");
-}
-
-#[tokio::test]
-async fn a_body_that_is_cut_off_is_an_error() {
-    assert_eq!(body_of(b"a=1\n").await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
-    assert_eq!(body_of(b"a=1").await.unwrap_err().kind(), io::ErrorKind::InvalidData);
-}
-
-#[tokio::test]
-async fn a_line_without_end_is_not_collected() {
-    let line = vec![b'x'; limits::UAPI_LINE_BYTES + 1];
-    assert_eq!(body_of(&line).await.unwrap_err().kind(), io::ErrorKind::InvalidData);
+async fn what_was_sent_is_refused_without_being_repeated() {
+    let secret = "77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a";
+    let error = parse_set(&format!("private_key {secret}=\n")).err().expect("refused").to_string();
+    assert!(!error.contains(&secret[..8]), "{error}");
 }
