@@ -21,7 +21,7 @@ use crate::metrics::Metrics;
 use crate::netcfg::{self, Answer, NetcfgError, Request};
 use daemon::notify::Notify;
 use daemon::process_metrics::ProcessMetrics;
-use daemon::readiness::Readiness;
+use daemon::readiness::{Condition, Readiness};
 use daemon::signals::{Signal, Signals};
 use linux::udp::UdpSockets;
 use linux::{Lockdown, Sealed};
@@ -33,6 +33,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
 use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinSet;
 use wg_proto::uapi::Epoch;
 use wg_proto::{DeviceEvent, DeviceState, DeviceUpdate};
 
@@ -156,29 +157,29 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
         lockdown: sealed.lockdown().clone(),
     });
 
-    tokio::spawn(uapi::serve(tokio::net::UnixListener::from_std(parts.uapi)?, Arc::clone(&control)));
+    // What is in here must not be missing: a panic in one of them ends the daemon.
+    let mut serving = JoinSet::new();
+    serving.spawn(uapi::serve(tokio::net::UnixListener::from_std(parts.uapi)?, Arc::clone(&control)));
     if let Some(listener) = parts.admin {
         let uids = control.config.admin_uids.clone();
         let handler = Arc::new(admin::Verbs(Arc::clone(&control)));
-        tokio::spawn(daemon::admin::serve(listener, uids, handler));
+        serving.spawn(logged("admin socket", daemon::admin::serve(listener, uids, handler)));
     }
     if let Some(listener) = parts.status {
+        let readiness = Readiness::new();
+        serving.spawn(follow_handshakes(control.data.clone(), readiness.condition("peers", false)));
         let process = parts.process;
         let refresh: daemon::status::Hook = Box::new(move || process.refresh());
-        tokio::spawn(daemon::status::serve(listener, parts.registry, Readiness::new(), vec![refresh]));
+        let status = daemon::status::serve(listener, parts.registry, readiness, vec![refresh]);
+        serving.spawn(logged("metrics listener", status));
     }
     let interface = control.config.interface.clone();
-    tokio::spawn(events::run(
-        interface,
-        parts.events,
-        parts.device_events,
-        control.data.clone(),
-        control.epoch,
-    ));
-    {
-        tokio::spawn(parts.link.follow(control.data.clone()));
-    }
+    let (data, epoch) = (control.data.clone(), control.epoch);
+    serving.spawn(events::run(interface, parts.events, parts.device_events, data, epoch));
+    serving.spawn(parts.link.follow(control.data.clone()));
     tokio::spawn(names::look_up(Arc::clone(&control), names));
+    control.metrics.netcfg(control.netcfg.is_there());
+    let notify = Arc::new(notify);
 
     ready();
     notify.ready();
@@ -186,13 +187,21 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
         tokio::select! {
             signal = signals.next() => match signal {
                 Signal::Terminate => break Ended::Stopped,
-                Signal::Hangup => {
-                    notify.reloading();
-                    control.reload_and_log().await;
-                    notify.ready();
-                }
+                // In a task, so that a reload that waits does not keep the next signal waiting.
+                Signal::Hangup => drop(tokio::spawn(reload(Arc::clone(&control), Arc::clone(&notify)))),
             },
             end = &mut ended => break end.unwrap_or(Ended::Broken),
+            Some(Err(error)) = serving.join_next() => {
+                tracing::error!(%error, "a part of the control thread broke");
+                break Ended::Broken;
+            }
+            () = control.netcfg.ended(), if control.netcfg.is_there() => {
+                tracing::error!(
+                    "wgd-netcfg has ended: the tunnel goes on, but port, mark, routes, configuration and host \
+                     names stay as they are until wgd is restarted"
+                );
+                control.metrics.netcfg(false);
+            }
             () = unlinked.wait() => {
                 tracing::info!("the configuration socket was removed");
                 break Ended::Stopped;
@@ -202,6 +211,27 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
     notify.stopping();
     control.farewell(end, ended).await;
     Ok(end)
+}
+
+async fn reload(control: Arc<Control>, notify: Arc<Notify>) {
+    notify.reloading();
+    control.reload_and_log().await;
+    notify.ready();
+}
+
+/// Runs a server that ends only by an error, and says which.
+async fn logged(what: &'static str, server: impl Future<Output = io::Result<()>>) {
+    if let Err(error) = server.await {
+        tracing::error!(%error, what, "no longer served");
+    }
+}
+
+/// Peers that shall be kept alive are there: their handshakes are young. An interface that exists is no tunnel.
+async fn follow_handshakes(data: Handle, peers: Condition) {
+    loop {
+        peers.set(data.ask(Command::KeptAlive).await.unwrap_or(false));
+        tokio::time::sleep(limits::READINESS_PERIOD).await;
+    }
 }
 
 impl Control {
@@ -257,7 +287,7 @@ impl Control {
         self.apply_to(&mut current, tunnel.synchronising(&state)).await?;
         let configure = tunnel.configure_request();
         if let (Answer::Configured { mtu, .. }, _) = self.netcfg.ask(configure, &[]).await? {
-            self.data.tell(Command::Mtu(mtu))?;
+            self.data.tell(Command::Mtu(mtu)).await?;
         }
         let elsewhere = self.config.tun_netns.is_some();
         if let Some((routes, table)) = tunnel.routes(elsewhere) {
@@ -284,7 +314,7 @@ impl Control {
 
     /// Ends the data thread, frees the port, removes the socket files.
     async fn farewell(&self, end: Ended, ended: oneshot::Receiver<Ended>) {
-        if end == Ended::Stopped && self.data.tell(Command::Stop).is_ok() {
+        if end == Ended::Stopped && self.data.tell(Command::Stop).await.is_ok() {
             let _ = tokio::time::timeout(limits::ANSWER_TIME, ended).await;
         }
         // A change that waits for netcfg just now keeps the lock; then the end of the process frees the port.
@@ -292,7 +322,7 @@ impl Control {
             current.sockets = None;
         }
         match tokio::time::timeout(limits::ANSWER_TIME, self.netcfg.ask(Request::RemoveSockets, &[])).await {
-            Ok(Ok(_) | Err(NetcfgError::Off)) => {}
+            Ok(Ok(_) | Err(NetcfgError::Off | NetcfgError::Gone)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "socket files stay behind"),
             Err(_) => tracing::warn!("socket files stay behind: wgd-netcfg does not answer"),
         }

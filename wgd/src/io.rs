@@ -221,6 +221,10 @@ impl DataPlane {
                     let io = IoCounters { events_lost: self.out.events_lost, mtu: self.out.tun.mtu() };
                     reply((self.device.counters().clone(), io));
                 }
+                Command::KeptAlive(reply) => {
+                    let young = |at: Instant| now.saturating_duration_since(at) < limits::PEER_UP;
+                    reply(self.device.kept_alive().all(|handshake| handshake.is_some_and(young)));
+                }
                 Command::Owner { source, reply } => reply(self.device.peer_by_source(source)),
                 Command::Mtu(mtu) => self.set_mtu(mtu),
                 Command::Stop => return false,

@@ -24,7 +24,7 @@ pub const PACKETS_PER_TURN: usize = 64;
 pub const CONTROL_QUEUE: usize = 16;
 /// Events on their way from the data thread to the listeners; beyond it they are dropped and counted.
 pub const EVENT_QUEUE: usize = 256;
-/// Operations on the UAPI socket that may be open at once; wgctrl programs keep one each.
+/// Connections on the UAPI socket at once; wgctrl programs keep one each. Beyond it the longest idle one goes.
 pub const UAPI_CONNECTIONS: usize = 64;
 /// The longest `set`: 130,560 prefixes of 60 bytes, twice over.
 pub const UAPI_REQUEST_BYTES: usize = 16 << 20;
@@ -38,12 +38,19 @@ pub const UAPI_IDLE_TIME: Duration = Duration::from_secs(60);
 pub const CONFIG_BYTES: u64 = 16 << 20;
 /// How long the data thread may take to answer the control thread before that is called a fault.
 pub const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How long netcfg may take to answer; longer than any of its own waits. Then it counts as gone, for a late
+/// answer would be taken for the answer to the next question.
+pub const NETCFG_TIME: Duration = Duration::from_secs(20);
+/// The pause before the data thread's queue is tried again when it is full.
+pub const QUEUE_RETRY: Duration = Duration::from_millis(1);
 /// How long netcfg waits for a name; resolv.conf's own time-outs can be minutes.
 pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
 /// A name that could not be looked up is tried again after this, doubling up to [`RESOLVE_RETRY_MAX`].
 pub const RESOLVE_RETRY: Duration = Duration::from_secs(2);
 /// The longest pause between two tries.
 pub const RESOLVE_RETRY_MAX: Duration = Duration::from_secs(60);
+/// How often readiness is looked at.
+pub const READINESS_PERIOD: Duration = Duration::from_secs(1);
 /// A peer counts as up for this long after a handshake (WireGuard paper §6.1: sessions end at 180 s).
 pub const PEER_UP: Duration = Duration::from_secs(180);
 

@@ -388,7 +388,7 @@ impl Ready {
         match runtime.block_on(control::run(&sealed, parts, ready))? {
             Ended::Stopped => tracing::info!("ended"),
             Ended::LinkDeleted => tracing::info!("ended: the interface was deleted"),
-            Ended::Broken => return Err(fail(exit::SOFTWARE, anyhow!("the data thread broke"))),
+            Ended::Broken => return Err(fail(exit::SOFTWARE, anyhow!("a thread broke; the log says where"))),
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ impl LinkMonitor {
                 }
             }
             if let Some(mtu) = mtu_in(&buffer, self.index)
-                && data.tell(Command::Mtu(mtu)).is_err()
+                && data.tell(Command::Mtu(mtu)).await.is_err()
             {
                 return;
             }

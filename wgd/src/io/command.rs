@@ -6,7 +6,8 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::time::Duration;
 use tokio::sync::oneshot;
 use wg_proto::{Counters, DeviceState, DeviceUpdate, PeerIdentity};
 
@@ -28,6 +29,8 @@ pub enum Command {
     State(Reply<DeviceState>),
     /// What was counted.
     Counters(Reply<(Counters, IoCounters)>),
+    /// Whether every peer with a persistent keepalive has had a handshake in the last [`limits::PEER_UP`].
+    KeptAlive(Reply<bool>),
     /// Which peer may send from this inner address.
     Owner {
         /// The inner address.
@@ -89,9 +92,12 @@ impl Handle {
         command: impl FnOnce(Reply<T>) -> Command,
     ) -> Result<T, Unanswered> {
         let (sender, answer) = oneshot::channel();
-        self.tell(command(Box::new(move |value| drop(sender.send(value)))))?;
-        let answer = tokio::time::timeout(limits::ANSWER_TIME, answer).await;
-        answer.map_err(|_| Unanswered)?.map_err(|_| Unanswered)
+        let command = command(Box::new(move |value| drop(sender.send(value))));
+        let ask = async {
+            self.tell(command).await?;
+            answer.await.map_err(|_| Unanswered)
+        };
+        tokio::time::timeout(limits::ANSWER_TIME, ask).await.map_err(|_| Unanswered)?
     }
 
     /// Asks and blocks this thread until the answer comes, where no future can wait (the hook of a scrape).
@@ -103,19 +109,46 @@ impl Handle {
         command: impl FnOnce(Reply<T>) -> Command,
     ) -> Result<T, Unanswered> {
         let (sender, answer) = sync_channel(1);
-        self.tell(command(Box::new(move |value| drop(sender.try_send(value)))))?;
-        answer.recv_timeout(limits::ANSWER_TIME).map_err(|_| Unanswered)
+        let mut command = command(Box::new(move |value| drop(sender.try_send(value))));
+        let mut left = limits::ANSWER_TIME;
+        while let Some(back) = self.try_tell(command)? {
+            command = back;
+            left = left
+                .checked_sub(limits::QUEUE_RETRY)
+                .filter(|left| *left > Duration::ZERO)
+                .ok_or(Unanswered)?;
+            std::thread::sleep(limits::QUEUE_RETRY);
+        }
+        answer.recv_timeout(left).map_err(|_| Unanswered)
     }
 
-    /// Tells without waiting.
+    /// Tells without waiting for what comes of it. While the queue is full the runtime goes on with other work:
+    /// a data thread that hangs must not keep the signals from being heard.
     ///
     /// # Errors
-    /// When the data thread is gone.
-    pub fn tell(&self, command: Command) -> Result<(), Unanswered> {
-        self.queue.send(command).map_err(|_| Unanswered)?;
-        // EAGAIN: the counter is full, so the thread is awake already.
-        let _ = self.wake.write(1);
-        Ok(())
+    /// When the data thread is gone, or takes nothing.
+    pub async fn tell(&self, mut command: Command) -> Result<(), Unanswered> {
+        let tell = async {
+            while let Some(back) = self.try_tell(command)? {
+                command = back;
+                tokio::time::sleep(limits::QUEUE_RETRY).await;
+            }
+            Ok(())
+        };
+        tokio::time::timeout(limits::ANSWER_TIME, tell).await.map_err(|_| Unanswered)?
+    }
+
+    /// Gives the command back if the queue is full.
+    fn try_tell(&self, command: Command) -> Result<Option<Command>, Unanswered> {
+        match self.queue.try_send(command) {
+            Ok(()) => {
+                // EAGAIN: the counter is full, so the thread is awake already.
+                let _ = self.wake.write(1);
+                Ok(None)
+            }
+            Err(TrySendError::Full(command)) => Ok(Some(command)),
+            Err(TrySendError::Disconnected(_)) => Err(Unanswered),
+        }
     }
 }
 
@@ -133,5 +166,28 @@ impl Inbox {
 impl AsFd for Inbox {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.wake.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_queue_keeps_nothing_else_waiting() {
+        let (data, _hangs) = channel().expect("eventfd");
+        for _ in 0..limits::CONTROL_QUEUE {
+            data.tell(Command::Mtu(1_280)).await.expect("room");
+        }
+        let one_more = data.tell(Command::Stop);
+        // Sending blocked this thread, and with it the timer.
+        assert!(tokio::time::timeout(Duration::from_millis(20), one_more).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_data_thread_that_is_gone_is_noticed_at_once() {
+        let (data, gone) = channel().expect("eventfd");
+        drop(gone);
+        assert!(data.ask(Command::State).await.is_err() && data.ask_blocking(Command::State).is_err());
     }
 }

@@ -3,6 +3,7 @@ use super::permitted::Permitted;
 use super::process::{self, Setup};
 use super::worker::Worker;
 use super::{Answer, MESSAGE_BYTES, ROUTES_PER_PART, Request};
+use crate::limits;
 use crate::registered::register;
 use ipnet::IpNet;
 use linux::descriptors::{receive_with_descriptors, send_with_descriptors};
@@ -10,6 +11,7 @@ use linux::{Privileged, fork_helper};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
@@ -26,7 +28,23 @@ enum Way {
 }
 
 /// Netcfg while wgd runs; without a process every request is refused with EPERM.
-pub struct Running(Option<Mutex<AsyncFd<UnixDatagram>>>);
+pub struct Running(Option<Process>);
+
+struct Process {
+    socket: AsyncFd<UnixDatagram>,
+    /// The same socket once more: its end-of-file is waited for without taking an answer from whoever asked.
+    end: AsyncFd<OwnedFd>,
+    /// Locked while a question is under way; what is in it says how the last one ended.
+    turn: Mutex<Turn>,
+    gone: AtomicBool,
+}
+
+#[derive(PartialEq, Eq)]
+enum Turn {
+    Answered,
+    /// A question was sent and its answer not read: the next answer would be taken for another question's.
+    Open,
+}
 
 /// What comes back: an answer and its descriptors.
 pub(crate) type Reply = (Answer, Vec<OwnedFd>);
@@ -45,6 +63,9 @@ pub enum NetcfgError {
     /// There is nobody to ask.
     #[error("wgd has no right to do this and netcfg = false")]
     Off,
+    /// The process was there and is no more, or did not answer in time.
+    #[error("wgd-netcfg is gone; restart wgd to change port, mark, routes or configuration")]
+    Gone,
     /// The process is gone or speaks nonsense.
     #[error("wgd-netcfg: {0}")]
     Broken(#[from] io::Error),
@@ -57,6 +78,7 @@ impl NetcfgError {
         match self {
             Self::Refused { errno, .. } => *errno,
             Self::Off => libc::EPERM,
+            Self::Gone => libc::EIO,
             Self::Broken(error) => error.raw_os_error().unwrap_or(libc::EIO),
         }
     }
@@ -120,10 +142,7 @@ impl Netcfg {
     /// When the socket cannot be registered.
     pub fn into_running(self) -> io::Result<Running> {
         match self.0 {
-            Way::Process(socket) => {
-                socket.set_nonblocking(true)?;
-                Ok(Running(Some(Mutex::new(register(socket, Interest::READABLE | Interest::WRITABLE)?))))
-            }
+            Way::Process(socket) => Running::over(socket),
             Way::Here { .. } => Ok(Running::off()),
         }
     }
@@ -136,10 +155,30 @@ impl Running {
         Self(None)
     }
 
+    fn over(socket: UnixDatagram) -> io::Result<Self> {
+        socket.set_nonblocking(true)?;
+        let end = register(OwnedFd::from(socket.try_clone()?), Interest::READABLE)?;
+        let socket = register(socket, Interest::READABLE | Interest::WRITABLE)?;
+        let (turn, gone) = (Mutex::new(Turn::Answered), AtomicBool::new(false));
+        Ok(Self(Some(Process { socket, end, turn, gone })))
+    }
+
     /// Whether there is a process to ask.
     #[must_use]
     pub fn is_there(&self) -> bool {
-        self.0.is_some()
+        self.0.as_ref().is_some_and(|process| !process.gone.load(Ordering::Relaxed))
+    }
+
+    /// Returns when the process has ended; never if there was none.
+    pub async fn ended(&self) {
+        let Some(process) = &self.0 else { return std::future::pending().await };
+        while let Ok(mut ready) = process.end.readable().await {
+            if ready.ready().is_read_closed() {
+                break;
+            }
+            ready.clear_ready();
+        }
+        process.gone.store(true, Ordering::Relaxed);
     }
 
     /// Asks; one request is under way at a time.
@@ -147,14 +186,22 @@ impl Running {
     /// # Errors
     /// When the request is refused or nobody answers.
     pub async fn ask(&self, request: Request, descriptors: &[BorrowedFd<'_>]) -> Result<Reply, NetcfgError> {
-        let socket = self.0.as_ref().ok_or(NetcfgError::Off)?.lock().await;
+        let process = self.0.as_ref().ok_or(NetcfgError::Off)?;
         let bytes = serde_json::to_vec(&request).map_err(io::Error::other)?;
-        let send = |socket: &UnixDatagram| send_with_descriptors(socket.as_fd(), &bytes, descriptors);
-        socket.async_io(Interest::WRITABLE, send).await?;
-        let mut buffer = vec![0; MESSAGE_BYTES];
-        let receive = |socket: &UnixDatagram| receive_with_descriptors(socket.as_fd(), &mut buffer);
-        let (length, opened) = socket.async_io(Interest::READABLE, receive).await?;
-        understand(&buffer[..length], opened)
+        let mut turn = process.turn.lock().await;
+        if process.gone.load(Ordering::Relaxed) || *turn == Turn::Open {
+            return Err(NetcfgError::Gone);
+        }
+        // It stays open if this future is dropped half-way.
+        *turn = Turn::Open;
+        let exchange = tokio::time::timeout(limits::NETCFG_TIME, process.exchange(&bytes, descriptors)).await;
+        match exchange {
+            Ok(Ok((answer, opened))) if !answer.is_empty() => {
+                *turn = Turn::Answered;
+                understand(&answer, opened)
+            }
+            Ok(Ok(_) | Err(_)) | Err(_) => Err(NetcfgError::Gone),
+        }
     }
 
     /// Makes the interface's routes those of `prefixes`.
@@ -166,6 +213,22 @@ impl Running {
             self.ask(part, &[]).await?;
         }
         Ok(())
+    }
+}
+
+impl Process {
+    async fn exchange(
+        &self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+    ) -> io::Result<(Vec<u8>, Vec<OwnedFd>)> {
+        let send = |socket: &UnixDatagram| send_with_descriptors(socket.as_fd(), bytes, descriptors);
+        self.socket.async_io(Interest::WRITABLE, send).await?;
+        let mut buffer = vec![0; MESSAGE_BYTES];
+        let receive = |socket: &UnixDatagram| receive_with_descriptors(socket.as_fd(), &mut buffer);
+        let (length, opened) = self.socket.async_io(Interest::READABLE, receive).await?;
+        buffer.truncate(length);
+        Ok((buffer, opened))
     }
 }
 
@@ -210,6 +273,42 @@ mod tests {
         assert_eq!(lasts(0), [(0, true)]);
         assert_eq!(lasts(1_000), [(1_000, true)]);
         assert_eq!(lasts(2_001), [(1_000, false), (1_000, false), (1, true)]);
+    }
+
+    /// The two ends of a socket pair as netcfg has it.
+    fn pair() -> (Running, UnixDatagram) {
+        use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+        let flags = SockFlag::SOCK_CLOEXEC;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags).expect("pair");
+        (Running::over(UnixDatagram::from(ours)).expect("registered"), UnixDatagram::from(theirs))
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_process_is_noticed_and_requests_say_so() {
+        let (running, process) = pair();
+        assert!(running.is_there());
+        drop(process);
+        running.ended().await;
+        assert!(!running.is_there());
+        assert!(matches!(running.ask(Request::ReadConfig, &[]).await, Err(NetcfgError::Gone)));
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_not_taken_for_the_end() {
+        let (running, process) = pair();
+        process.send(b"\"done\"").expect("answer");
+        let bound = std::time::Duration::from_millis(50);
+        assert!(tokio::time::timeout(bound, running.ended()).await.is_err() && running.is_there());
+        assert!(matches!(running.ask(Request::ReadConfig, &[]).await, Ok((Answer::Done, _))));
+    }
+
+    #[tokio::test]
+    async fn a_late_answer_is_nobodys() {
+        let (running, process) = pair();
+        let impatient = running.ask(Request::ReadConfig, &[]);
+        assert!(tokio::time::timeout(std::time::Duration::from_millis(20), impatient).await.is_err());
+        process.send(b"\"done\"").expect("answer");
+        assert!(matches!(running.ask(Request::RemoveSockets, &[]).await, Err(NetcfgError::Gone)));
     }
 
     #[test]

@@ -31,7 +31,7 @@ fn serve_device(inbox: Inbox) {
                 done(());
             }
             Some(Command::State(reply)) => reply(device.state(Clock.now())),
-            Some(Command::Counters(_) | Command::Owner { .. } | Command::Mtu(_)) => {}
+            Some(Command::Counters(_) | Command::KeptAlive(_) | Command::Owner { .. } | Command::Mtu(_)) => {}
             Some(Command::Stop) => return,
             None => std::thread::sleep(Duration::from_millis(1)),
         }
