@@ -6,6 +6,7 @@
 mod admin;
 mod link;
 mod names;
+mod preshared;
 mod uapi;
 mod unlinked;
 
@@ -131,7 +132,8 @@ impl ApplyError {
             Self::Data(_) | Self::Ending => libc::EIO,
             Self::Sockets(error) => error.raw_os_error().unwrap_or(libc::EIO),
             Self::Conf(_) => libc::EINVAL,
-            Self::NoPresharedKey(_) => libc::EPERM,
+            // `wg` says "Required key not available".
+            Self::NoPresharedKey(_) => libc::ENOKEY,
         }
     }
 }
@@ -238,6 +240,11 @@ impl Control {
     /// Carries out a change: what needs privileges first, for it can fail; then the data thread, which cannot.
     async fn apply(&self, update: DeviceUpdate) -> Result<(), ApplyError> {
         let mut current = self.current.lock().await;
+        if self.config.profile == Profile::Production
+            && let Some(key) = preshared::first_without(&self.state().await?, &update)
+        {
+            return Err(ApplyError::NoPresharedKey(key.to_base64()));
+        }
         self.apply_to(&mut current, update).await
     }
 

@@ -50,7 +50,7 @@ pub const RESOLVE_RETRY: Duration = Duration::from_secs(2);
 /// The longest pause between two tries.
 pub const RESOLVE_RETRY_MAX: Duration = Duration::from_secs(60);
 /// How often readiness is looked at.
-pub const READINESS_PERIOD: Duration = Duration::from_secs(1);
+pub const READINESS_PERIOD: Duration = Duration::from_millis(250);
 /// A peer counts as up for this long after a handshake (WireGuard paper §6.1: sessions end at 180 s).
 pub const PEER_UP: Duration = Duration::from_secs(180);
 
