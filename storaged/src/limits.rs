@@ -4,8 +4,9 @@ use std::time::Duration;
 
 // ---- From the specification ---------------------------------------------------------------------
 
-/// Seconds of idleness after which an upload's body is given up, unless configured.
-pub const BODY_IDLE: Duration = Duration::from_secs(10);
+/// The longest pause in an upload's body, unless configured. Longer than edge allows its clients (60 s): edge knows
+/// the client and can answer it, this end would only cut the line.
+pub const BODY_IDLE: Duration = Duration::from_secs(75);
 /// wgd answers a whois within this, or the request is refused.
 pub const WHOIS_TIMEOUT: Duration = Duration::from_secs(1);
 

@@ -139,7 +139,6 @@ impl Numbers {
 }
 
 /// A word of the window and its bit.
-#[expect(clippy::cast_possible_truncation, reason = "the remainder is below 4")]
 fn place(number: u64) -> (usize, u64) {
     ((number / 64) as usize % WORDS, 1 << (number % 64))
 }
