@@ -18,6 +18,9 @@ pub mod from_the_specification {
     pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
     /// The initiator makes new keys when they are this old, paper §6.1.
     pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
+    /// A packet with this counter or a higher one is refused, paper §6.1. The Noise implementation adds to
+    /// counters without looking.
+    pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
     /// After this age a session neither seals nor opens, paper §6.1.
     pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 }

@@ -37,8 +37,9 @@ pub(crate) struct Peer {
     /// Made on first use: a session is 11 KB, and needs our key.
     current: Option<Session>,
     draining: Vec<Session>,
-    /// *current* stands in for a session that knew which initiations were used up. Until it has
-    /// completed a handshake, an initiation alone moves nothing: it may be a recording.
+    /// *current* stands in for a session that knew which initiations were used up: one with another
+    /// pre-shared key, or one of this daemon's last life. Until it has completed a handshake, an
+    /// initiation alone moves nothing: it may be a recording.
     initiations_may_be_replayed: bool,
     wire: Wire,
     staged: Staged,
@@ -100,7 +101,7 @@ impl Peer {
             preshared_key: None,
             current: None,
             draining: Vec::new(),
-            initiations_may_be_replayed: false,
+            initiations_may_be_replayed: true,
             wire: Wire::default(),
             staged: Staged::default(),
             timers: Timers::default(),

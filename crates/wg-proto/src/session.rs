@@ -15,6 +15,7 @@ use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 
 use crate::identity::Identity;
+use crate::limits::from_the_specification::REJECT_AFTER_MESSAGES;
 use crate::limits::our_choice::SCRATCH_BYTES;
 use crate::{DropReason, PresharedKey, PublicKey};
 
@@ -185,6 +186,9 @@ impl Session {
         datagram: &[u8],
         scratch: &'a mut Scratch,
     ) -> Result<Opened<'a>, DropReason> {
+        if counter(datagram).is_none_or(|counter| counter >= REJECT_AFTER_MESSAGES) {
+            return Err(DropReason::Replay);
+        }
         let content = match self.tunn.decapsulate(None, datagram, scratch) {
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                 Content::Packet(packet)
@@ -267,6 +271,11 @@ const MESSAGE_INITIATION: u8 = 1;
 /// The receiver index of a data message, paper §5.4.6.
 fn receiver_index(datagram: &[u8]) -> Option<u32> {
     Some(u32::from_le_bytes(datagram.get(4..8)?.try_into().ok()?))
+}
+
+/// The counter of a data message, paper §5.4.6.
+fn counter(datagram: &[u8]) -> Option<u64> {
+    Some(u64::from_le_bytes(datagram.get(8..16)?.try_into().ok()?))
 }
 
 fn datagram(result: TunnResult<'_>) -> Option<&[u8]> {

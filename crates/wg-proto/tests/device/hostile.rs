@@ -46,6 +46,36 @@ fn after_a_new_preshared_key_a_recorded_initiation_moves_nobody() {
 }
 
 #[test]
+fn after_a_restart_a_recorded_initiation_moves_nobody() {
+    let mut pair = Pair::new();
+    pair.send(Left, 60);
+    pair.settle();
+    let initiation = pair.sent[0].datagram.clone();
+    // The same peer again, as a new process has it: no timestamp is known, only the configured endpoint.
+    let left = pair.left.public_key().to_hex();
+    let peer = format!("public_key={left}\nendpoint=192.0.2.1:51820\nallowed_ip=10.0.0.1/32\n");
+    pair.set(Right, &format!("replace_peers=true\n{peer}"));
+    pair.inject(Right, &initiation, "203.0.113.9:1");
+    assert_eq!(pair.peer(Right).endpoint.unwrap().remote, pair.left.address);
+}
+
+#[test]
+fn counters_near_their_end_are_refused_before_they_are_added_to() {
+    let mut pair = Pair::connected();
+    pair.cut = true;
+    pair.send(Left, 60);
+    let mut datagram = pair.sent[0].datagram.clone();
+    for counter in [u64::MAX, u64::MAX - 1, u64::MAX - (1 << 13)] {
+        datagram[8..16].copy_from_slice(&counter.to_le_bytes());
+        pair.inject(Right, &datagram, "192.0.2.1:51820");
+    }
+    assert_eq!(pair.drops(Right, DropReason::Replay), 3);
+    datagram[8..16].copy_from_slice(&(u64::MAX - (1 << 13) - 1).to_le_bytes());
+    pair.inject(Right, &datagram, "192.0.2.1:51820");
+    assert_eq!(pair.drops(Right, DropReason::DecryptFailed), 1, "the last one that is looked at");
+}
+
+#[test]
 fn an_unknown_peers_initiation_is_dropped() {
     let mut pair = Pair::new();
     let stranger = SecretKey::generate().unwrap().public_key().to_hex();
