@@ -76,8 +76,14 @@ pub const THREADS: &[SyscallRule] = &[
 
 const THREAD_FLAGS: u64 =
     (libc::CLONE_VM | libc::CLONE_FS | libc::CLONE_FILES | libc::CLONE_SIGHAND | libc::CLONE_THREAD) as u64;
-const FORBIDDEN_FLAGS: u64 =
-    (libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_NEWPID) as u64;
+const FORBIDDEN_FLAGS: u64 = (libc::CLONE_NEWUSER
+    | libc::CLONE_NEWNET
+    | libc::CLONE_NEWNS
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_PTRACE) as u64;
 
 /// The tokio runtime's reactor and signals.
 pub const TOKIO: &[SyscallRule] = &[
@@ -100,8 +106,18 @@ pub const SERVE: &[SyscallRule] = &[
     allow_when(
         libc::SYS_setsockopt,
         "setsockopt",
-        &[&[Equals(1, libc::IPPROTO_TCP as u64)], &[Equals(1, libc::SOL_SOCKET as u64)]],
-        "TCP_NODELAY, time-outs, linger; no IP-level options",
+        // One by one: among the others are filters in kernel code (SO_ATTACH_FILTER), another protocol on top
+        // (TCP_ULP) and another network device (SO_BINDTODEVICE).
+        &[
+            &[Equals(1, libc::IPPROTO_TCP as u64), Equals(2, libc::TCP_NODELAY as u64)],
+            &[Equals(1, libc::IPPROTO_TCP as u64), Equals(2, libc::TCP_USER_TIMEOUT as u64)],
+            &[Equals(1, libc::IPPROTO_TCP as u64), Equals(2, libc::TCP_KEEPIDLE as u64)],
+            &[Equals(1, libc::IPPROTO_TCP as u64), Equals(2, libc::TCP_KEEPINTVL as u64)],
+            &[Equals(1, libc::IPPROTO_TCP as u64), Equals(2, libc::TCP_KEEPCNT as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_KEEPALIVE as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_LINGER as u64)],
+        ],
+        "TCP_NODELAY, time-outs, keepalives, linger",
     ),
     allow_when(
         libc::SYS_fcntl,
@@ -125,3 +141,48 @@ pub const HANDED_IN_FILES: &[SyscallRule] = &[
     allow(libc::SYS_newfstatat, "newfstatat", "sizes of files handed in, by descriptor"),
     allow(libc::SYS_lseek, "lseek", "how much of a file handed in is left"),
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allows(tables: &[&[SyscallRule]], number: i64, arguments: [u64; 6]) -> bool {
+        let holds = |condition: &linux::seccomp::Condition| match *condition {
+            Equals(at, value) => arguments[usize::from(at)] == value,
+            Masked { argument, mask, value } => arguments[usize::from(argument)] & mask == value,
+        };
+        let mut rules = tables.iter().copied().flatten().filter(|rule| rule.number == number);
+        rules.any(|rule| rule.when.is_empty() || rule.when.iter().any(|all| all.iter().all(holds)))
+    }
+
+    fn option(level: i32, name: i32) -> [u64; 6] {
+        [0, level.cast_unsigned().into(), name.cast_unsigned().into(), 0, 0, 0]
+    }
+
+    #[test]
+    fn sockets_get_no_filter_no_device_and_no_other_protocol() {
+        assert!(allows(&[SERVE], libc::SYS_setsockopt, option(libc::IPPROTO_TCP, libc::TCP_NODELAY)));
+        for (level, name) in [
+            (libc::SOL_SOCKET, libc::SO_ATTACH_FILTER),
+            (libc::SOL_SOCKET, libc::SO_ATTACH_BPF),
+            (libc::SOL_SOCKET, libc::SO_BINDTODEVICE),
+            (libc::SOL_SOCKET, libc::SO_MARK),
+            (libc::IPPROTO_TCP, libc::TCP_ULP),
+            (libc::IPPROTO_TCP, libc::TCP_REPAIR),
+            (libc::IPPROTO_IP, libc::IP_TRANSPARENT),
+        ] {
+            assert!(!allows(&[SERVE], libc::SYS_setsockopt, option(level, name)), "{level} {name}");
+        }
+    }
+
+    #[test]
+    fn clone_makes_threads_and_nothing_else() {
+        let thread = THREAD_FLAGS | (libc::CLONE_SETTLS | libc::CLONE_SYSVSEM).cast_unsigned() as u64;
+        let allowed = |flags: u64| allows(&[BASE, THREADS], libc::SYS_clone, [flags, 0, 0, 0, 0, 0]);
+        assert!(allowed(thread));
+        assert!(!allowed(libc::SIGCHLD.cast_unsigned().into()), "a process");
+        for flag in [libc::CLONE_NEWUSER, libc::CLONE_NEWNET, libc::CLONE_NEWUTS, libc::CLONE_NEWIPC] {
+            assert!(!allowed(thread | u64::from(flag.cast_unsigned())), "{flag:#x}");
+        }
+    }
+}
