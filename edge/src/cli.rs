@@ -20,7 +20,7 @@ A configuration (TOML) that starts:
   services_url = \"http://10.100.0.11:8001\"       # a literal address inside tunnel_prefix
   tunnel_prefix = \"10.100.0.0/24\"
   internal_api_key_file = \"credential:internal\"  # or a path
-  user = \"culvert-edge\"
+  run_as = \"edge\"
 
 The environment goes before the file: SERVER_ROLE, SERVICES_URL, INTERNAL_API_KEY (works, but
 others can read an environment: prefer the file).

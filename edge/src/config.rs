@@ -61,7 +61,7 @@ pub struct Config {
     /// Whose datagrams are wgd's events, beside root's.
     pub wgd_user: Option<String>,
     /// Who edge becomes.
-    pub user: Option<String>,
+    pub run_as: Option<String>,
     /// What can be changed while running.
     pub limits: Limits,
 }
@@ -208,7 +208,7 @@ impl Config {
             events_socket: path(raw.events_socket, DEFAULT_EVENTS),
             admin_users: raw.admin_users.unwrap_or_default(),
             wgd_user: raw.wgd_user,
-            user: raw.user,
+            run_as: raw.run_as,
             limits,
         })
     }
@@ -221,7 +221,7 @@ impl Config {
         let users = Users {
             admins: self.admin_users.iter().filter_map(|text| resolve("admin_users", text)).collect(),
             wgd: self.wgd_user.as_deref().and_then(|text| resolve("wgd_user", text)),
-            own: self.user.as_deref().and_then(|text| resolve("user", text)),
+            own: self.run_as.as_deref().and_then(|text| resolve("run_as", text)),
         };
         problems.finish().map(|()| users)
     }
@@ -241,7 +241,7 @@ impl Config {
             ("events_socket", self.events_socket != other.events_socket),
             ("admin_users", self.admin_users != other.admin_users),
             ("wgd_user", self.wgd_user != other.wgd_user),
-            ("user", self.user != other.user),
+            ("run_as", self.run_as != other.run_as),
             ("limits.max_connections", self.limits.max_connections != other.limits.max_connections),
             ("limits.max_requests", self.limits.max_requests != other.limits.max_requests),
             ("limits.drain_timeout", self.limits.drain_timeout != other.limits.drain_timeout),
@@ -275,7 +275,7 @@ impl fmt::Display for Config {
         writeln!(f, "admin_socket = {:?}", path(&self.admin_socket))?;
         writeln!(f, "events_socket = {:?}", path(&self.events_socket))?;
         writeln!(f, "admin_users = {:?}", self.admin_users)?;
-        for (key, user) in [("wgd_user", &self.wgd_user), ("user", &self.user)] {
+        for (key, user) in [("wgd_user", &self.wgd_user), ("run_as", &self.run_as)] {
             if let Some(user) = user {
                 writeln!(f, "{key} = {user:?}")?;
             }

@@ -89,7 +89,7 @@ impl Config {
 
     fn build(cli: &Cli, raw: Raw, name: &str, file: Option<PathBuf>) -> Result<Self, ConfigError> {
         let mut problems = Problems::new(name);
-        let user = raw.user.as_deref().and_then(|text| problems.take("user", User::resolve(text)));
+        let user = raw.run_as.as_deref().and_then(|text| problems.take("run_as", User::resolve(text)));
         let metrics_listen = raw
             .metrics_listen
             .as_deref()
@@ -200,7 +200,7 @@ impl Config {
             Profile::Lab => "lab",
         };
         line("profile", Some(quoted(profile)));
-        line("user", self.user.map(|user| format!("\"{}:{}\"", user.uid, user.gid)));
+        line("run_as", self.user.map(|user| format!("\"{}:{}\"", user.uid, user.gid)));
         line("netcfg", Some(self.netcfg.to_string()));
         line("tun_netns", self.tun_netns.as_deref().map(quoted));
         line("wireguard_dir", Some(path(&self.wireguard_dir)));
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn what_is_printed_is_a_file_that_gives_the_same() {
-        let text = "user = \"1:2\"\nevents_socket = \"/run/e\"\nevent_listeners = [\"/run/a\"]\n";
+        let text = "run_as = \"1:2\"\nevents_socket = \"/run/e\"\nevent_listeners = [\"/run/a\"]\n";
         let config = build(text, &["wg0"]).expect("valid");
         let again = build(&config.print(), &[]).expect("valid");
         assert_eq!(config.print(), again.print());

@@ -20,7 +20,7 @@ pub struct RawConfig {
     pub(super) events_socket: Option<String>,
     pub(super) admin_users: Option<Vec<String>>,
     pub(super) wgd_user: Option<String>,
-    pub(super) user: Option<String>,
+    pub(super) run_as: Option<String>,
     #[serde(default)]
     pub(super) limits: RawLimits,
 }

@@ -31,7 +31,7 @@ fn a_small_file_gets_the_defaults() {
 #[test]
 fn the_printed_configuration_reads_as_the_same() {
     let text = format!(
-        "{GOOD}\nuser = \"0:0\"\nprofile = \"lab\"\nadmin_socket = \"\"\n[limits]\nmax_body_bytes = 5\nidle_timeout = \"2m\"\n"
+        "{GOOD}\nrun_as = \"0:0\"\nprofile = \"lab\"\nadmin_socket = \"\"\n[limits]\nmax_body_bytes = 5\nidle_timeout = \"2m\"\n"
     );
     let config = parse(&text).unwrap();
     assert_eq!(parse(&config.to_string()).unwrap(), config);

@@ -247,7 +247,7 @@ fn configure(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
             "profile = \"{}\"\n{}metrics_listen = \"{WGD_METRICS}\"\nadmin_socket = \"/run/culvert/wgd.sock\"\n\
              events_socket = \"/run/culvert/wgd.events\"\nevent_listeners = [\"/run/culvert/{listener}.events\"]\n",
             setup.profile.name(),
-            user("user", WGD_USER)
+            user("run_as", WGD_USER)
         )
     };
     let whois = if users { format!("whois_uids = [{STORAGED_USER}]\n") } else { String::new() };
@@ -264,7 +264,7 @@ fn configure(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
         setup.edge_lines,
         Side::Web.peer_name(),
         setup.profile.name(),
-        user("user", EDGE_USER),
+        user("run_as", EDGE_USER),
         user("wgd_user", WGD_USER)
     );
     lab.web.write("/etc/culvert/edge.toml", edge)?;

@@ -45,7 +45,7 @@ fn start(scene: &Scene) -> Result<(Tunnel, Running, Running)> {
     let tunnel = Tunnel::new(&scene.lab)?;
     if culvert::has_many_users()? {
         for host in [&scene.lab.web, &scene.lab.services] {
-            host.write("/etc/culvert/wgd.toml", format!("user = \"{WGD_USER}:{WGD_USER}\"\n"))?;
+            host.write("/etc/culvert/wgd.toml", format!("run_as = \"{WGD_USER}:{WGD_USER}\"\n"))?;
         }
     }
     let services = tunnel.start_wgd(&scene.lab, Side::Services, Endpoint::Learned, Place::Tunnel)?;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 pub(super) struct Raw {
     pub(super) interface: Option<String>,
     pub(super) profile: Option<String>,
-    pub(super) user: Option<String>,
+    pub(super) run_as: Option<String>,
     pub(super) netcfg: Option<bool>,
     pub(super) metrics_listen: Option<String>,
     pub(super) admin_socket: Option<PathBuf>,
