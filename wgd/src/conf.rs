@@ -2,6 +2,7 @@
 //!
 //! Invariant: a [`Tunnel`] is complete: keys that are kept elsewhere have been read. Only host names are open;
 //! those are looked up while the tunnel runs.
+use crate::netcfg::policy::{Policy, is_default};
 use crate::netcfg::{MtuChoice, Request, routes};
 use crate::{limits, wiped};
 use ipnet::IpNet;
@@ -15,7 +16,7 @@ use wg_proto::{DeviceState, DeviceUpdate, PublicKey};
 use zeroize::Zeroizing;
 
 /// The main routing table (linux/rtnetlink.h, RT_TABLE_MAIN).
-const MAIN_TABLE: u32 = 254;
+pub const MAIN_TABLE: u32 = 254;
 
 /// What the tunnel shall be.
 #[derive(Clone)]
@@ -24,6 +25,10 @@ pub struct Tunnel {
     conf: Option<TunnelConf>,
     /// Endpoints by host name, in the order of the file.
     pub names: Vec<HostName>,
+    /// The rules that its default route needs.
+    pub policy: Option<Policy>,
+    /// A key stood in the file itself.
+    holds_keys: bool,
 }
 
 /// An endpoint by host name.
@@ -57,25 +62,37 @@ impl Tunnel {
     /// What it is without a file.
     #[must_use]
     pub fn unconfigured() -> Self {
-        Self { conf: None, names: Vec::new() }
+        Self { conf: None, names: Vec::new(), policy: None, holds_keys: false }
     }
 
-    /// Reads the file and the keys it points to; unconfigured if there is no file.
+    /// Reads the file and the keys it points to; unconfigured if there is no file. With `strict`, a file with a
+    /// key in it that others can read is an error, else a warning.
     ///
     /// # Errors
     /// Naming file, line and key.
-    pub fn load(path: &Path) -> Result<Self, ConfError> {
+    pub fn load(path: &Path, strict: bool, endpoints_are_elsewhere: bool) -> Result<Self, ConfError> {
         let read = |error| ConfError::Read { path: path.to_owned(), error };
         let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::unconfigured()),
             Err(error) => return Err(read(error)),
         };
-        let mode = file.metadata().map_err(read)?.permissions().mode();
-        if mode & 0o007 != 0 {
-            tracing::warn!(path = %path.display(), "file is accessible to everybody and holds keys (chmod 600)");
+        let tunnel =
+            Self::parse(path, &read_text(&file).map_err(read)?, |place| open_private_key(place, strict))?;
+        if tunnel.holds_keys {
+            keep_private(&file, path, strict).map_err(read)?;
         }
-        Self::parse(path, &read_text(&file).map_err(read)?, open_key)
+        Ok(tunnel.routed_by_policy(endpoints_are_elsewhere))
+    }
+
+    /// With the rules that a default route needs, and with the mark that goes with them.
+    #[must_use]
+    pub fn routed_by_policy(mut self, endpoints_are_elsewhere: bool) -> Self {
+        self.policy = self.conf.as_ref().and_then(|conf| Policy::of(conf, endpoints_are_elsewhere));
+        if let (Some(policy), Some(conf)) = (self.policy, &mut self.conf) {
+            conf.fwmark = policy.mark;
+        }
+        self
     }
 
     /// Understands the file's text; `open` gives the keys that are kept elsewhere, in their order.
@@ -88,9 +105,10 @@ impl Tunnel {
         mut open: impl FnMut(&KeyPlace) -> io::Result<File>,
     ) -> Result<Self, ConfError> {
         let mut conf = wg_proto::conf::parse(&path.display().to_string(), text)?;
+        let holds_keys = holds_keys(&conf);
         conf.read_keys(|place| read_text(&open(place)?))?;
         let names = host_names(&conf);
-        Ok(Self { conf: Some(conf), names })
+        Ok(Self { conf: Some(conf), names, policy: None, holds_keys })
     }
 
     /// For a device that has just been made.
@@ -134,8 +152,9 @@ impl Tunnel {
         Request::Configure { addresses: conf.addresses.clone(), mtu, up: true }
     }
 
-    /// The routes to make and their table; `None` for `Table = off` or no file. A default route is made only if
-    /// the endpoints are reached from another namespace than the tunnel's, for it would swallow them.
+    /// The routes to make and their table; `None` for `Table = off` or no file. A default route is not among them
+    /// where it is made by policy; in the main table it is made only if the endpoints are reached from another
+    /// namespace than the tunnel's, for it would swallow them.
     #[must_use]
     pub fn routes(&self, endpoints_are_elsewhere: bool) -> Option<(Vec<IpNet>, u32)> {
         let conf = self.conf.as_ref()?;
@@ -145,6 +164,8 @@ impl Tunnel {
         let allowed: Vec<IpNet> =
             conf.peers.iter().flat_map(|peer| peer.allowed_ips.iter().copied()).collect();
         let elsewhere = endpoints_are_elsewhere || table != MAIN_TABLE;
+        let by_policy = |net: &IpNet| self.policy.is_some() && is_default(net);
+        let allowed: Vec<IpNet> = allowed.into_iter().filter(|net| !by_policy(net)).collect();
         let plan = routes::plan(&allowed, addresses, elsewhere);
         for prefix in plan.left_out {
             tracing::warn!(%prefix, "no route made: it would swallow the tunnel's own datagrams");
@@ -210,9 +231,44 @@ pub fn key_places(conf: &TunnelConf) -> Vec<KeyPlace> {
 /// Opens a key that is kept outside of the file.
 ///
 /// # Errors
-/// When it is not there, or there is no credentials directory.
-pub fn open_key(place: &KeyPlace) -> io::Result<File> {
-    File::open(key_path(place)?)
+/// When it is not there, there is no credentials directory, or (with `strict`) others can read it.
+pub fn open_private_key(place: &KeyPlace, strict: bool) -> io::Result<File> {
+    let path = key_path(place)?;
+    let file = File::open(&path)?;
+    match place {
+        KeyPlace::File(_) => keep_private(&file, &path, strict)?,
+        // The service manager sees to it; with an access list its group bits look open and are not.
+        KeyPlace::Credential(_) => {}
+    }
+    Ok(file)
+}
+
+/// Refuses a file with a key in it that others than its owner can read or write, or warns of it.
+///
+/// # Errors
+/// With `strict`, when they can.
+pub fn keep_private(file: &File, path: &Path, strict: bool) -> io::Result<()> {
+    let mode = file.metadata()?.permissions().mode() & 0o7777;
+    if mode & 0o066 == 0 {
+        return Ok(());
+    }
+    if strict {
+        let what = format!(
+            "mode {mode:04o}: others can read or write a file with a key in it (chmod 600 {})",
+            path.display()
+        );
+        return Err(io::Error::new(io::ErrorKind::PermissionDenied, what));
+    }
+    let mode = format!("{mode:04o}");
+    tracing::warn!(path = %path.display(), mode, "others can read or write a file with a key in it (chmod 600)");
+    Ok(())
+}
+
+/// Whether a key stands in the file itself; asked before keys that are kept elsewhere are fetched.
+#[must_use]
+pub fn holds_keys(conf: &TunnelConf) -> bool {
+    matches!(conf.private_key, KeySource::Inline(_))
+        || conf.peers.iter().any(|peer| matches!(peer.preshared_key, Some(KeySource::Inline(_))))
 }
 
 fn key_path(place: &KeyPlace) -> io::Result<PathBuf> {
@@ -272,7 +328,8 @@ mod tests {
 
     #[test]
     fn a_missing_file_is_an_unconfigured_interface() {
-        let tunnel = Tunnel::load(Path::new("/nonexistent/wg0.conf")).unwrap_or_else(|e| panic!("{e}"));
+        let tunnel =
+            Tunnel::load(Path::new("/nonexistent/wg0.conf"), true, false).unwrap_or_else(|e| panic!("{e}"));
         assert!(matches!(tunnel.configure_request(), Request::Configure { up: false, .. }));
         assert!(tunnel.routes(false).is_none());
     }
@@ -281,7 +338,7 @@ mod tests {
     fn a_mistake_is_named_with_file_and_line() {
         let mut file = tempfile::NamedTempFile::new().expect("file");
         write!(file, "[Interface]\nPrivateKey = {KEY}\nMTU = big\n").expect("write");
-        let error = Tunnel::load(file.path()).err().expect("a mistake").to_string();
+        let error = Tunnel::load(file.path(), true, false).err().expect("a mistake").to_string();
         assert!(error.contains(&format!("{}:3", file.path().display())) && error.contains("MTU"), "{error}");
     }
 
@@ -307,6 +364,45 @@ mod tests {
         assert_eq!(tunnel(&format!("{interface}Table = off\n{peer}")).routes(false), None);
         let own = tunnel(&format!("{interface}Table = 1000\n{peer}")).routes(false);
         assert_eq!(own, Some((vec![prefix("10.1.0.0/16"), prefix("10.100.0.11/32")], 1000)));
+    }
+
+    #[test]
+    fn a_default_route_is_made_by_policy_and_marks_the_tunnels_own_datagrams() {
+        let text =
+            "[Interface]\nPrivateKey = KEY\n[Peer]\nPublicKey = PEER\nAllowedIPs = 0.0.0.0/0, 10.1.0.0/16\n";
+        let here = tunnel(text).routed_by_policy(false);
+        assert_eq!(here.policy.map(|policy| policy.table), Some(51_820));
+        assert_eq!(here.fwmark(), 51_820);
+        assert_eq!(here.first_update().fwmark, Some(51_820));
+        let prefix = |text: &str| text.parse::<IpNet>().expect("prefix");
+        assert_eq!(here.routes(false), Some((vec![prefix("10.1.0.0/16")], MAIN_TABLE)));
+        let elsewhere = tunnel(text).routed_by_policy(true);
+        assert_eq!((elsewhere.policy, elsewhere.fwmark()), (None, 0));
+        assert_eq!(elsewhere.routes(true).map(|(routes, _)| routes.len()), Some(2));
+    }
+
+    #[test]
+    fn a_key_that_others_can_read_is_refused_or_warned_of() {
+        let directory = tempfile::tempdir().expect("directory");
+        let write = |name: &str, text: &str, mode: u32| {
+            let path = directory.path().join(name);
+            std::fs::write(&path, text).expect("write");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("mode");
+            path
+        };
+        let inline = format!("[Interface]\nPrivateKey = {KEY}\n");
+        for (mode, good) in [(0o600, true), (0o400, true), (0o640, false), (0o604, false), (0o620, false)] {
+            let path = write("wg0.conf", &inline, mode);
+            assert_eq!(Tunnel::load(&path, true, false).is_ok(), good, "{mode:o}");
+            assert!(Tunnel::load(&path, false, false).is_ok());
+        }
+        // What holds no key may be read; the key it points to may not.
+        let key = write("key", KEY, 0o600);
+        let path = write("wg0.conf", &format!("[Interface]\nPrivateKeyFile = {}\n", key.display()), 0o644);
+        assert!(Tunnel::load(&path, true, false).is_ok());
+        write("key", KEY, 0o644);
+        let error = Tunnel::load(&path, true, false).err().expect("refused").to_string();
+        assert!(error.contains("wg0.conf:2: PrivateKeyFile") && error.contains("chmod 600"), "{error}");
     }
 
     #[test]

@@ -8,9 +8,11 @@ mod link;
 mod names;
 mod preshared;
 mod uapi;
+mod uapi_door;
 mod unlinked;
 
 pub use link::LinkMonitor;
+pub use uapi_door::UapiDoor;
 pub use unlinked::Unlinked;
 
 use crate::conf::{self, Tunnel};
@@ -75,7 +77,7 @@ pub struct Parts {
     /// The data thread's last word.
     pub ended: oneshot::Receiver<Ended>,
     /// The configuration socket.
-    pub uapi: UnixListener,
+    pub uapi: UapiDoor,
     /// Says when the configuration socket's file is gone.
     pub unlinked: Unlinked,
     /// Says when the interface's MTU changes.
@@ -161,7 +163,16 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
 
     // What is in here must not be missing: a panic in one of them ends the daemon.
     let mut serving = JoinSet::new();
-    serving.spawn(uapi::serve(tokio::net::UnixListener::from_std(parts.uapi)?, Arc::clone(&control)));
+    match parts.uapi {
+        UapiDoor::Listener(listener) => {
+            let listener = tokio::net::UnixListener::from_std(listener)?;
+            serving.spawn(uapi::serve(listener, Arc::clone(&control)));
+        }
+        UapiDoor::Connection(stream) => {
+            let stream = tokio::net::UnixStream::from_std(stream)?;
+            serving.spawn(uapi::serve_connection(stream, Arc::clone(&control)));
+        }
+    }
     if let Some(listener) = parts.admin {
         let uids = control.config.admin_uids.clone();
         let handler = Arc::new(admin::Verbs(Arc::clone(&control)));
@@ -284,7 +295,8 @@ impl Control {
         let mut files = opened.into_iter().map(File::from);
         let missing = || io::Error::from_raw_os_error(libc::EBADF);
         let text = conf::read_text(&files.next().ok_or_else(missing)?)?;
-        let tunnel = Tunnel::parse(&self.config.tunnel_file(), &text, |_| files.next().ok_or_else(missing))?;
+        let tunnel = Tunnel::parse(&self.config.tunnel_file(), &text, |_| files.next().ok_or_else(missing))?
+            .routed_by_policy(self.config.tun_netns.is_some());
         if self.config.profile == Profile::Production
             && let Some(key) = tunnel.first_without_preshared_key()
         {
@@ -297,9 +309,12 @@ impl Control {
             self.data.tell(Command::Mtu(mtu)).await?;
         }
         let elsewhere = self.config.tun_netns.is_some();
-        if let Some((routes, table)) = tunnel.routes(elsewhere) {
-            self.netcfg.set_routes(&routes, table).await?;
+        if tunnel.policy != current.tunnel.policy {
+            self.netcfg.ask(Request::SetPolicy { policy: tunnel.policy }, &[]).await?;
         }
+        // Without routes those that were made go.
+        let (routes, table) = tunnel.routes(elsewhere).unwrap_or((Vec::new(), conf::MAIN_TABLE));
+        self.netcfg.set_routes(&routes, table).await?;
         current.tunnel = tunnel;
         Ok(())
     }
@@ -325,8 +340,18 @@ impl Control {
             let _ = tokio::time::timeout(limits::ANSWER_TIME, ended).await;
         }
         // A change that waits for netcfg just now keeps the lock; then the end of the process frees the port.
+        let mut policy = None;
         if let Ok(mut current) = self.current.try_lock() {
             current.sockets = None;
+            policy = current.tunnel.policy;
+        }
+        if policy.is_some() {
+            let none = Request::SetPolicy { policy: None };
+            match tokio::time::timeout(limits::ANSWER_TIME, self.netcfg.ask(none, &[])).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(error)) => tracing::info!(%error, "routing rules stay behind until the next start"),
+                Err(_) => tracing::warn!("routing rules stay behind: wgd-netcfg does not answer"),
+            }
         }
         match tokio::time::timeout(limits::ANSWER_TIME, self.netcfg.ask(Request::RemoveSockets, &[])).await {
             Ok(Ok(_) | Err(NetcfgError::Off | NetcfgError::Gone)) => {}

@@ -14,12 +14,12 @@ fn main() -> ExitCode {
 }
 
 fn try_main(cli: &Cli) -> anyhow::Result<()> {
-    let config = Config::load(cli)?;
+    let mut config = Config::load(cli)?;
     run::prepare(&config)?;
     if run::only_asked(cli, &config)? {
         return Ok(());
     }
-    let started = match run::begin(cli, &config)? {
+    let started = match run::begin(cli, &mut config)? {
         Start::Here(started) => started,
         Start::Elsewhere(code) => std::process::exit(i32::from(code)),
     };

@@ -2,23 +2,27 @@
 //!
 //! Invariant: it answers the closed list of [`Request`] and nothing else, for the one interface and the one
 //! configuration file it was told about before it confined itself, and within what that file says ([`permitted`]).
-//! It keeps CAP_NET_ADMIN alone. The process that touches packets has no capability; a flaw there reaches
-//! exactly these requests. Both helpers are forked before a key is read.
+//! It keeps CAP_NET_ADMIN alone (and CAP_NET_BIND_SERVICE where there is no `wgd.toml`). The process that touches
+//! packets has no capability; a flaw there reaches exactly these requests. Both helpers are forked before a key is
+//! read.
 //!
 //! One request and one answer are one message each, JSON over a `SOCK_SEQPACKET` pair; sockets and files travel
 //! as descriptors beside them.
 mod client;
 mod interface;
 mod permitted;
+pub mod policy;
 mod process;
 mod resolver;
 pub mod routes;
+mod rules;
 mod worker;
 
 pub use client::{Netcfg, NetcfgError, Running};
 pub use process::Setup;
 
 use ipnet::IpNet;
+use policy::Policy;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -55,6 +59,11 @@ pub enum Request {
         table: u32,
         /// The lists of all parts since the last `last` count together.
         last: bool,
+    },
+    /// Makes policy routing what it shall be. Rules that a killed wgd left behind go as well.
+    SetPolicy {
+        /// `None`: no rule.
+        policy: Option<Policy>,
     },
     /// Opens the configuration file and the key files it points to; they come as descriptors.
     ReadConfig,

@@ -4,7 +4,7 @@
 //! [`Workers::seal`]. Each stage consumes the one before it, so the order cannot be changed by accident.
 use crate::conf::{self, Tunnel};
 use crate::config::{Cli, Config, Profile};
-use crate::control::{self, LinkMonitor, Parts, Unlinked};
+use crate::control::{self, LinkMonitor, Parts, UapiDoor, Unlinked};
 use crate::events::Events;
 use crate::io::{self, DataPlane, Ended, Handle};
 use crate::metrics::Metrics;
@@ -36,6 +36,7 @@ use wg_proto::{Device, DeviceUpdate};
 /// The names of listeners that a service manager can hand in.
 const ADMIN: &str = "admin";
 const METRICS: &str = "metrics";
+const UAPI: &str = "uapi";
 
 /// Where a started daemon goes on.
 pub enum Start {
@@ -52,6 +53,10 @@ pub struct Started {
     /// The way to let the waiting parent go, when there is one.
     pub background: Option<Background>,
     listeners: ListenFds,
+    /// Handed in by `--tun-fd`.
+    tun: Option<Tun>,
+    /// Handed in by `--uapi-fd` or the service manager.
+    uapi: Option<UapiDoor>,
 }
 
 /// Everything that could only be opened with privileges.
@@ -74,7 +79,7 @@ pub struct Opened {
 
 /// Where others come in.
 struct Doors {
-    uapi: UnixListener,
+    uapi: UapiDoor,
     admin: Option<UnixListener>,
     status: Option<TcpListener>,
     events: Option<Events>,
@@ -128,7 +133,8 @@ pub fn prepare(config: &Config) -> anyhow::Result<()> {
 /// Naming file, line and key.
 pub fn read_tunnel(config: &Config) -> anyhow::Result<Tunnel> {
     let path = config.tunnel_file();
-    let tunnel = Tunnel::load(&path).map_err(|error| {
+    let strict = config.profile == Profile::Production;
+    let tunnel = Tunnel::load(&path, strict, config.tun_netns.is_some()).map_err(|error| {
         let code = match &error {
             conf::ConfError::Read { .. } => exit::NO_INPUT,
             conf::ConfError::Content(_) => exit::CONFIG,
@@ -175,7 +181,7 @@ pub fn only_asked(cli: &Cli, config: &Config) -> anyhow::Result<bool> {
 ///
 /// # Errors
 /// When the process cannot be forked, or the listeners are not what they are called.
-pub fn begin(cli: &Cli, config: &Config) -> anyhow::Result<Start> {
+pub fn begin(cli: &Cli, config: &mut Config) -> anyhow::Result<Start> {
     let privileged = Privileged::at_startup().map_err(|error| fail(exit::OS, error))?;
     if !linux::allocator::use_one_arena(&privileged) {
         return Err(fail(
@@ -184,16 +190,65 @@ pub fn begin(cli: &Cli, config: &Config) -> anyhow::Result<Start> {
         ));
     }
     // Before the fork: they are meant for this process id.
-    let listeners = ListenFds::take(&privileged).map_err(|error| fail(exit::CONFIG, error))?;
+    let mut listeners = ListenFds::take(&privileged).map_err(|error| fail(exit::CONFIG, error))?;
+    let (tun, uapi) = take_handed_in(cli, &privileged, &mut listeners)?;
+    if let Some(tun) = &tun {
+        // As wireguard-go: the kernel knows what the interface is called.
+        tun.name().clone_into(&mut config.interface);
+    }
+    for what in cli.ignored() {
+        tracing::info!("accepted and ignored: {what}");
+    }
     if config.foreground {
-        return Ok(Start::Here(Started { privileged, background: None, listeners }));
+        return Ok(Start::Here(Started { privileged, background: None, listeners, tun, uapi }));
     }
     match go_to_background(privileged, cli.log_is_wanted()).map_err(|error| fail(exit::OS, error))? {
         Side::Parent(code) => Ok(Start::Elsewhere(code)),
         Side::Child(privileged, background) => {
-            Ok(Start::Here(Started { privileged, background: Some(background), listeners }))
+            Ok(Start::Here(Started { privileged, background: Some(background), listeners, tun, uapi }))
         }
     }
+}
+
+/// The TUN device and the configuration socket, where somebody else opened them.
+fn take_handed_in(
+    cli: &Cli,
+    privileged: &Privileged,
+    listeners: &mut ListenFds,
+) -> anyhow::Result<(Option<Tun>, Option<UapiDoor>)> {
+    let bad = |what: &'static str, number: i32, error: anyhow::Error| {
+        fail(exit::CONFIG, error.context(format!("{what}: descriptor {number}")))
+    };
+    if cli.tun_fd.is_some() && cli.tun_fd == cli.uapi_fd {
+        let error = anyhow!("--tun-fd and --uapi-fd name the same descriptor");
+        return Err(fail(exit::CONFIG, error));
+    }
+    let take = |what: &'static str, number: Option<i32>| {
+        let Some(number) = number else { return Ok(None) };
+        if listeners.holds(number) {
+            return Err(bad(what, number, anyhow!("LISTEN_FDS hands it in as well")));
+        }
+        let taken = linux::inherited::take(privileged, number);
+        taken.map(|descriptor| Some((descriptor, number))).map_err(|error| bad(what, number, error.into()))
+    };
+    let tun = match take("--tun-fd", cli.tun_fd)? {
+        Some((descriptor, number)) => {
+            let tun = Tun::from_descriptor(privileged, descriptor);
+            Some(tun.map_err(|error| bad("--tun-fd", number, error.into()))?)
+        }
+        None => None,
+    };
+    let uapi = match take("--uapi-fd", cli.uapi_fd)? {
+        Some((descriptor, number)) => {
+            let door = UapiDoor::from_descriptor(descriptor);
+            Some(door.map_err(|error| bad("--uapi-fd", number, error.into()))?)
+        }
+        None => None,
+    };
+    let by_name = listeners.descriptor(UAPI).map(UapiDoor::from_descriptor).transpose();
+    let by_name =
+        by_name.map_err(|error| fail(exit::CONFIG, anyhow!("handed-in listener {UAPI:?}: {error}")))?;
+    Ok((tun, uapi.or(by_name)))
 }
 
 /// Starts `wgd-netcfg`, or makes ready to do its work here for as long as there are privileges. It comes before
@@ -204,8 +259,9 @@ pub fn begin(cli: &Cli, config: &Config) -> anyhow::Result<Start> {
 pub fn fork_netcfg(started: Started, config: &Config) -> anyhow::Result<(Started, Netcfg)> {
     // A socket that was handed in belongs to the service manager, its file as well.
     let admin = config.admin_socket.clone().filter(|_| !started.listeners.has(ADMIN));
+    let uapi = Some(config.uapi_socket()).filter(|_| started.uapi.is_none());
     let socket_files: Vec<PathBuf> =
-        [Some(config.uapi_socket()), admin, config.events_socket.clone()].into_iter().flatten().collect();
+        [uapi, admin, config.events_socket.clone()].into_iter().flatten().collect();
     for path in &socket_files {
         daemon::socket_directory::make(path).map_err(|error| fail(exit::OS, error))?;
     }
@@ -215,6 +271,7 @@ pub fn fork_netcfg(started: Started, config: &Config) -> anyhow::Result<(Started
         config_path: config.tunnel_file(),
         socket_files,
         resolver_user: config.user,
+        low_ports: config.file.is_none(),
         require_all: config.profile == Profile::Production,
         to_background: started.background.is_some(),
     };
@@ -222,9 +279,9 @@ pub fn fork_netcfg(started: Started, config: &Config) -> anyhow::Result<(Started
         let netcfg = Netcfg::here(&started.privileged, &setup)?;
         return Ok((started, netcfg));
     }
-    let Started { privileged, background, listeners } = started;
+    let Started { privileged, background, listeners, tun, uapi } = started;
     let (privileged, netcfg) = Netcfg::fork(privileged, &setup).map_err(|error| fail(exit::OS, error))?;
-    Ok((Started { privileged, background, listeners }, netcfg))
+    Ok((Started { privileged, background, listeners, tun, uapi }, netcfg))
 }
 
 /// Opens everything: TUN, addresses and routes, UDP sockets, and where others come in.
@@ -237,11 +294,14 @@ pub fn acquire(
     tunnel: Tunnel,
     mut netcfg: Netcfg,
 ) -> anyhow::Result<(Privileged, Option<Background>, Opened)> {
-    let Started { privileged, background, mut listeners } = started;
+    let Started { privileged, background, mut listeners, tun, uapi } = started;
     let namespace = config.open_netns()?;
-    let tun = match &namespace {
-        Some(namespace) => namespace.within(&privileged, || Tun::create(&privileged, &config.interface)),
-        None => Ok(Tun::create(&privileged, &config.interface)),
+    let tun = match (tun, &namespace) {
+        (Some(tun), _) => Ok(Ok(tun)),
+        (None, Some(namespace)) => {
+            namespace.within(&privileged, || Tun::create(&privileged, &config.interface))
+        }
+        (None, None) => Ok(Tun::create(&privileged, &config.interface)),
     };
     let tun = tun.context("enter tun_netns").map_err(|error| fail(exit::PERMISSION, error))?;
     let tun = tun.map_err(|error| fail(code_of_tun(&error), error))?;
@@ -250,6 +310,14 @@ pub fn acquire(
         (Answer::Configured { mtu, index }, _) => (mtu, index),
         (other, _) => return Err(anyhow!("wgd-netcfg answers {other:?}")),
     };
+    match netcfg.ask(Request::SetPolicy { policy: tunnel.policy }, &[]) {
+        Ok(_) => {}
+        // Nothing is wanted; what could not be looked for is nobody's loss.
+        Err(error) if tunnel.policy.is_none() => {
+            tracing::debug!(%error, "look for rules that were left behind")
+        }
+        Err(error) => return Err(refused(error)),
+    }
     if let Some((routes, table)) = tunnel.routes(namespace.is_some()) {
         netcfg.set_routes(&routes, table).map_err(refused)?;
     }
@@ -258,14 +326,17 @@ pub fn acquire(
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guard = runtime.enter();
-    let doors = open_doors(&config, &mut listeners)?;
+    let doors = open_doors(&config, &mut listeners, uapi)?;
     for name in listeners.left_over() {
         tracing::warn!(name, "a listener was handed in that this daemon does not know");
     }
     let registry = Registry::new();
     let opened = Opened {
         signals: Signals::new()?,
-        unlinked: Unlinked::watch(&config.uapi_socket()).context("watch the configuration socket")?,
+        unlinked: match doors.uapi.path() {
+            Some(path) => Unlinked::watch(&path).context("watch the configuration socket")?,
+            None => Unlinked::never(),
+        },
         link: LinkMonitor::open(&privileged, namespace.as_ref(), index).context("open netlink")?,
         notify: Notify::from_environment(&privileged).context("NOTIFY_SOCKET")?,
         process: ProcessMetrics::open(&registry)?,
@@ -416,12 +487,18 @@ fn start_data_thread(plane: DataPlane) -> anyhow::Result<(Sender<()>, oneshot::R
     Ok((go, ended))
 }
 
-fn open_doors(config: &Config, listeners: &mut ListenFds) -> anyhow::Result<Doors> {
+fn open_doors(config: &Config, listeners: &mut ListenFds, uapi: Option<UapiDoor>) -> anyhow::Result<Doors> {
     let refuse = |path: &Path, error: std::io::Error| {
         fail(exit::OS, anyhow::Error::new(error).context(format!("socket {}", path.display())))
     };
-    let uapi_path = config.uapi_socket();
-    let uapi = bind_unix_listener(&uapi_path, 0o600, None).map_err(|error| refuse(&uapi_path, error))?;
+    let uapi = match uapi {
+        Some(uapi) => uapi,
+        None => {
+            let path = config.uapi_socket();
+            let listener = bind_unix_listener(&path, 0o600, None).map_err(|error| refuse(&path, error))?;
+            UapiDoor::Listener(listener)
+        }
+    };
     let admin = match (listeners.unix(ADMIN)?, &config.admin_socket) {
         (Some(listener), _) => Some(listener),
         (None, Some(path)) => {
@@ -467,7 +544,7 @@ fn refused(error: NetcfgError) -> anyhow::Error {
 
 fn code_of_tun(error: &TunError) -> u8 {
     match error {
-        TunError::Name(_) => exit::CONFIG,
+        TunError::Name(_) | TunError::NotTun(_) => exit::CONFIG,
         TunError::Missing(_) | TunError::InUse { .. } | TunError::Other { .. } => exit::OS,
         TunError::Permission { .. } => exit::PERMISSION,
     }

@@ -63,17 +63,19 @@ const LEAVE_TERMINAL: SyscallRule = allow_when(
     "standard streams to /dev/null in the background",
 );
 
-/// What `wgd-netcfg` keeps: CAP_NET_ADMIN; reading its configuration and keys; and removing files from the
-/// directories of the sockets. It writes no file: it runs as root, and what lies beside its configuration is read
-/// by programs that run commands from it (wg-quick).
+/// What `wgd-netcfg` keeps: CAP_NET_ADMIN, and CAP_NET_BIND_SERVICE in stock use; reading its configuration and
+/// keys; and removing files from the directories of the sockets. It opens no file to
+/// write (the one sysctl of policy routing is open already): it runs as root, and what lies beside its configuration
+/// is read by programs that run commands from it (wg-quick).
 #[must_use]
 pub fn netcfg_confinement(setup: &Setup, key_directories: &[PathBuf]) -> Confinement {
     let read = key_directories.iter().map(PathBuf::as_path).chain(setup.config_path.parent());
     let remove = setup.socket_files.iter().filter_map(|path| path.parent());
     let files = read.map(FileRule::read).chain(remove.map(FileRule::remove));
     let files = files.filter(|rule| rule.path().is_dir()).collect();
+    let low_ports = setup.low_ports.then_some(Capability::CAP_NET_BIND_SERVICE);
     Confinement {
-        keep: vec![Capability::CAP_NET_ADMIN],
+        keep: std::iter::once(Capability::CAP_NET_ADMIN).chain(low_ports).collect(),
         files,
         require_all: setup.require_all,
         ..Confinement::default()
@@ -117,6 +119,12 @@ const NETCFG_OWN: &[SyscallRule] = &[
     allow(libc::SYS_recvfrom, "recvfrom", "netlink, the resolver"),
     allow(libc::SYS_sendto, "sendto", "netlink, the resolver"),
     allow_when(libc::SYS_openat, "openat", READ_ONLY, "the configuration and key files; Landlock says where"),
+    allow_when(
+        libc::SYS_statx,
+        "statx",
+        &[&[Equals(2, libc::AT_EMPTY_PATH as u64)]],
+        "whether others can read a key file, by its descriptor",
+    ),
     allow(libc::SYS_unlink, "unlink", "socket files at farewell; Landlock says where"),
     allow_when(
         libc::SYS_fcntl,

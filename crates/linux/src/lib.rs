@@ -10,6 +10,7 @@ pub mod background;
 mod capabilities;
 pub mod descriptors;
 pub mod helper_process;
+pub mod inherited;
 mod landlock_rules;
 pub mod listen_fds;
 mod lockdown;

@@ -87,6 +87,16 @@ impl ListenFds {
         self.by_name.contains_key(name)
     }
 
+    /// Whether descriptor `number` is one of those not yet taken.
+    pub fn holds(&self, number: std::os::fd::RawFd) -> bool {
+        self.by_name.values().any(|descriptor| descriptor.as_raw_fd() == number)
+    }
+
+    /// The Unix socket called `name`, if one was handed in, whatever it does.
+    pub fn descriptor(&mut self, name: &str) -> Option<OwnedFd> {
+        self.by_name.remove(name)
+    }
+
     /// The TCP listener called `name`, if one was handed in. It does not block.
     pub fn tcp(&mut self, name: &str) -> Result<Option<TcpListener>, ListenFdsError> {
         let Some(descriptor) = self.by_name.remove(name) else { return Ok(None) };

@@ -5,7 +5,7 @@
 use crate::Privileged;
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use tun_tap::{Iface, Mode};
 
 /// The longest interface name without its terminating NUL (`IFNAMSIZ` in linux/if.h is 16).
@@ -45,6 +45,9 @@ pub enum TunError {
         /// EPERM or EACCES as the kernel gave it.
         error: io::Error,
     },
+    /// What was handed in cannot be used.
+    #[error("handed-in TUN: {0}")]
+    NotTun(String),
     /// Anything else.
     #[error("interface {name}: {error}")]
     Other {
@@ -72,6 +75,39 @@ impl Tun {
         let name = interface.name().to_owned();
         // SAFETY: `into_raw_fd` gives up ownership of an open descriptor, so this `File` is its only owner.
         let file = unsafe { File::from_raw_fd(interface.into_raw_fd()) };
+        set_nonblocking(&file).map_err(|error| TunError::at(&name, error))?;
+        Ok(Self { file, name })
+    }
+
+    /// Takes over a device that somebody else opened, and asks the kernel for its name.
+    ///
+    /// # Errors
+    /// When the descriptor is no TUN device, or one with a header before each packet.
+    pub fn from_descriptor(_: &Privileged, descriptor: OwnedFd) -> Result<Self, TunError> {
+        let file = File::from(descriptor);
+        // SAFETY: `ifreq` is a C structure of integers and byte arrays; all zeros is a value of it.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // SAFETY: TUNGETIFF (linux/if_tun.h) writes one `ifreq` to the address it gets; `request` is one and
+        // lives beyond the call. Another kind of descriptor answers with an error and writes nothing.
+        if unsafe { libc::ioctl(file.as_raw_fd(), libc::TUNGETIFF as _, &raw mut request) } < 0 {
+            let error = io::Error::last_os_error();
+            return Err(TunError::NotTun(format!("the descriptor is no TUN device: {error}")));
+        }
+        // SAFETY: TUNGETIFF fills this member of the union.
+        let flags = libc::c_int::from(unsafe { request.ifr_ifru.ifru_flags });
+        if flags & libc::IFF_TUN == 0 {
+            return Err(TunError::NotTun("the device is a TAP: it carries frames, not packets".into()));
+        }
+        if flags & libc::IFF_NO_PI == 0 || flags & libc::IFF_VNET_HDR != 0 {
+            let what = "the device puts a header before each packet: open it with IFF_NO_PI alone";
+            return Err(TunError::NotTun(what.into()));
+        }
+        let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
+        let name = String::from_utf8(name.map(|byte| byte.cast_unsigned()).collect());
+        let name = name.map_err(|_| TunError::NotTun("its name is no text".into()))?;
+        if !is_interface_name(&name) {
+            return Err(TunError::Name(name));
+        }
         set_nonblocking(&file).map_err(|error| TunError::at(&name, error))?;
         Ok(Self { file, name })
     }

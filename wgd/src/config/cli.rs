@@ -36,12 +36,34 @@ pub struct Cli {
     /// Print the configuration in force and exit.
     #[arg(long)]
     pub print_config: bool,
-    /// error, warn, info, debug or trace (also LOG_LEVEL and WG_LOG_LEVEL; RUST_LOG wins).
-    #[arg(long, value_name = "LEVEL")]
+    /// error, warn, info, debug or trace, or wireguard-go's silent and verbose (also LOG_LEVEL and WG_LOG_LEVEL;
+    /// RUST_LOG wins).
+    #[arg(short = 'v', long, visible_alias = "verbosity", value_name = "LEVEL")]
     pub log_level: Option<String>,
     /// text or json [default: text on a terminal].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+    /// Use the TUN device that is open at descriptor FD (opened with IFF_TUN and IFF_NO_PI); the interface is then
+    /// called as the kernel says.
+    #[arg(long, value_name = "FD", env = "WG_TUN_FD", hide_env_values = true, value_parser = handed_in())]
+    pub tun_fd: Option<i32>,
+    /// Serve the configuration socket that is open at descriptor FD: one that listens, as wireguard-go hands it on,
+    /// or one that is connected, as boringtun-cli does. Without it, or one called `uapi` in LISTEN_FDNAMES, wgd
+    /// makes /var/run/wireguard/INTERFACE.sock.
+    #[arg(long, value_name = "FD", env = "WG_UAPI_FD", hide_env_values = true, value_parser = handed_in())]
+    pub uapi_fd: Option<i32>,
+    /// Accepted for boringtun-cli's sake; wgd moves all packets on one thread, whatever the number.
+    #[arg(short = 't', long, value_name = "NUMBER", env = "WG_THREADS", hide_env_values = true)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    pub threads: Option<u16>,
+    /// Accepted for boringtun-cli's sake (also WG_SUDO=1) and ignored: wgd always gives up its privileges.
+    #[arg(long)]
+    pub disable_drop_privileges: bool,
+}
+
+/// Descriptors behind the standard streams.
+fn handed_in() -> clap::builder::RangedI64ValueParser<i32> {
+    clap::value_parser!(i32).range(3..)
 }
 
 const EXAMPLES: &str = "\
@@ -63,6 +85,24 @@ impl Cli {
     #[must_use]
     pub fn foreground(&self) -> bool {
         self.stay || std::env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|value| value == "1")
+    }
+
+    /// What was asked for in other implementations' words and is not done, for the log.
+    #[must_use]
+    pub fn ignored(&self) -> Vec<&'static str> {
+        let keeps =
+            self.disable_drop_privileges || std::env::var_os("WG_SUDO").is_some_and(|value| value == "1");
+        let mut ignored = Vec::new();
+        if keeps {
+            ignored.push("--disable-drop-privileges and WG_SUDO: privileges are always given up");
+        }
+        if self.threads.is_some_and(|threads| threads > 1) {
+            ignored.push("--threads and WG_THREADS: packets are moved on one thread");
+        }
+        if std::env::var_os("WG_LOG_FILE").is_some() {
+            ignored.push("WG_LOG_FILE: the log goes to stderr");
+        }
+        ignored
     }
 
     /// Whether somebody asked for a log.
@@ -101,6 +141,38 @@ mod tests {
     fn foreground_has_both_spellings() {
         for arguments in [["wgd", "-f", "wg0"], ["wgd", "--foreground", "wg0"]] {
             assert!(Cli::try_parse_from(arguments).expect("arguments").stay);
+        }
+    }
+
+    #[test]
+    fn flags_of_other_implementations_are_understood() {
+        let arguments = [
+            "wgd",
+            "-f",
+            "-v",
+            "silent",
+            "-t",
+            "4",
+            "--tun-fd",
+            "3",
+            "--uapi-fd=4",
+            "--disable-drop-privileges",
+            "wg0",
+        ];
+        let cli = Cli::try_parse_from(arguments).expect("arguments");
+        assert_eq!((cli.tun_fd, cli.uapi_fd, cli.log_level.as_deref()), (Some(3), Some(4), Some("silent")));
+        assert_eq!(cli.ignored().len(), 2);
+        let ordinary =
+            Cli::try_parse_from(["wgd", "--verbosity", "error", "-t", "1", "wg0"]).expect("arguments");
+        assert!(ordinary.ignored().is_empty());
+    }
+
+    #[test]
+    fn a_standard_stream_is_no_descriptor_that_is_handed_in() {
+        for bad in
+            [["wgd", "--tun-fd", "2", "wg0"], ["wgd", "--uapi-fd", "x", "wg0"], ["wgd", "-t", "0", "wg0"]]
+        {
+            assert!(Cli::try_parse_from(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -42,6 +42,13 @@ pub(super) async fn serve(listener: UnixListener, control: Arc<Control>) {
     }
 }
 
+/// Serves the one connection that was handed in, for as long as it lasts: there will be no other.
+pub(super) async fn serve_connection(stream: UnixStream, control: Arc<Control>) {
+    let Some(place) = Places::new().take().await else { return };
+    let ended = converse(stream, &place, &control, Duration::MAX).await;
+    tracing::info!(error = ?ended.err(), "the configuration connection that was handed in has ended");
+}
+
 async fn converse(stream: UnixStream, place: &Place, control: &Control, idle: Duration) -> io::Result<()> {
     let (reader, mut writer) = stream.into_split();
     let mut requests = Requests::new(reader);

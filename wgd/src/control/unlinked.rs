@@ -21,11 +21,18 @@ impl AsRawFd for Watch {
 
 /// A watch for one file.
 pub struct Unlinked {
-    inotify: AsyncFd<Watch>,
+    /// `None`: there is no file to watch.
+    inotify: Option<AsyncFd<Watch>>,
     name: OsString,
 }
 
 impl Unlinked {
+    /// Waits for ever: the configuration socket was handed in and has no file.
+    #[must_use]
+    pub fn never() -> Self {
+        Self { inotify: None, name: OsString::new() }
+    }
+
     /// Watches for the end of `path`. Runs inside of a tokio runtime.
     ///
     /// # Errors
@@ -36,14 +43,15 @@ impl Unlinked {
         let directory = path.parent().unwrap_or_else(|| Path::new("/"));
         inotify.add_watch(directory, AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_FROM)?;
         let name = path.file_name().unwrap_or_default().to_owned();
-        Ok(Self { inotify: register(Watch(inotify), Interest::READABLE)?, name })
+        Ok(Self { inotify: Some(register(Watch(inotify), Interest::READABLE)?), name })
     }
 
     /// Returns when the file is gone.
     pub(super) async fn wait(&mut self) {
+        let Some(inotify) = &self.inotify else { return std::future::pending().await };
         loop {
             let read = |watch: &Watch| watch.0.read_events().map_err(io::Error::from);
-            match self.inotify.async_io(Interest::READABLE, read).await {
+            match inotify.async_io(Interest::READABLE, read).await {
                 Ok(events) if events.iter().any(|event| event.name.as_ref() == Some(&self.name)) => return,
                 Ok(_) => {}
                 Err(error) => {

@@ -102,7 +102,7 @@ impl Netcfg {
     /// When netlink cannot be opened.
     pub fn here(privileged: &Privileged, setup: &Setup) -> anyhow::Result<Self> {
         let runtime = process::runtime()?;
-        let (permitted, _) = Permitted::read(&setup.config_path);
+        let (permitted, _) = Permitted::read(&setup.config_path, setup.namespace.is_some());
         let worker = Box::new(process::open_worker(setup, permitted, privileged, &runtime)?);
         Ok(Self(Way::Here { runtime, worker }))
     }

@@ -3,6 +3,7 @@
 //! Invariant: every change names the index that the interface's name had at the first request; another
 //! interface that takes the name later is not touched.
 use super::MtuChoice;
+use super::policy::Policy;
 use crate::limits;
 use futures_util::TryStreamExt;
 use ipnet::IpNet;
@@ -18,15 +19,19 @@ use tokio::runtime::Runtime;
 
 /// One interface and the routes that were made for it.
 pub(super) struct Interface {
-    name: String,
+    pub(super) name: String,
     index: Option<u32>,
     /// Netlink in the interface's namespace.
-    inside: Handle,
+    pub(super) inside: Handle,
     /// Netlink in the namespace of the UDP sockets, for the routes to the endpoints.
     outside: Handle,
     /// Addresses that were given here; those that somebody else gave are not touched.
     addresses: BTreeSet<IpNet>,
     routes: BTreeSet<(u32, IpNet)>,
+    /// The rules that are there.
+    pub(super) policy: Option<Policy>,
+    /// The MTU that was chosen here, by the route to the endpoints; another's choice is respected.
+    chosen_mtu: Option<u32>,
 }
 
 /// A refused request: what was being done, and the kernel's word.
@@ -63,6 +68,8 @@ impl Interface {
             outside,
             addresses: BTreeSet::new(),
             routes: BTreeSet::new(),
+            policy: None,
+            chosen_mtu: None,
         })
     }
 
@@ -75,13 +82,16 @@ impl Interface {
         up: bool,
     ) -> Result<(u16, u32), Refused> {
         let (index, present) = self.find().await?;
+        let by_somebody_else =
+            present != u32::from(limits::TUN_DRIVER_MTU) && self.chosen_mtu != Some(present);
         let wanted = match mtu {
             MtuChoice::Fixed(mtu) => *mtu,
-            MtuChoice::Automatic(_) if present != u32::from(limits::TUN_DRIVER_MTU) => {
-                u16::try_from(present).unwrap_or(u16::MAX)
-            }
+            MtuChoice::Automatic(_) if by_somebody_else => u16::try_from(present).unwrap_or(u16::MAX),
             MtuChoice::Automatic(endpoints) => self.mtu_towards(endpoints).await,
         };
+        if u32::from(wanted) != present || matches!(mtu, MtuChoice::Fixed(_)) {
+            self.chosen_mtu = Some(u32::from(wanted));
+        }
         if u32::from(wanted) != present {
             let message = LinkUnspec::new_with_index(index).mtu(u32::from(wanted)).build();
             self.inside.link().set(message).execute().await.map_err(|e| self.refused("set mtu", &e))?;
@@ -145,7 +155,7 @@ impl Interface {
         Ok(())
     }
 
-    async fn find(&mut self) -> Result<(u32, u32), Refused> {
+    pub(super) async fn find(&mut self) -> Result<(u32, u32), Refused> {
         let request = match self.index {
             Some(index) => self.inside.link().get().match_index(index),
             None => self.inside.link().get().match_name(self.name.clone()),
@@ -172,7 +182,10 @@ impl Interface {
 
     async fn route_mtu(&self, endpoint: IpAddr) -> Option<u32> {
         let length = if endpoint.is_ipv4() { 32 } else { 128 };
-        let query = RouteMessageBuilder::<IpAddr>::new().destination_prefix(endpoint, length).ok()?.build();
+        let mut query =
+            RouteMessageBuilder::<IpAddr>::new().destination_prefix(endpoint, length).ok()?.build();
+        // Without the mark a default route into the tunnel would answer.
+        query.attributes.extend(self.policy.map(|policy| RouteAttribute::Mark(policy.mark)));
         let route = self.outside.route().get(query).execute().try_next().await.ok()??;
         let mut interface = None;
         for attribute in &route.attributes {
@@ -192,7 +205,7 @@ impl Interface {
         Some(mtu_of(&link.attributes)).filter(|mtu| *mtu > 0)
     }
 
-    fn refused(&self, action: &str, error: &rtnetlink::Error) -> Refused {
+    pub(super) fn refused(&self, action: &str, error: &rtnetlink::Error) -> Refused {
         Refused {
             what: format!("interface {}: {action}", self.name),
             error: io::Error::from_raw_os_error(errno(error)),
@@ -200,7 +213,7 @@ impl Interface {
     }
 }
 
-fn route(index: u32, table: u32, prefix: &IpNet) -> rtnetlink::packet_route::route::RouteMessage {
+pub(super) fn route(index: u32, table: u32, prefix: &IpNet) -> rtnetlink::packet_route::route::RouteMessage {
     let builder = RouteMessageBuilder::<IpAddr>::new()
         .destination_prefix(prefix.network(), prefix.prefix_len())
         .expect("an IpNet's length suits its family");
@@ -229,6 +242,6 @@ fn mtu_of(attributes: &[LinkAttribute]) -> u32 {
     mtu.unwrap_or(0)
 }
 
-fn errno(error: &rtnetlink::Error) -> i32 {
+pub(super) fn errno(error: &rtnetlink::Error) -> i32 {
     if let rtnetlink::Error::NetlinkError(message) = error { message.raw_code().abs() } else { libc::EIO }
 }

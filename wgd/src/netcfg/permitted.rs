@@ -3,6 +3,7 @@
 //! Invariant: netcfg reads the file itself, and nothing in here comes from wgd: whoever takes over the process
 //! that touches packets cannot have an address, a route or a look-up that the operator did not write down.
 use super::MtuChoice;
+use super::policy::{Policy, is_default};
 use crate::conf;
 use ipnet::IpNet;
 use std::collections::BTreeSet;
@@ -17,31 +18,38 @@ pub(super) struct Permitted {
     mtu: Option<u16>,
     routes: BTreeSet<IpNet>,
     table: Option<u32>,
+    policy: Option<Policy>,
     names: BTreeSet<String>,
 }
 
 impl Permitted {
     /// Reads the file, and says in which directories its key files are. A file that is missing or wrong permits
     /// nothing; wgd reads it as well and reports what is wrong.
-    pub(super) fn read(path: &Path) -> (Self, Vec<PathBuf>) {
+    pub(super) fn read(path: &Path, endpoints_are_elsewhere: bool) -> (Self, Vec<PathBuf>) {
         let text = std::fs::File::open(path).and_then(|file| conf::read_text(&file));
         let parsed =
             text.ok().and_then(|text| wg_proto::conf::parse(&path.display().to_string(), &text).ok());
         match parsed {
-            Some(parsed) => (Self::by(&parsed), conf::key_directories(&parsed)),
+            Some(parsed) => (Self::by(&parsed, endpoints_are_elsewhere), conf::key_directories(&parsed)),
             None => (Self::default(), Vec::new()),
         }
     }
 
     /// What this configuration permits.
-    pub(super) fn by(conf: &TunnelConf) -> Self {
+    pub(super) fn by(conf: &TunnelConf, endpoints_are_elsewhere: bool) -> Self {
+        let policy = Policy::of(conf, endpoints_are_elsewhere);
         let allowed_ips = conf.peers.iter().flat_map(|peer| &peer.allowed_ips);
         Self {
             up: true,
             addresses: conf.addresses.iter().copied().collect(),
             mtu: conf.mtu,
-            routes: allowed_ips.map(IpNet::trunc).collect(),
+            // With a policy the default route stands in a table of its own; in the main one it would make a loop.
+            routes: allowed_ips
+                .map(IpNet::trunc)
+                .filter(|net| policy.is_none() || !is_default(net))
+                .collect(),
             table: conf::table(conf),
+            policy,
             names: conf::host_names(conf).into_iter().map(|name| name.host).collect(),
         }
     }
@@ -73,6 +81,14 @@ impl Permitted {
         }
     }
 
+    /// Whether routing may follow this policy. To have none is always permitted.
+    pub(super) fn policy(&self, policy: Option<Policy>) -> Result<(), String> {
+        match policy {
+            Some(wanted) if self.policy != policy => Err(format!("policy routing by mark {}", wanted.mark)),
+            Some(_) | None => Ok(()),
+        }
+    }
+
     /// Whether this name may be looked up.
     pub(super) fn name(&self, host: &str) -> Result<(), String> {
         if self.names.contains(host) { Ok(()) } else { Err(format!("look up {host:?}")) }
@@ -89,7 +105,8 @@ mod tests {
         Endpoint = vpn.example:51820\n";
 
     fn permitted() -> Permitted {
-        Permitted::by(&wg_proto::conf::parse("wg0.conf", FILE).unwrap_or_else(|error| panic!("{error}")))
+        let conf = wg_proto::conf::parse("wg0.conf", FILE).unwrap_or_else(|error| panic!("{error}"));
+        Permitted::by(&conf, false)
     }
 
     fn net(text: &str) -> IpNet {
@@ -121,13 +138,31 @@ mod tests {
     }
 
     #[test]
+    fn only_the_files_own_policy_is_permitted() {
+        let file = FILE.replace("10.101.0.0/16", "10.101.0.0/16, 0.0.0.0/0");
+        let conf = wg_proto::conf::parse("wg0.conf", &file).unwrap_or_else(|error| panic!("{error}"));
+        let with_default = Permitted::by(&conf, false);
+        let policy = Policy { mark: 51_820, table: 51_820, v4: true, v6: false };
+        assert_eq!(with_default.policy(Some(policy)), Ok(()));
+        assert_eq!(permitted().policy(None), Ok(()));
+        assert!(permitted().policy(Some(policy)).is_err());
+        for other in
+            [Policy { v6: true, ..policy }, Policy { mark: 1, ..policy }, Policy { table: 254, ..policy }]
+        {
+            assert!(with_default.policy(Some(other)).is_err(), "{other:?}");
+        }
+        assert!(with_default.routes(0, &[net("0.0.0.0/0")], 254).is_err(), "in the main table it loops");
+        assert_eq!(Permitted::by(&conf, true).routes(0, &[net("0.0.0.0/0")], 254), Ok(()));
+    }
+
+    #[test]
     fn a_list_of_routes_cannot_grow_beyond_the_file() {
         assert!(permitted().routes(1, &[net("10.101.0.0/16")], 254).is_err());
     }
 
     #[test]
     fn without_a_file_nothing_is_permitted() {
-        let (nothing, keys) = Permitted::read(Path::new("/nonexistent/wg0.conf"));
+        let (nothing, keys) = Permitted::read(Path::new("/nonexistent/wg0.conf"), false);
         assert!(keys.is_empty());
         assert_eq!(nothing.configuration(&[], &MtuChoice::Automatic(Vec::new()), false), Ok(()));
         assert!(nothing.configuration(&[], &MtuChoice::Automatic(Vec::new()), true).is_err());

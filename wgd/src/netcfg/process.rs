@@ -11,6 +11,7 @@ use daemon::signals::Signals;
 use linux::background::Silence;
 use linux::descriptors::{receive_with_descriptors, send_with_descriptors};
 use linux::{NetNs, Privileged, User};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
@@ -32,6 +33,9 @@ pub struct Setup {
     pub socket_files: Vec<PathBuf>,
     /// The user the resolver becomes.
     pub resolver_user: Option<User>,
+    /// Whether ports below 1024 can be bound after the start too: in stock use, without a `wgd.toml`, whoever runs
+    /// `wg set wg0 listen-port 443` expects it of every WireGuard.
+    pub low_ports: bool,
     /// Whether a missing lock-down layer is an error.
     pub require_all: bool,
     /// Whether to let go of the terminal once sealed.
@@ -55,7 +59,7 @@ fn run(setup: &Setup, privileged: Privileged, socket: OwnedFd) -> anyhow::Result
         resolver::start(privileged, setup.resolver_user, setup.to_background).context("fork wgd-resolve")?;
     let silence = setup.to_background.then(Silence::prepare).transpose()?;
     let runtime = runtime()?;
-    let (permitted, key_directories) = Permitted::read(&setup.config_path);
+    let (permitted, key_directories) = Permitted::read(&setup.config_path, setup.namespace.is_some());
     let confinement = sandbox::netcfg_confinement(setup, &key_directories);
     let mut worker = open_worker(setup, permitted, &privileged, &runtime)?;
     let socket = UnixDatagram::from(socket);
@@ -94,9 +98,18 @@ pub(super) fn open_worker(
         config_path: setup.config_path.clone(),
         permitted,
         resolver: None,
+        strict: setup.require_all,
+        endpoints_are_elsewhere: setup.namespace.is_some(),
+        valid_mark: valid_mark(setup),
         socket_files: setup.socket_files.clone(),
         routes: Vec::new(),
     })
+}
+
+/// Opened before the seal, for it may be needed after a reload. A service manager may have made it read-only.
+fn valid_mark(setup: &Setup) -> Option<File> {
+    let path = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
+    if setup.namespace.is_some() { None } else { OpenOptions::new().write(true).open(path).ok() }
 }
 
 async fn serve(worker: &mut Worker, socket: &AsyncFd<UnixDatagram>) -> io::Result<()> {

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use linux::descriptors::MAX_DESCRIPTORS;
 use linux::udp::UdpSockets;
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
@@ -19,6 +19,12 @@ pub(super) struct Worker {
     /// By the configuration that was last read.
     pub(super) permitted: Permitted,
     pub(super) resolver: Option<Resolver>,
+    /// A key that others can read is refused.
+    pub(super) strict: bool,
+    /// The interface has a namespace of its own.
+    pub(super) endpoints_are_elsewhere: bool,
+    /// `net.ipv4.conf.all.src_valid_mark`, open for writing where that is possible.
+    pub(super) valid_mark: Option<File>,
     /// Unlinked at farewell.
     pub(super) socket_files: Vec<PathBuf>,
     /// Parts of a route list whose last has not come yet.
@@ -72,6 +78,14 @@ impl Worker {
                 }
                 Ok((Answer::Done, Vec::new()))
             }
+            Request::SetPolicy { policy } => {
+                self.permitted.policy(policy).map_err(|what| self.not_permitted(&what))?;
+                self.interface.set_policy(policy).await?;
+                if policy.is_some_and(|policy| policy.v4) {
+                    self.validate_by_mark();
+                }
+                Ok((Answer::Done, Vec::new()))
+            }
             Request::ReadConfig => self.read_config(),
             Request::Resolve { host } => self.resolve(&host).await,
             Request::RemoveSockets => {
@@ -97,16 +111,32 @@ impl Worker {
         let mut opened = vec![file];
         // What does not parse is the caller's to report: it sees the same text.
         if let Ok(conf) = wg_proto::conf::parse(&path, &text) {
-            for place in conf::key_places(&conf) {
-                opened.push(conf::open_key(&place).map_err(at(format!("{path}: {place}")))?);
+            if conf::holds_keys(&conf) {
+                conf::keep_private(&opened[0], &self.config_path, self.strict).map_err(at(path.clone()))?;
             }
-            self.permitted = Permitted::by(&conf);
+            for place in conf::key_places(&conf) {
+                let key = conf::open_private_key(&place, self.strict);
+                opened.push(key.map_err(at(format!("{path}: {place}")))?);
+            }
+            self.permitted = Permitted::by(&conf, self.endpoints_are_elsewhere);
         }
         if opened.len() > MAX_DESCRIPTORS {
             let what = format!("{path}: more than {} key files; write the keys into it", MAX_DESCRIPTORS - 1);
             return Err(Refused { what, error: io::Error::from_raw_os_error(libc::E2BIG) });
         }
         Ok((Answer::Done, opened.into_iter().map(OwnedFd::from).collect()))
+    }
+
+    /// Lets reverse-path filtering look at the mark, as wg-quick does; else it takes answers to the tunnel's own
+    /// datagrams for forged ones.
+    fn validate_by_mark(&mut self) {
+        let written = match &mut self.valid_mark {
+            Some(file) => file.write_all(b"1"),
+            None => Err(io::Error::from_raw_os_error(libc::EROFS)),
+        };
+        if let Err(error) = written {
+            tracing::warn!(%error, "set net.ipv4.conf.all.src_valid_mark=1 where rp_filter is 1: wgd cannot");
+        }
     }
 
     async fn resolve(&mut self, name: &str) -> Outcome {

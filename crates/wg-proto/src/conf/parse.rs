@@ -369,11 +369,11 @@ const REFUSED_KEYS: &[(&str, &str)] = &[
     ("SaveConfig", "refused: this daemon never writes its configuration; use `wg showconf`"),
 ];
 
-/// `…File = PATH`, `…File = @NAME`, and `@NAME` in place of the key itself.
+/// `…File = PATH`, `…File = @NAME`, and `@NAME` in place of the key itself; `credential:NAME` is the same as `@NAME`.
 fn key_place(key: &str, value: &str) -> Result<Option<KeyPlace>, Bad> {
-    if let Some(name) = value.strip_prefix('@') {
-        if name.is_empty() || name.contains('/') {
-            return Err(Bad("expected @ and the name of a credential".into()));
+    if let Some(name) = value.strip_prefix('@').or_else(|| value.strip_prefix("credential:")) {
+        if name.is_empty() || name.contains('/') || name == "." || name == ".." {
+            return Err(Bad("expected @ (or credential:) and the name of a credential".into()));
         }
         return Ok(Some(KeyPlace::Credential(name.into())));
     }
@@ -381,7 +381,9 @@ fn key_place(key: &str, value: &str) -> Result<Option<KeyPlace>, Bad> {
         return Ok(None);
     }
     if !value.starts_with('/') {
-        return Err(Bad("expected an absolute path, or @ and the name of a credential".into()));
+        return Err(Bad(
+            "expected an absolute path, or @ (or credential:) and the name of a credential".into()
+        ));
     }
     Ok(Some(KeyPlace::File(value.into())))
 }

@@ -103,6 +103,7 @@ fn mistakes_are_named_by_line_and_key() {
         ("[Interface]\nPrivateKey = abc", &[(2, "PrivateKey", "44 characters of base64")]),
         ("[Interface]\nPrivateKey = A\nPrivateKeyFile = /k", &[(3, "PrivateKeyFile", "exclude")]),
         ("[Interface]\nPrivateKeyFile = key", &[(2, "PrivateKeyFile", "absolute path")]),
+        ("[Interface]\nPrivateKeyFile = credential:a/b", &[(2, "PrivateKeyFile", "name of a credential")]),
         ("[Interface]\nPrivateKeyFile = @", &[(2, "PrivateKeyFile", "name of a credential")]),
         ("[Interface]\nPrivateKey = A\nListenPort = 65536", &[(3, "ListenPort", "0 to 65535")]),
         ("[Interface]\nPrivateKey = A\nListenPort = +1", &[(3, "ListenPort", "\"+1\"")]),
