@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn what_only_a_restart_can_change_is_told() {
         let answer = json!({"reloaded": true, "restart_needed": ["bind_address", "run_as"]});
-        assert_eq!(told("storaged", &answer), "storaged: reloaded; needs a restart: bind_address, user");
+        assert_eq!(told("storaged", &answer), "storaged: reloaded; needs a restart: bind_address, run_as");
         assert_eq!(told("wgd", &json!({"reloaded": "wg0.conf"})), "wgd: reloaded wg0.conf");
         assert_eq!(told("edge", &json!("taken")), "edge: reloaded");
     }
