@@ -15,6 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Instant;
 
 use packet::IpHeader;
+use packet::echo::Addresses;
 
 use crate::allowed_ips::AllowedIps;
 use crate::identity::{Admission, Identity};
@@ -25,7 +26,7 @@ use crate::peer::{Context, Peer, Ranges};
 use crate::session::Scratch;
 use crate::{
     AllowedIpChange, Change, ChangedKey, Counters, DeviceEvent, DeviceState, DeviceUpdate, DropReason,
-    Endpoint, Output, PeerIdentity, PeerUpdate, PublicKey, SecretKey,
+    Endpoint, Output, PeerIdentity, PeerUpdate, Probed, Probes, PublicKey, SecretKey,
 };
 use message::Message;
 
@@ -39,6 +40,10 @@ pub struct Device {
     listen_port: u16,
     fwmark: u32,
     mtu: u16,
+    /// Our own inside the tunnel.
+    addresses: Vec<IpAddr>,
+    /// Tells the answers to our probes from those to pings of programs on this host.
+    probe_identifier: u16,
     /// By [`PeerId`]; places are used again.
     peers: Vec<Option<Slot>>,
     free: Vec<PeerId>,
@@ -68,6 +73,8 @@ impl Device {
             listen_port: 0,
             fwmark: 0,
             mtu: DEFAULT_MTU,
+            addresses: Vec::new(),
+            probe_identifier: random_identifier(),
             peers: Vec::new(),
             free: Vec::new(),
             arrivals: 0,
@@ -209,6 +216,42 @@ impl Device {
         self.mtu = mtu;
     }
 
+    /// Our own addresses inside the tunnel: where packets come from that the device makes itself.
+    pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
+        self.addresses = addresses;
+    }
+
+    /// Measures the round trip to one peer, in the tunnel. If there are no keys a handshake begins: ask again then.
+    /// `None`: there is no such peer.
+    pub fn probe(&mut self, peer: &PublicKey, now: Instant, out: &mut impl Output) -> Option<Probed> {
+        let id = *self.by_key.get(peer)?;
+        let probed = self.probe_peer(id, now, out);
+        if probed == Probed::NoSession {
+            self.with_peer(id, now, out, |peer, cx| peer.initiate(cx));
+        }
+        Some(probed)
+    }
+
+    /// Measures the round trip to each peer that there are keys with; wakes none of the others.
+    pub fn probe_all(&mut self, now: Instant, out: &mut impl Output) {
+        for id in 0..self.peers.len() {
+            if self.peers[id].is_some() {
+                self.probe_peer(id, now, out);
+            }
+        }
+    }
+
+    /// What the probes of each peer have shown.
+    pub fn probes(&self, now: Instant) -> impl Iterator<Item = (PublicKey, Probes)> {
+        self.peers.iter().flatten().map(move |(_, peer)| (peer.public_key(), peer.probes(now)))
+    }
+
+    /// When the last handshake with the peer was that may send from this inner address.
+    pub fn last_handshake_by_source(&self, source: IpAddr) -> Option<Instant> {
+        let id = self.allowed_ips.lookup(source)?;
+        self.peers[id].as_ref()?.1.last_handshake()
+    }
+
     /// The kernel says that the address of ours, at which `remote` last reached us, is gone: it is to choose
     /// another until the peer is heard again.
     pub fn forget_source(&mut self, remote: SocketAddr) {
@@ -227,6 +270,22 @@ impl Device {
         self.counters.drops.count(reason, 1);
     }
 
+    fn probe_peer(&mut self, id: PeerId, now: Instant, out: &mut impl Output) -> Probed {
+        let identifier = self.probe_identifier;
+        match self.addresses_towards(id) {
+            Some(addresses) => self.with_peer(id, now, out, |peer, cx| peer.probe(addresses, identifier, cx)),
+            None => Probed::NoAddress,
+        }
+    }
+
+    /// From one of our addresses to the peer's first host address of the same family: the ends of what this device
+    /// itself has to say to the peer's.
+    fn addresses_towards(&self, id: PeerId) -> Option<Addresses> {
+        let hosts = self.allowed_ips.of_peer(id).filter(|ip| ip.prefix_len() == ip.max_prefix_len());
+        let from_ours = |host: IpAddr| self.addresses.iter().find_map(|own| Addresses::between(*own, host));
+        hosts.into_iter().find_map(|host| from_ours(host.addr()))
+    }
+
     fn handle_data(
         &mut self,
         receiver: u32,
@@ -239,6 +298,7 @@ impl Device {
             return Err((None, DropReason::TooBig));
         }
         let id = self.ranges.owner(receiver).ok_or((None, DropReason::UnknownIndex))?;
+        let identifier = self.probe_identifier;
         let (peers, allowed_ips, mut cx) = self.parts(now, &mut *out);
         let peer = present(peers, id);
         if peer.tick_is_due(now) {
@@ -248,7 +308,10 @@ impl Device {
             Ok(None) => Ok(None),
             Ok(Some(packet)) => match IpHeader::parse(packet) {
                 Err(_) => Err(DropReason::Malformed),
-                Ok(header) if allowed_ips.lookup(header.source) == Some(id) => Ok(Some(header.total_length)),
+                Ok(header) if allowed_ips.lookup(header.source) == Some(id) => {
+                    let ours = peer.answers_probe(&packet[..header.total_length], identifier, now);
+                    Ok((!ours).then_some(header.total_length))
+                }
                 Ok(_) => Err(DropReason::SourceNotAllowed),
             },
             Err(reason) => Err(reason),
@@ -473,6 +536,13 @@ fn present(peers: &mut [Option<Slot>], id: PeerId) -> &mut Peer {
 
 fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
     a.into_iter().chain(b).min()
+}
+
+/// No secret: whoever can answer sees the question. Without randomness any number does.
+fn random_identifier() -> u16 {
+    let mut bytes = [0; 2];
+    let _ = getrandom::fill(&mut bytes);
+    u16::from_ne_bytes(bytes)
 }
 
 fn scratch() -> Box<Scratch> {

@@ -53,6 +53,10 @@ pub mod our_choice {
     pub const SOURCE_HANDSHAKES_PER_SECOND: u32 = 20;
     /// What it may send at once of that.
     pub const SOURCE_HANDSHAKE_BURST: u32 = 5;
+    /// An unanswered probe keeps the next one waiting for this long; then it counts as lost when that is sent.
+    pub const PROBE_WAIT: Duration = Duration::from_secs(1);
+    /// A probe as an inner packet: needs no padding, and is larger than any header.
+    pub const PROBE_BYTES: usize = 64;
     /// Source addresses remembered, twice (with and without proof): together some 2 MB.
     pub const HANDSHAKE_SOURCES: usize = 16_384;
     /// Old sessions kept to open what is still under way after a pre-shared key changed.

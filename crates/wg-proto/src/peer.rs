@@ -16,15 +16,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use packet::echo::Addresses;
+
 use crate::device::PeerId;
 use crate::gaps::Gaps;
 use crate::identity::Identity;
-use crate::limits::our_choice::{MAX_DRAINING_SESSIONS, MAX_PACKET_BYTES, MAX_SESSION_RANGES};
+use crate::limits::our_choice::{MAX_DRAINING_SESSIONS, MAX_PACKET_BYTES, MAX_SESSION_RANGES, PROBE_BYTES};
+use crate::probe::Probe;
 use crate::session::{Content, Opened, Scratch, Session, Tick};
 use crate::timers::{Role, Timers};
 use crate::{
     ChangedKey, Counters, DeviceEvent, DropReason, Drops, Endpoint, HandshakeCounts, Output, PeerIdentity,
-    PeerState, PresharedKey, PublicKey,
+    PeerState, PresharedKey, Probed, Probes, PublicKey,
 };
 use staged::Staged;
 use wire::Wire;
@@ -49,6 +52,7 @@ pub(crate) struct Peer {
     handshakes: HandshakeCounts,
     drops: Drops,
     gaps: Gaps,
+    probe: Probe,
 }
 
 /// What a peer borrows from its device while it works.
@@ -109,6 +113,7 @@ impl Peer {
             handshakes: HandshakeCounts::default(),
             drops: Drops::default(),
             gaps: Gaps::default(),
+            probe: Probe::default(),
         }
     }
 
@@ -135,7 +140,8 @@ impl Peer {
 
     /// Everything but the allowed IPs, which the device holds.
     pub(crate) fn state(&self, now: Instant) -> PeerState {
-        let rtt = self.current.as_ref().and_then(Session::round_trip);
+        let probes = self.probe.seen(now);
+        let handshake = self.current.as_ref().and_then(Session::round_trip);
         PeerState {
             public_key: self.public_key,
             friendly_name: self.friendly_name.clone(),
@@ -155,7 +161,8 @@ impl Peer {
             drops: self.drops.clone(),
             numbers: self.gaps.settled(),
             loss: self.gaps.recent_loss(),
-            rtt,
+            rtt: probes.round_trip.or(handshake),
+            probes,
             staged_packets: self.staged.len(),
         }
     }
@@ -177,6 +184,36 @@ impl Peer {
         let overflowed = self.staged.push(packet);
         self.drop_packets(DropReason::QueueFull, overflowed, cx);
         self.initiate(cx);
+    }
+
+    /// Asks the peer's host for an echo, if there are keys to seal the question with.
+    pub(crate) fn probe(
+        &mut self,
+        addresses: Addresses,
+        identifier: u16,
+        cx: &mut Context<'_, impl Output>,
+    ) -> Probed {
+        if self.probe.is_under_way(cx.now) {
+            return Probed::UnderWay;
+        }
+        let mut buffer = [0; PROBE_BYTES];
+        let Some(packet) = self.probe.write(addresses, identifier, &mut buffer) else {
+            return Probed::NoAddress;
+        };
+        if !self.seal_and_transmit(packet, cx) {
+            return Probed::NoSession;
+        }
+        self.probe.sent(addresses, cx.now);
+        Probed::Sent
+    }
+
+    /// Whether a packet that this peer sent answers our question; then the TUN is none of its business.
+    pub(crate) fn answers_probe(&mut self, packet: &[u8], identifier: u16, now: Instant) -> bool {
+        self.probe.is_answered_by(packet, identifier, now)
+    }
+
+    pub(crate) fn probes(&self, now: Instant) -> Probes {
+        self.probe.seen(now)
     }
 
     /// A data datagram for the session with this receiver index. Gives the packet, if it holds one

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use crate::{Drops, Endpoint, PresharedKey, PublicKey, SecretKey, Settled};
+use crate::{Drops, Endpoint, PresharedKey, Probes, PublicKey, SecretKey, Settled};
 
 /// The device as it is now.
 #[derive(Clone)]
@@ -63,8 +63,10 @@ pub struct PeerState {
     pub numbers: Settled,
     /// Share of the peer's recent datagrams that never came (0–1).
     pub loss: Option<f32>,
-    /// Round trip of the last handshake we initiated.
+    /// Round trip of the last probe that was answered; without one, of the last handshake we initiated.
     pub rtt: Option<Duration>,
+    /// What probes have shown.
+    pub probes: Probes,
     /// Packets that wait for a handshake.
     pub staged_packets: usize,
 }

@@ -130,6 +130,7 @@ mod tests {
             numbers: crate::Settled::default(),
             loss: None,
             rtt: None,
+            probes: crate::Probes::default(),
             staged_packets: 0,
         }
     }

@@ -9,4 +9,5 @@ mod configuration;
 mod hostile;
 mod outage;
 mod pair;
+mod probe;
 mod transport;

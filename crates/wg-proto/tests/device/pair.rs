@@ -182,7 +182,7 @@ impl Pair {
         true
     }
 
-    fn input(&mut self, who: Who, f: impl FnOnce(&mut Device, Instant, &mut Sink)) {
+    pub(crate) fn input(&mut self, who: Who, f: impl FnOnce(&mut Device, Instant, &mut Sink)) {
         let (now, latency, cut) = (self.now, self.latency, self.cut);
         let side = self.side(who);
         let mut sink = Sink::default();
