@@ -36,9 +36,9 @@ pub struct Listeners {
 impl Listeners {
     /// Takes what the service manager hands in, by name, and binds the rest.
     pub fn acquire(privileged: &Privileged, config: &Config, users: &Users) -> anyhow::Result<Listeners> {
-        let mut handed_in = ListenFds::take(privileged).map_err(|error| exit::fail(exit::OS, error))?;
+        let mut handed_in = ListenFds::take(privileged).map_err(|error| exit::fail(exit::CONFIG, error))?;
         let mut tcp = |name: &str, address: Option<SocketAddr>| -> anyhow::Result<Option<TcpListener>> {
-            let handed_in = handed_in.tcp(name).map_err(|error| exit::fail(exit::OS, error))?;
+            let handed_in = handed_in.tcp(name).map_err(|error| exit::fail(exit::CONFIG, error))?;
             match (handed_in, address) {
                 (Some(listener), _) => Ok(Some(listener)),
                 (None, Some(address)) => bind(name, address).map(Some),
