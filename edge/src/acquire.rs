@@ -47,7 +47,7 @@ impl Listeners {
         };
         let public = tcp("public", Some(config.listen))?.context("no public listener")?;
         let metrics = tcp("metrics", config.metrics_listen)?;
-        let admin = handed_in.unix("admin").map_err(|error| exit::fail(exit::OS, error))?;
+        let admin = handed_in.unix("admin").map_err(|error| exit::fail(exit::CONFIG, error))?;
         let admin = match (admin, &config.admin_socket) {
             (Some(listener), _) => Some(listener),
             (None, Some(path)) => Some(
