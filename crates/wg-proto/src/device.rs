@@ -138,7 +138,9 @@ impl Device {
     /// Makes the device what the update says. The update has been validated, so this cannot fail.
     ///
     /// Endpoints, keepalives, allowed IPs and pre-shared keys of live peers change without touching
-    /// their sessions. A new private key ends all sessions and begins new handshakes.
+    /// their sessions. A new private key ends all sessions. The next packet begins a handshake: at once
+    /// it would often be in vain, for the peer learns the new key after us, and the next attempt may
+    /// come only `REKEY_TIMEOUT` later. Where keepalives are wanted no packet is waited for.
     pub fn apply(&mut self, update: DeviceUpdate, now: Instant, out: &mut impl Output) {
         let handshake_anew = match update.private_key {
             Change::Keep => Vec::new(),
@@ -403,8 +405,8 @@ impl Device {
         let mut handshake_anew = Vec::new();
         for (id, slot) in self.peers.iter_mut().enumerate() {
             let Some((_, peer)) = slot else { continue };
-            let had_sessions = peer.forget_sessions(&mut self.ranges);
-            if had_sessions || peer.wants_keepalives() {
+            peer.forget_sessions(&mut self.ranges);
+            if peer.wants_keepalives() {
                 handshake_anew.push(id);
             }
         }

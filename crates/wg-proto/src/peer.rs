@@ -417,18 +417,15 @@ impl Peer {
         cx.out.event(DeviceEvent::KeyChanged { peer, key: ChangedKey::Preshared });
     }
 
-    /// Our own key changed or went: nothing of the old sessions is of use. `true` if there were any.
-    pub(crate) fn forget_sessions(&mut self, ranges: &mut Ranges) -> bool {
-        let mut had_any = false;
+    /// Our own key changed or went: nothing of the old sessions is of use.
+    pub(crate) fn forget_sessions(&mut self, ranges: &mut Ranges) {
         for session in self.current.take().into_iter().chain(self.draining.drain(..)) {
             ranges.release(&session);
-            had_any = true;
         }
         self.attempting = false;
         self.initiations_may_be_replayed = false;
         self.timers.handshake_over();
         self.timers.stop_ticking();
-        had_any
     }
 
     /// Begins a handshake unless one is under way, or one of our messages may still be answered.
