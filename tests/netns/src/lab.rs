@@ -212,6 +212,23 @@ pub fn require_programs(directory: &Path, names: &[&str]) -> Result<()> {
         directory.display(),
         missing.join(", "),
         missing.iter().map(|name| format!("-p {name}")).collect::<Vec<_>>().join(" ")
+/// Where the programs lie that the slow scenarios bring along: `CULVERT_TOOLS`, or `target/tools`.
+pub fn tools() -> Result<PathBuf> {
+    if let Some(given) = std::env::var_os("CULVERT_TOOLS") {
+        return Ok(PathBuf::from(given));
+    }
+    Ok(programs()?.parent().context("the programs lie nowhere")?.join("tools"))
+}
+
+/// Looks for a program of the machine in `PATH`.
+pub fn find_program(name: &str) -> Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|file| file.is_file())
+        .with_context(|| format!("no program {name} in {}", path.display()))
+}
+
     );
     Ok(())
 }

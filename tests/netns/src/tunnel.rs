@@ -145,6 +145,16 @@ impl Tunnel {
         start_wgd(host, place, &[])
     }
 
+    /// Starts gotatun with its interface in the host's own network.
+    pub fn start_gotatun(&self, lab: &Lab, side: Side, endpoint: Endpoint) -> Result<Running> {
+        wireguard::start_gotatun(
+            side.host(lab),
+            INTERFACE,
+            &format!("{}/24", side.inner()),
+            &self.plain_config(side, endpoint),
+        )
+    }
+
     /// Starts Debian's wireguard-go with its interface in the host's own network.
     pub fn start_wireguard_go(&self, lab: &Lab, side: Side, endpoint: Endpoint) -> Result<Running> {
         wireguard::start_wireguard_go(

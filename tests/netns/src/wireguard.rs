@@ -5,6 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::host::{Host, Place};
+use crate::lab::tools;
 use crate::program::Running;
 
 /// A key pair, in WireGuard's base64.
@@ -53,7 +54,11 @@ pub struct ShownPeer {
 
 /// The peers of `interface`, as the stock tool sees them.
 pub fn show(host: &Host, interface: &str) -> Result<Vec<ShownPeer>> {
-    let dump = host.run(&["wg", "show", interface, "dump"])?.success()?;
+    parse_dump(&host.run(&["wg", "show", interface, "dump"])?.success()?)
+}
+
+/// Reads what `wg show <if> dump` prints.
+pub(crate) fn parse_dump(dump: &str) -> Result<Vec<ShownPeer>> {
     dump.lines().skip(1).map(|line| parse_peer(line).with_context(|| format!("read `{line}`"))).collect()
 }
 
@@ -77,10 +82,30 @@ fn parse_peer(line: &str) -> Result<ShownPeer> {
 /// Debian's wireguard-go on a host: its device is `interface`, in the host's outer network, configured by `wg setconf`
 /// from `/etc/wireguard/<interface>.conf` without wg-quick's own keys.
 pub fn start_wireguard_go(host: &Host, interface: &str, address: &str, config: &str) -> Result<Running> {
+    start_other(&["wireguard-go"], host, interface, address, config)
+}
+
+/// Mullvad's gotatun, the same way (`cargo xtask test slow` builds it).
+pub fn start_gotatun(host: &Host, interface: &str, address: &str, config: &str) -> Result<Running> {
+    let program = tools()?.join("bin/gotatun");
+    let program = program.to_str().context("the path of gotatun is not UTF-8")?;
+    // Else it becomes whoever logged in, and nobody did.
+    start_other(&[program, "--disable-drop-privileges"], host, interface, address, config)
+}
+
+fn start_other(
+    command: &[&str],
+    host: &Host,
+    interface: &str,
+    address: &str,
+    config: &str,
+) -> Result<Running> {
+    let (program, arguments) = command.split_first().context("an empty command")?;
     let path = format!("/etc/wireguard/{interface}.conf");
     host.write_secret(&path, config)?;
     let mut running = host
-        .program("wireguard-go")
+        .program(program)
+        .arguments(arguments)
         .arguments(&["-f", interface])
         .variable("WG_PROCESS_FOREGROUND", "1")
         .start()?;

@@ -1,8 +1,8 @@
-//! wgd and Debian's wireguard-go understand each other, whoever begins.
+//! wgd and other programs (Debian's wireguard-go, Mullvad's gotatun) understand each other, whoever begins.
 //!
 //! ```text
-//!  web (wgd or wireguard-go) ── wan: capture ── services (wireguard-go or wgd)
-//!  wg0 10.100.0.10                              wg0 10.100.0.11
+//!  web (wgd or another) ── wan: capture ── services (another or wgd)
+//!  wg0 10.100.0.10                         wg0 10.100.0.11
 //! ```
 
 use std::process::ExitCode;
@@ -41,6 +41,18 @@ fn main() -> ExitCode {
         Scenario::new("wgd_talks_to_itself", |scene| talk(scene, [Implementation::Wgd, Implementation::Wgd]))
             .needs(&["wgd"])
             .expecting(STOCK),
+        Scenario::new("wgd_begins_with_gotatun", |scene| {
+            talk(scene, [Implementation::Wgd, Implementation::Gotatun])
+        })
+        .needs(&["wgd"])
+        .expecting(STOCK)
+        .slow(),
+        Scenario::new("gotatun_begins_with_wgd", |scene| {
+            talk(scene, [Implementation::Gotatun, Implementation::Wgd])
+        })
+        .needs(&["wgd"])
+        .expecting(STOCK)
+        .slow(),
     ])
 }
 
@@ -48,6 +60,7 @@ fn main() -> ExitCode {
 enum Implementation {
     Wgd,
     WireguardGo,
+    Gotatun,
 }
 
 /// Only `web` knows where its peer is, so `web` begins.
@@ -59,6 +72,7 @@ fn talk(scene: &Scene, [web, services]: [Implementation; 2]) -> Result<()> {
         match implementation {
             Implementation::Wgd => tunnel.start_wgd(lab, side, endpoint, Place::Outer),
             Implementation::WireguardGo => tunnel.start_wireguard_go(lab, side, endpoint),
+            Implementation::Gotatun => tunnel.start_gotatun(lab, side, endpoint),
         }
     };
     let far = start(Side::Services, services, Endpoint::Learned)?;
