@@ -15,7 +15,7 @@ pub use link::LinkMonitor;
 pub use uapi_door::UapiDoor;
 pub use unlinked::Unlinked;
 
-use crate::conf::{self, Tunnel};
+use crate::conf::{self, HostName, Tunnel};
 use crate::config::{Config, Profile};
 use crate::events::{self, Events};
 use crate::io::{Command, Ended, Handle, Unanswered};
@@ -35,7 +35,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
-use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use wg_proto::uapi::Epoch;
 use wg_proto::{DeviceEvent, DeviceState, DeviceUpdate};
@@ -50,6 +50,8 @@ pub struct Control {
     metrics: Metrics,
     epoch: Epoch,
     lockdown: Lockdown,
+    /// Host names of the tunnel that is in force.
+    names: watch::Sender<Vec<HostName>>,
 }
 
 /// What outlives a change: the sockets, once more, for a later mark; and what was asked of them.
@@ -146,7 +148,7 @@ impl ApplyError {
 /// When a listener cannot be registered with the runtime.
 pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow::Result<Ended> {
     let Parts { mut signals, mut unlinked, mut ended, notify, .. } = parts;
-    let names = parts.tunnel.names.clone();
+    let (names_changed, names) = watch::channel(parts.tunnel.names.clone());
     let control = Arc::new(Control {
         config: parts.config,
         data: parts.data,
@@ -159,6 +161,7 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
         metrics: parts.metrics,
         epoch: parts.epoch,
         lockdown: sealed.lockdown().clone(),
+        names: names_changed,
     });
 
     // What is in here must not be missing: a panic in one of them ends the daemon.
@@ -188,9 +191,10 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
     }
     let interface = control.config.interface.clone();
     let (data, epoch) = (control.data.clone(), control.epoch);
-    serving.spawn(events::run(interface, parts.events, parts.device_events, data, epoch));
+    let (unanswered, without_answer) = mpsc::channel(limits::UNANSWERED_QUEUE);
+    serving.spawn(events::run(interface, parts.events, parts.device_events, data, epoch, unanswered));
+    serving.spawn(names::follow(Arc::clone(&control), names, without_answer));
     serving.spawn(parts.link.follow(control.data.clone()));
-    tokio::spawn(names::look_up(Arc::clone(&control), names));
     control.metrics.netcfg(control.netcfg.is_there());
     let notify = Arc::new(notify);
 
@@ -315,6 +319,7 @@ impl Control {
         // Without routes those that were made go.
         let (routes, table) = tunnel.routes(elsewhere).unwrap_or((Vec::new(), conf::MAIN_TABLE));
         self.netcfg.set_routes(&routes, table).await?;
+        self.names.send_replace(tunnel.names.clone());
         current.tunnel = tunnel;
         Ok(())
     }
@@ -324,8 +329,6 @@ impl Control {
             Ok(()) => {
                 tracing::info!("configuration read again");
                 self.metrics.reloaded(true);
-                let names = self.current.lock().await.tunnel.names.clone();
-                tokio::spawn(names::look_up(Arc::clone(self), names));
             }
             Err(error) => {
                 tracing::error!(%error, "configuration not read again; the old one stays in force");

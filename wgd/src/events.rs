@@ -11,10 +11,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc::Receiver;
+use tokio::sync::mpsc::{Receiver, Sender};
 use tunnel_events::{Answer, Event, MAX_DATAGRAM_BYTES, Message, PeerIdentity, Question, What};
-use wg_proto::DeviceEvent;
 use wg_proto::uapi::Epoch;
+use wg_proto::{DeviceEvent, PublicKey};
 
 /// The socket and who is heard on it.
 pub struct Events {
@@ -42,10 +42,12 @@ pub(crate) async fn run(
     mut from_device: Receiver<DeviceEvent>,
     data: Handle,
     epoch: Epoch,
+    unanswered: Sender<PublicKey>,
 ) {
     let Some(events) = events else {
         while let Some(event) = from_device.recv().await {
             log(&event);
+            look_again(&event, &unanswered);
         }
         return;
     };
@@ -56,6 +58,7 @@ pub(crate) async fn run(
             event = from_device.recv() => {
                 let Some(event) = event else { return };
                 log(&event);
+                look_again(&event, &unanswered);
                 events.send(&interface, &event);
             }
             received = events.socket.async_io(Interest::READABLE, receive) => match received {
@@ -95,7 +98,7 @@ async fn answer(question: Question, data: &Handle, epoch: &Epoch) -> Answer {
 
 impl Events {
     fn send(&self, interface: &str, event: &DeviceEvent) {
-        let (what, peer) = describe(event);
+        let Some((what, peer)) = describe(event) else { return };
         let message = Message::Event(Event {
             what,
             interface: interface.to_owned(),
@@ -119,13 +122,24 @@ impl Events {
     }
 }
 
-fn describe(event: &DeviceEvent) -> (What, &wg_proto::PeerIdentity) {
-    match event {
+/// `None` for what is of no use outside.
+fn describe(event: &DeviceEvent) -> Option<(What, &wg_proto::PeerIdentity)> {
+    let told = match event {
         DeviceEvent::PeerUp { peer } => (What::Up, peer),
         DeviceEvent::PeerDown { peer } => (What::Down, peer),
         DeviceEvent::Handshake { peer, .. } => (What::Handshake, peer),
         DeviceEvent::Roamed { peer, .. } => (What::Roamed, peer),
         DeviceEvent::KeyChanged { peer, .. } => (What::KeyChanged, peer),
+        DeviceEvent::Unanswered { .. } => return None,
+    };
+    Some(told)
+}
+
+/// A peer that does not answer may have another address by now.
+fn look_again(event: &DeviceEvent, unanswered: &Sender<PublicKey>) {
+    if let DeviceEvent::Unanswered { peer } = event {
+        // When the queue is full there is more to look up than can be; the event comes again.
+        let _ = unanswered.try_send(peer.public_key);
     }
 }
 
@@ -135,6 +149,7 @@ fn log(event: &DeviceEvent) {
         DeviceEvent::PeerUp { peer } => tracing::info!(?peer, "peer is up"),
         DeviceEvent::PeerDown { peer } => tracing::info!(?peer, "peer is down"),
         DeviceEvent::Handshake { peer, took } => tracing::debug!(?peer, ?took, "handshake complete"),
+        DeviceEvent::Unanswered { peer } => tracing::debug!(?peer, "no answer to handshakes"),
         DeviceEvent::Roamed { peer, from, to } => tracing::debug!(?peer, %from, %to, "peer roamed"),
         DeviceEvent::KeyChanged { peer, key } => tracing::info!(?peer, ?key, "key changed"),
     }

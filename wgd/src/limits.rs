@@ -49,6 +49,10 @@ pub const RESOLVE_TIME: Duration = Duration::from_secs(5);
 pub const RESOLVE_RETRY: Duration = Duration::from_secs(2);
 /// The longest pause between two tries.
 pub const RESOLVE_RETRY_MAX: Duration = Duration::from_secs(60);
+/// A name that was looked up is not looked up again before this, however often its peer does not answer.
+pub const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
+/// Peers without an answer whose names wait to be looked up.
+pub const UNANSWERED_QUEUE: usize = 64;
 /// How often readiness is looked at.
 pub const READINESS_PERIOD: Duration = Duration::from_millis(250);
 /// A peer counts as up for this long after a handshake (WireGuard paper §6.1: sessions end at 180 s).

@@ -59,6 +59,8 @@ pub mod our_choice {
     pub const PROBE_BYTES: usize = 64;
     /// Source addresses remembered, twice (with and without proof): together some 2 MB.
     pub const HANDSHAKE_SOURCES: usize = 16_384;
+    /// So many initiations without an answer, 5 s apart, and the peer may be elsewhere: three lost in a row are rare.
+    pub const UNANSWERED_INITIATIONS: u32 = 3;
     /// Old sessions kept to open what is still under way after a pre-shared key changed.
     pub const MAX_DRAINING_SESSIONS: usize = 2;
     /// The MTU until the shell names the interface's.

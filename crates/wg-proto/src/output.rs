@@ -55,6 +55,12 @@ pub enum DeviceEvent {
         /// From our initiation to the response; `None` when the peer initiated.
         took: Option<Duration>,
     },
+    /// Our initiations have found no answer for a while, or we gave up: perhaps the peer is elsewhere now.
+    /// Repeated for as long as we try.
+    Unanswered {
+        /// Whose answer is missing.
+        peer: PeerIdentity,
+    },
     /// An authenticated packet came from another outer address than before.
     Roamed {
         /// Who.

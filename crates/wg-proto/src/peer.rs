@@ -21,7 +21,9 @@ use packet::echo::Addresses;
 use crate::device::PeerId;
 use crate::gaps::Gaps;
 use crate::identity::Identity;
-use crate::limits::our_choice::{MAX_DRAINING_SESSIONS, MAX_PACKET_BYTES, MAX_SESSION_RANGES, PROBE_BYTES};
+use crate::limits::our_choice::{
+    MAX_DRAINING_SESSIONS, MAX_PACKET_BYTES, MAX_SESSION_RANGES, PROBE_BYTES, UNANSWERED_INITIATIONS,
+};
 use crate::probe::Probe;
 use crate::session::{Content, Opened, Scratch, Session, Tick};
 use crate::timers::{Role, Timers};
@@ -49,6 +51,8 @@ pub(crate) struct Peer {
     timers: Timers,
     /// We have begun a handshake that has not ended yet.
     attempting: bool,
+    /// Initiations of ours since the last handshake that were sent again because nobody answered.
+    unanswered: u32,
     handshakes: HandshakeCounts,
     drops: Drops,
     gaps: Gaps,
@@ -110,6 +114,7 @@ impl Peer {
             staged: Staged::default(),
             timers: Timers::default(),
             attempting: false,
+            unanswered: 0,
             handshakes: HandshakeCounts::default(),
             drops: Drops::default(),
             gaps: Gaps::default(),
@@ -465,7 +470,7 @@ impl Peer {
             }
             keep
         });
-        let mut gave_up = false;
+        let (mut gave_up, mut unanswered) = (false, false);
         let mut dormant = true;
         if let Some(session) = &mut self.current {
             match session.tick(cx.scratch) {
@@ -474,6 +479,8 @@ impl Peer {
                     if self.attempting {
                         // No answer so far: perhaps our own address is no longer the right one.
                         self.wire.forget_local_address();
+                        self.unanswered += 1;
+                        unanswered = self.unanswered.is_multiple_of(UNANSWERED_INITIATIONS);
                     }
                     self.wire.transmit(initiation, cx.out);
                     self.attempting = true;
@@ -492,6 +499,9 @@ impl Peer {
             self.timers.stop_ticking();
         } else {
             self.timers.tick_again(cx.now);
+        }
+        if unanswered || gave_up {
+            cx.out.event(DeviceEvent::Unanswered { peer: self.identity() });
         }
         if gave_up {
             return self.gave_up(cx);
@@ -522,6 +532,7 @@ impl Peer {
         out: &mut impl Output,
     ) {
         self.attempting = false;
+        self.unanswered = 0;
         self.initiations_may_be_replayed = false;
         self.timers.handshake_completed(now, role);
         let peer = self.identity();

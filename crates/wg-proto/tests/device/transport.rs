@@ -181,6 +181,7 @@ pub(crate) fn name(event: &DeviceEvent) -> &'static str {
         DeviceEvent::PeerUp { .. } => "up",
         DeviceEvent::PeerDown { .. } => "down",
         DeviceEvent::Handshake { .. } => "handshake",
+        DeviceEvent::Unanswered { .. } => "unanswered",
         DeviceEvent::Roamed { .. } => "roamed",
         DeviceEvent::KeyChanged { .. } => "key",
     }

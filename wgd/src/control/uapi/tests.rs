@@ -55,10 +55,11 @@ fn control() -> Arc<Control> {
             sockets: Some(sockets),
             mark: 0,
             tunnel: crate::conf::Tunnel::unconfigured(),
-        }),
+    }),
         metrics,
         epoch: Epoch { instant: Clock.now(), wall: Clock.wall() },
         lockdown: linux::Lockdown::default(),
+        names: tokio::sync::watch::Sender::new(Vec::new()),
     })
 }
 
