@@ -13,6 +13,7 @@ mod packages;
 mod promises;
 mod results;
 mod source_rules;
+mod slow_tools;
 mod steps;
 mod test;
 mod tools;

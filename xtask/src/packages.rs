@@ -14,9 +14,11 @@ use anyhow::{Context, Result, bail, ensure};
 use crate::steps;
 
 /// A program that tests call, and the package that brings it.
-struct Program {
-    name: &'static str,
-    package: &'static str,
+pub(crate) struct Program {
+    /// The program's name.
+    pub(crate) name: &'static str,
+    /// Debian's name for what brings it.
+    pub(crate) package: &'static str,
 }
 
 const PROGRAMS: [Program; 7] = [
@@ -31,22 +33,29 @@ const PROGRAMS: [Program; 7] = [
 
 /// Makes every program available and returns the `PATH` to run tests with.
 pub(crate) fn provide() -> Result<OsString> {
+    require(&PROGRAMS)?;
     let path = search_path()?;
-    let missing: Vec<&str> = PROGRAMS
+    if !found("promtool", &path) {
+        unpack_promtool()?;
+    }
+    Ok(path)
+}
+
+/// Makes programs available, or says what to install.
+pub(crate) fn require(programs: &[Program]) -> Result<()> {
+    let path = search_path()?;
+    let missing: Vec<&str> = programs
         .iter()
         .filter(|program| !found(program.name, &path))
         .map(|program| program.package)
         .collect();
     if !missing.is_empty() {
         install(&missing)?;
-        if let Some(program) = PROGRAMS.iter().find(|program| !found(program.name, &path)) {
+        if let Some(program) = programs.iter().find(|program| !found(program.name, &path)) {
             bail!("package {} is installed, and {} is still not in {path:?}", program.package, program.name);
         }
     }
-    if !found("promtool", &path) {
-        unpack_promtool()?;
-    }
-    Ok(path)
+    Ok(())
 }
 
 /// The user's `PATH`, the administrator's directories (a user's `PATH` often lacks them), and our tools.
@@ -58,7 +67,8 @@ fn search_path() -> Result<OsString> {
     std::env::join_paths(directories).context("put PATH together")
 }
 
-fn tools_directory() -> PathBuf {
+/// Where programs lie that are not installed.
+pub(crate) fn tools_directory() -> PathBuf {
     steps::root().join("target/tools")
 }
 
@@ -98,28 +108,41 @@ fn unpack_promtool() -> Result<()> {
         "Unpacking promtool from Debian's package `prometheus` into {} (not installed)",
         unpacked.display()
     );
-    fs::create_dir_all(&unpacked).with_context(|| format!("make {}", unpacked.display()))?;
-    let download =
-        || steps::run(Command::new("apt-get").args(["download", "prometheus"]).current_dir(&unpacked));
-    if !download()? {
-        ensure!(nix::unistd::geteuid().is_root(), "no package lists here; run: sudo apt-get update");
-        ensure!(
-            steps::run(Command::new("apt-get").arg("update"))?,
-            "apt-get update failed; needed for promtool"
-        );
-        ensure!(download()?, "apt-get download prometheus failed");
-    }
-    let package = package_file(&unpacked)?;
-    let mut unpack = Command::new("dpkg");
-    unpack.arg("-x").arg(&package).arg(&unpacked);
-    ensure!(steps::run(&mut unpack)?, "dpkg could not unpack {}", package.display());
-    fs::remove_file(&package)?;
+    unpack("prometheus", &unpacked)?;
 
     let promtool = unpacked.join("usr/bin/promtool");
     let works = Command::new(&promtool).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     ensure!(works.is_ok_and(|status| status.success()), "{} does not run", promtool.display());
     fs::create_dir_all(tools.join("bin"))?;
     symlink(&promtool, tools.join("bin/promtool")).context("link promtool")
+}
+
+/// Fetches a package and takes its files out of it, without installing it.
+pub(crate) fn unpack(package: &str, directory: &Path) -> Result<()> {
+    fs::create_dir_all(directory).with_context(|| format!("make {}", directory.display()))?;
+    let download = || {
+        let mut download = Command::new("apt-get");
+        // Else apt warns that its own user cannot write here.
+        download.args(["download", "-o", "APT::Sandbox::User=root", package]).current_dir(directory);
+        steps::run(&mut download)
+    };
+    if !download()? {
+        refresh_lists(package)?;
+        ensure!(download()?, "apt-get download {package} failed");
+    }
+    let file = package_file(directory)?;
+    let mut unpack = Command::new("dpkg");
+    unpack.arg("-x").arg(&file).arg(directory);
+    ensure!(steps::run(&mut unpack)?, "dpkg could not unpack {}", file.display());
+    fs::remove_file(&file).with_context(|| format!("remove {}", file.display()))
+}
+
+/// Gets the package lists: those of a fresh machine are empty or old.
+pub(crate) fn refresh_lists(package: &str) -> Result<()> {
+    ensure!(nix::unistd::geteuid().is_root(), "no package lists here; run: sudo apt-get update");
+    let updated = steps::run(Command::new("apt-get").arg("update"))?;
+    ensure!(updated, "apt-get update failed; needed for {package}");
+    Ok(())
 }
 
 fn package_file(directory: &Path) -> Result<PathBuf> {

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::results::Results;
-use crate::{packages, steps};
+use crate::{packages, slow_tools, steps};
 
 /// What the scenarios start.
 const PROGRAMS: [&str; 4] = ["wgd", "edge", "storaged", "culvert"];
@@ -41,8 +41,16 @@ pub(crate) fn run(selection: Option<&str>) -> Result<ExitCode> {
     }
 }
 
+/// Whether the environment asks for the slow scenarios, as it does where one of them is run alone.
+pub(crate) fn is_slow() -> bool {
+    std::env::var_os("CULVERT_SLOW").is_some_and(|value| value == "1")
+}
+
 fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode> {
     let path = packages::provide()?;
+    if !variables.is_empty() || is_slow() {
+        slow_tools::provide()?;
+    }
     let mut results = Results::default();
     let mut tests = steps::cargo();
     tests.args(["test", "--workspace", "--exclude", "culvert-netns", "--no-fail-fast"]);
@@ -78,7 +86,7 @@ fn suite(
     path: &OsStr,
     filters: &[&str],
 ) -> Result<()> {
-    tests.env("PATH", path);
+    tests.env("PATH", path).env("CULVERT_TOOLS", packages::tools_directory());
     if !filters.is_empty() {
         tests.arg("--").args(filters);
     }

@@ -1,0 +1,91 @@
+//! Other people's WireGuard, for the slow scenarios: Debian's kernel, gotatun, and a Noise library for Python.
+//!
+//! Invariant: all of it lies in `target/tools` and none is installed, save Debian's packages of programs
+//! (`packages.rs`). None is linked with anything of ours: scenarios start it and talk to it.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::packages::{self, Program};
+use crate::steps;
+
+const PROGRAMS: [Program; 3] = [
+    Program { name: "qemu-system-x86_64", package: "qemu-system-x86" },
+    Program { name: "busybox", package: "busybox-static" },
+    Program { name: "python3", package: "python3-venv" },
+];
+
+/// Depends on the newest kernel for small machines.
+const KERNEL: &str = "linux-image-cloud-amd64";
+
+/// From crates.io.
+const GOTATUN: [&str; 2] = ["gotatun-cli", "0.10.2"];
+
+/// From PyPI.
+const NOISE: &str = "noiseprotocol==0.3.1";
+
+/// Provides what is missing.
+pub(crate) fn provide() -> Result<()> {
+    packages::require(&PROGRAMS)?;
+    let tools = packages::tools_directory();
+    if !tools.join("linux/boot").is_dir() {
+        unpack_kernel(&tools)?;
+    }
+    if !tools.join("bin/gotatun").is_file() {
+        build_gotatun(&tools)?;
+    }
+    if !tools.join("noise/complete").is_file() {
+        make_python_environment(&tools)?;
+    }
+    Ok(())
+}
+
+fn unpack_kernel(tools: &Path) -> Result<()> {
+    println!("Unpacking Debian's kernel into {} (not installed)", tools.join("linux").display());
+    let package = match newest_kernel()? {
+        Some(package) => package,
+        None => {
+            packages::refresh_lists(KERNEL)?;
+            newest_kernel()?.with_context(|| format!("{KERNEL} depends on no kernel"))?
+        }
+    };
+    // Complete or not there: a run that was interrupted leaves nothing that looks finished.
+    let partial = tools.join("linux.partial");
+    let _ = fs::remove_dir_all(&partial);
+    packages::unpack(&package, &partial)?;
+    fs::rename(&partial, tools.join("linux")).context("name the unpacked kernel")
+}
+
+/// The package that holds the newest kernel, if the package lists know one.
+fn newest_kernel() -> Result<Option<String>> {
+    let output = Command::new("apt-cache").args(["depends", KERNEL]).output().context("run apt-cache")?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let mut depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
+    Ok(depends.find(|name| name.starts_with("linux-image-")).map(str::to_owned))
+}
+
+fn build_gotatun(tools: &Path) -> Result<()> {
+    let [name, version] = GOTATUN;
+    let mut install = steps::cargo();
+    install.args(["install", name, "--version", version, "--locked"]);
+    // Its default wants a C compiler and cmake for another library of the same ciphers.
+    install.args(["--no-default-features", "--features", "ring"]);
+    install.arg("--root").arg(tools).arg("--target-dir").arg(tools.join("gotatun-build"));
+    install.env("CARGO_PROFILE_RELEASE_LTO", "off");
+    ensure!(steps::run(&mut install)?, "gotatun does not build");
+    fs::remove_dir_all(tools.join("gotatun-build")).context("remove gotatun's intermediate files")
+}
+
+fn make_python_environment(tools: &Path) -> Result<()> {
+    let environment = tools.join("noise");
+    let mut make = Command::new("python3");
+    make.args(["-m", "venv", "--clear"]).arg(&environment);
+    ensure!(steps::run(&mut make)?, "python3 made no environment (Debian: python3-venv)");
+    let mut install = Command::new(environment.join("bin/pip"));
+    install.args(["install", "--quiet", "--disable-pip-version-check", NOISE]);
+    ensure!(steps::run(&mut install)?, "pip could not install {NOISE}");
+    fs::write(environment.join("complete"), "").context("mark the environment as complete")
+}
