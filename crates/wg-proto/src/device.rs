@@ -9,33 +9,38 @@
 //! is counted under one [`DropReason`].
 
 mod message;
+mod rotation;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Instant;
 
 use packet::IpHeader;
 use packet::echo::Addresses;
 
 use crate::allowed_ips::AllowedIps;
+use crate::control;
+use crate::identities::{Generation, Identities};
 use crate::identity::{Admission, Identity};
 use crate::limits::from_the_specification::COOKIE_REPLY_BYTES;
 use crate::limits::our_choice::{DEFAULT_MTU, SCRATCH_BYTES};
 use crate::load::Load;
-use crate::peer::{Context, Peer, Ranges};
+use crate::peer::{Context, Peer, Place, Ranges};
 use crate::session::Scratch;
 use crate::{
     AllowedIpChange, Change, ChangedKey, Counters, DeviceEvent, DeviceState, DeviceUpdate, DropReason,
     Endpoint, Output, PeerIdentity, PeerUpdate, Probed, Probes, PublicKey, SecretKey,
 };
 use message::Message;
+use rotation::Rotations;
 
 /// Names a peer for as long as it is there.
 pub(crate) type PeerId = usize;
 
 /// One interface: our key, its peers and the routing between them.
 pub struct Device {
-    identity: Option<Identity>,
+    identities: Identities,
     load: Load,
     listen_port: u16,
     fwmark: u32,
@@ -48,7 +53,12 @@ pub struct Device {
     peers: Vec<Option<Slot>>,
     free: Vec<PeerId>,
     arrivals: u64,
+    /// While a peer replaces its key, both lead to it.
     by_key: HashMap<PublicKey, PeerId>,
+    /// What the configuration file calls the holders of keys: `wg` cannot say it, and a peer that it removes
+    /// and sets anew is still the same.
+    names: HashMap<PublicKey, Arc<str>>,
+    rotations: Rotations,
     allowed_ips: AllowedIps<PeerId>,
     ranges: Ranges,
     counters: Counters,
@@ -68,7 +78,7 @@ impl Device {
     /// Without key, peers and port: everything comes by [`Device::apply`].
     pub fn new() -> Device {
         Device {
-            identity: None,
+            identities: Identities::default(),
             load: Load::default(),
             listen_port: 0,
             fwmark: 0,
@@ -79,6 +89,8 @@ impl Device {
             free: Vec::new(),
             arrivals: 0,
             by_key: HashMap::new(),
+            names: HashMap::new(),
+            rotations: Rotations::default(),
             allowed_ips: AllowedIps::default(),
             ranges: Ranges::default(),
             counters: Counters::default(),
@@ -96,6 +108,10 @@ impl Device {
         let Some(id) = self.allowed_ips.lookup(header.destination) else {
             return self.count_drop(DropReason::NoRoute);
         };
+        if control::is_control(&packet[..header.total_length]) {
+            // Or any program on this host could speak for us.
+            return self.count_drop(DropReason::SourceNotAllowed);
+        }
         self.with_peer(id, now, out, |peer, cx| peer.send(&packet[..header.total_length], cx));
     }
 
@@ -128,6 +144,7 @@ impl Device {
             deadline = earliest(deadline, peer.next_timeout());
         }
         self.deadline = deadline;
+        self.service_rotations(now, out);
     }
 
     /// When to call [`Device::handle_timeout`] at the latest.
@@ -172,6 +189,7 @@ impl Device {
                 self.with_peer(id, now, out, |peer, cx| peer.send_keepalive(cx));
             }
         }
+        self.after_configuration(now, out);
     }
 
     /// A snapshot: for UAPI `get`, metrics and status.
@@ -184,8 +202,8 @@ impl Device {
             .collect();
         peers.sort_unstable_by_key(|(arrival, ..)| *arrival);
         DeviceState {
-            private_key: self.identity.as_ref().map(|identity| identity.secret().clone()),
-            public_key: self.identity.as_ref().map(Identity::public),
+            private_key: self.identities.current().map(|identity| identity.secret().clone()),
+            public_key: self.identities.current().map(Identity::public),
             listen_port: self.listen_port,
             fwmark: self.fwmark,
             under_load: self.load.is_high(now),
@@ -235,12 +253,11 @@ impl Device {
     }
 
     /// Measures the round trip to each peer that there are keys with; wakes none of the others.
-    pub fn probe_all(&mut self, now: Instant, out: &mut impl Output) {
-        for id in 0..self.peers.len() {
-            if self.peers[id].is_some() {
-                self.probe_peer(id, now, out);
-            }
-        }
+    pub fn probe_all(&mut self, now: Instant, out: &mut impl Output) -> Vec<(PublicKey, Probed)> {
+        let key_of = |slot: &Option<Slot>| slot.as_ref().map(|(_, peer)| peer.public_key());
+        let peers: Vec<_> =
+            self.peers.iter().enumerate().filter_map(|(id, slot)| Some((id, key_of(slot)?))).collect();
+        peers.into_iter().map(|(id, key)| (key, self.probe_peer(id, now, out))).collect()
     }
 
     /// What the probes of each peer have shown.
@@ -306,6 +323,7 @@ impl Device {
         if peer.tick_is_due(now) {
             peer.service(&mut cx);
         }
+        let place = peer.place_of(receiver);
         let result = match peer.open(receiver, datagram, from, &mut cx) {
             Ok(None) => Ok(None),
             Ok(Some(packet)) => match IpHeader::parse(packet) {
@@ -320,7 +338,13 @@ impl Device {
         };
         let next = peer.next_timeout();
         self.deadline = earliest(self.deadline, next);
+        if place == Some(Place::Next) {
+            self.look_at_rotation(id, now, out);
+        }
         match result {
+            Ok(Some(length)) if control::is_control(&self.scratch[..length]) => {
+                self.take_control(id, place, length, now, out);
+            }
             Ok(Some(length)) => out.deliver(&self.scratch[..length]),
             Ok(None) => {}
             Err(reason) => return Err((Some(id), reason)),
@@ -335,11 +359,13 @@ impl Device {
         now: Instant,
         out: &mut impl Output,
     ) -> Result<(), (Option<PeerId>, DropReason)> {
-        self.admit(message, from, now, out).map_err(|reason| (None, reason))?;
-        let Some(identity) = &self.identity else { return Err((None, DropReason::NoSession)) };
+        let own = self.admit(message, from, now, out).map_err(|reason| (None, reason))?;
+        let Some(identity) = self.identities.get(own) else { return Err((None, DropReason::NoSession)) };
         let initiator = identity.initiator_of(message).map_err(|reason| (None, reason))?;
-        let id = *self.by_key.get(&initiator).ok_or((None, DropReason::UnknownPeer))?;
-        self.with_peer(id, now, out, |peer, cx| peer.accept_initiation(message, from, cx))
+        let id = *self.by_key.get(&initiator.public).ok_or((None, DropReason::UnknownPeer))?;
+        let made = identity.timestamp_of(&initiator).map_err(|reason| (Some(id), reason))?;
+        let what = (own, initiator.public, made);
+        self.with_peer(id, now, out, |peer, cx| peer.accept_initiation(message, what, from, cx))
             .map_err(|reason| (Some(id), reason))
     }
 
@@ -354,7 +380,9 @@ impl Device {
         self.admit(message, from, now, out).map_err(|reason| (None, reason))?;
         let id = self.ranges.owner(receiver).ok_or((None, DropReason::UnknownIndex))?;
         self.with_peer(id, now, out, |peer, cx| peer.accept_response(receiver, message, from, cx))
-            .map_err(|reason| (Some(id), reason))
+            .map_err(|reason| (Some(id), reason))?;
+        self.look_at_rotation(id, now, out);
+        Ok(())
     }
 
     fn handle_cookie(
@@ -369,61 +397,76 @@ impl Device {
             .map_err(|reason| (Some(id), reason))
     }
 
-    /// The gate before handshakes.
+    /// The gate before handshakes. Gives the key of ours that the message is for.
     fn admit(
         &mut self,
         message: &[u8],
         from: Endpoint,
         now: Instant,
         out: &mut impl Output,
-    ) -> Result<(), DropReason> {
-        let Some(identity) = &self.identity else { return Err(DropReason::NoSession) };
-        let mut cookie = [0; COOKIE_REPLY_BYTES];
-        match identity.admit(message, from.remote.ip(), &mut self.load, now, &mut cookie) {
-            Admission::Pass => Ok(()),
-            Admission::Refuse(reason) => Err(reason),
-            Admission::Cookie(reply) => {
-                self.counters.cookie_replies_sent += 1;
-                out.transmit(from, reply);
-                Err(DropReason::Mac2Missing)
+    ) -> Result<Generation, DropReason> {
+        let mut refusal = DropReason::NoSession;
+        for (generation, identity) in self.identities.iter() {
+            let mut cookie = [0; COOKIE_REPLY_BYTES];
+            match identity.admit(message, from.remote.ip(), &mut self.load, now, &mut cookie) {
+                Admission::Pass => return Ok(generation),
+                // Perhaps it is for another key that is alive.
+                Admission::Refuse(DropReason::Mac1Invalid) => refusal = DropReason::Mac1Invalid,
+                Admission::Refuse(reason) => return Err(reason),
+                Admission::Cookie(reply) => {
+                    self.counters.cookie_replies_sent += 1;
+                    out.transmit(from, reply);
+                    return Err(DropReason::Mac2Missing);
+                }
             }
         }
+        Err(refusal)
     }
 
     /// Gives the peers that spoke with us under the old key: those need a handshake.
     fn set_identity(&mut self, key: Option<SecretKey>, now: Instant, out: &mut impl Output) -> Vec<PeerId> {
-        let same = match (&self.identity, &key) {
-            (Some(identity), Some(key)) => identity.secret().same_as(key),
+        let same = match (self.identities.current(), &key) {
+            // A rotation has written its new key to the file already, and somebody reads the file.
+            (Some(_), Some(key)) if self.identities.iter().any(|(_, one)| one.secret().same_as(key)) => true,
             (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
+            (Some(_), _) | (None, Some(_)) => false,
         };
         if same {
             return Vec::new();
         }
-        let had_key = self.identity.is_some();
-        self.identity = key.map(Identity::new);
+        self.abandon_rotations(now, out);
+        let had_key = self.identities.current().is_some();
+        self.identities.replace(key);
+        let own = self.identities.current_generation();
         let mut handshake_anew = Vec::new();
         for (id, slot) in self.peers.iter_mut().enumerate() {
             let Some((_, peer)) = slot else { continue };
-            peer.forget_sessions(&mut self.ranges);
+            peer.forget_sessions(own, &mut self.ranges);
             if peer.wants_keepalives() {
                 handshake_anew.push(id);
             }
         }
-        let Some(public_key) = self.identity.as_ref().map(Identity::public) else { return Vec::new() };
+        let Some(public_key) = self.identities.current().map(Identity::public) else { return Vec::new() };
         if let Some(&own) = self.by_key.get(&public_key) {
             self.remove_peer(own, out);
         }
         if had_key {
-            let peer = PeerIdentity { public_key, friendly_name: None, since: Some(now) };
-            out.event(DeviceEvent::KeyChanged { peer, key: ChangedKey::Own });
+            self.tell_own_key(public_key, now, out);
         }
         handshake_anew
     }
 
+    fn tell_own_key(&self, public_key: PublicKey, now: Instant, out: &mut impl Output) {
+        let peer = PeerIdentity { public_key, friendly_name: None, since: Some(now) };
+        out.event(DeviceEvent::KeyChanged { peer, key: ChangedKey::Own });
+    }
+
     /// Gives the peer if it is owed a keepalive.
     fn apply_peer(&mut self, update: PeerUpdate, now: Instant, out: &mut impl Output) -> Option<PeerId> {
-        if self.identity.as_ref().is_some_and(|identity| identity.public() == update.public_key) {
+        if self.identities.has(&update.public_key) {
+            return None;
+        }
+        if self.rotations.denies(&update.public_key) && !update.remove {
             return None;
         }
         let known = self.by_key.get(&update.public_key).copied();
@@ -447,8 +490,12 @@ impl Device {
                 AllowedIpChange::Remove(prefix) => self.allowed_ips.remove(prefix, id),
             }
         }
+        if let Some(name) = &update.friendly_name {
+            self.names.insert(update.public_key, Arc::clone(name));
+        }
+        let name = self.names.get(&update.public_key).cloned();
         let owed = self.with_peer(id, now, out, |peer, cx| {
-            if let Some(name) = update.friendly_name {
+            if let Some(name) = name {
                 peer.set_friendly_name(name);
             }
             match update.preshared_key {
@@ -466,7 +513,8 @@ impl Device {
 
     fn add_peer(&mut self, public_key: PublicKey) -> PeerId {
         let id = self.free.pop().unwrap_or(self.peers.len());
-        let slot = Some((self.arrivals, Box::new(Peer::new(id, public_key))));
+        let own = self.identities.current_generation();
+        let slot = Some((self.arrivals, Box::new(Peer::new(id, public_key, own))));
         self.arrivals += 1;
         match self.peers.get_mut(id) {
             Some(free) => *free = slot,
@@ -479,9 +527,12 @@ impl Device {
     fn remove_peer(&mut self, id: PeerId, out: &mut impl Output) {
         let Some((_, mut peer)) = self.peers[id].take() else { return };
         self.free.push(id);
-        peer.forget_sessions(&mut self.ranges);
+        for key in peer.all_public_keys() {
+            self.by_key.remove(&key);
+        }
+        peer.forget_sessions(self.identities.current_generation(), &mut self.ranges);
         self.allowed_ips.remove_peer(id);
-        self.by_key.remove(&peer.public_key());
+        self.forget_rotation(id, out);
         let peer = peer.identity();
         if peer.since.is_some() {
             out.event(DeviceEvent::PeerDown { peer });
@@ -517,7 +568,7 @@ impl Device {
         let cx = Context {
             now,
             out,
-            identity: self.identity.as_ref(),
+            identities: &self.identities,
             ranges: &mut self.ranges,
             counters: &mut self.counters,
             scratch: &mut self.scratch,

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use boringtun::noise::TunnResult;
 use boringtun::noise::errors::WireGuardError;
-use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
-use boringtun::noise::{Packet, Tunn, TunnResult};
 use boringtun::x25519;
 
+use crate::initiation::{Initiator, Timestamp};
 use crate::limits::from_the_specification::COOKIE_REPLY_BYTES;
 use crate::load::Load;
 use crate::{DropReason, PublicKey, SecretKey};
@@ -94,13 +94,13 @@ impl Identity {
     }
 
     /// Opens an initiation far enough to see the sender's static key.
-    pub(crate) fn initiator_of(&self, message: &[u8]) -> Result<PublicKey, DropReason> {
-        let Ok(Packet::HandshakeInit(initiation)) = Tunn::parse_incoming_packet(message) else {
-            return Err(DropReason::Malformed);
-        };
-        let half = parse_handshake_anon(&self.x25519_secret, &self.x25519_public, &initiation)
-            .map_err(|_| DropReason::DecryptFailed)?;
-        Ok(PublicKey::from_bytes(half.peer_static_public))
+    pub(crate) fn initiator_of(&self, message: &[u8]) -> Result<Initiator, DropReason> {
+        Initiator::open(&self.x25519_secret, &self.x25519_public, message)
+    }
+
+    /// When it was made.
+    pub(crate) fn timestamp_of(&self, initiator: &Initiator) -> Result<Timestamp, DropReason> {
+        initiator.timestamp(&self.x25519_secret)
     }
 }
 
@@ -119,6 +119,7 @@ fn refusal(result: TunnResult<'_>) -> Admission<'_> {
 mod tests {
     use super::*;
     use crate::limits::our_choice::SCRATCH_BYTES;
+    use boringtun::noise::Tunn;
 
     #[test]
     fn under_load_a_cookie_proves_the_address_and_lets_the_handshake_through() {

@@ -8,23 +8,28 @@
 
 pub mod allowed_ips;
 pub mod conf;
+mod control;
 mod device;
 mod drop_reason;
 mod endpoint;
 mod gaps;
+mod identities;
 mod identity;
+mod initiation;
 mod key;
 pub mod limits;
 mod load;
 mod output;
 mod peer;
 mod probe;
+mod rotation;
 mod session;
 mod state;
 mod timers;
 pub mod uapi;
 mod update;
 
+pub use control::{AnnouncedKey, Body, CONTROL_PORT, CONTROL_VERSION, ControlMessage, Refusal, RotationId};
 pub use device::Device;
 pub use drop_reason::{Counters, DropReason, Drops};
 pub use endpoint::{Endpoint, LocalAddress};
@@ -32,5 +37,9 @@ pub use gaps::Settled;
 pub use key::{KeyError, PresharedKey, PublicKey, SecretKey};
 pub use output::{ChangedKey, DeviceEvent, Output, PeerIdentity};
 pub use probe::{Probed, Probes};
+pub use rotation::{
+    Kept, KeptKey, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest, RotationStep,
+    Ticket, Verdict,
+};
 pub use state::{DeviceState, HandshakeCounts, PeerState};
 pub use update::{AllowedIpChange, Change, DeviceUpdate, PeerUpdate};

@@ -62,7 +62,17 @@ pub mod our_choice {
     /// So many initiations without an answer, 5 s apart, and the peer may be elsewhere: three lost in a row are rare.
     pub const UNANSWERED_INITIATIONS: u32 = 3;
     /// Old sessions kept to open what is still under way after a pre-shared key changed.
-    pub const MAX_DRAINING_SESSIONS: usize = 2;
+    pub const MAX_DRAINING_SESSIONS: usize = 4;
+    /// A control message that was not answered is said again after this, doubling up to the next.
+    pub const CONTROL_RETRY: Duration = Duration::from_millis(250);
+    /// The longest pause between two tries.
+    pub const CONTROL_RETRY_MAX: Duration = Duration::from_secs(5);
+    /// A peer that has a session with us and has not answered a hello after this is no wgd.
+    pub const CONTROL_GREETING: Duration = Duration::from_secs(4);
+    /// A peer that has not even made a session after this is not there: three handshakes.
+    pub const CONTROL_UNREACHABLE: Duration = Duration::from_secs(16);
+    /// A rotation that a peer puts off for this long is given up.
+    pub const CONTROL_PATIENCE: Duration = Duration::from_secs(60);
     /// The MTU until the shell names the interface's.
     pub const DEFAULT_MTU: u16 = 1420;
     /// Smallest MTU a configuration may ask for: what every IPv4 host must take (RFC 791).

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::rotation::RotationOutput;
 use crate::{Endpoint, PublicKey};
 
 /// The shell's ears. Every call happens while one of the device's inputs runs, in order.
@@ -15,6 +16,10 @@ pub trait Output {
     fn deliver(&mut self, packet: &[u8]);
     /// Something an operator or another daemon wants to know.
     fn event(&mut self, event: DeviceEvent);
+    /// How a rotation of keys goes on, and what it needs to have written. Whoever does not listen cannot rotate.
+    fn rotation(&mut self, output: RotationOutput) {
+        let _ = output;
+    }
 }
 
 /// Who a peer is, to the outside.
@@ -84,6 +89,8 @@ pub enum DeviceEvent {
 pub enum ChangedKey {
     /// The device's private key.
     Own,
+    /// A peer's public key.
+    Peer,
     /// A peer's pre-shared key.
     Preshared,
 }

@@ -1,13 +1,16 @@
 //! A peer's slot: its settings, its sessions, where it is, and what has been counted.
 //!
-//! A slot holds one *current* session, which begins and answers handshakes, and some *draining* ones
-//! with keys from before a pre-shared key changed: those open what is under way and seal until
-//! *current* has keys of its own. Each session has its own range of receiver indices.
+//! A slot holds a *current* lane and, while a key is being replaced, a *next* one: both begin and answer
+//! handshakes, each with its own keys, until the peer has used *next*, which then takes *current*'s place.
+//! Sessions of before are *draining*: they open what is under way and seal as long as nothing else can.
+//! Each session has its own range of receiver indices, by which inbound data finds it.
 //!
-//! **Invariants:** at most one handshake of ours is under way, and it is *current*'s. A range is
-//! registered in [`Ranges`] exactly as long as its session lives. Nothing is counted as received, and
-//! the endpoint does not move, before a datagram has authenticated.
+//! **Invariants:** at most one handshake of ours is under way in each lane. A range is registered in
+//! [`Ranges`] exactly as long as its session lives. Nothing is counted as received, and the endpoint does not
+//! move, before a datagram has authenticated. No initiation is taken that was made before another that was.
 
+mod lane;
+mod lanes;
 mod staged;
 mod wire;
 
@@ -20,17 +23,18 @@ use packet::echo::Addresses;
 
 use crate::device::PeerId;
 use crate::gaps::Gaps;
-use crate::identity::Identity;
-use crate::limits::our_choice::{
-    MAX_DRAINING_SESSIONS, MAX_PACKET_BYTES, MAX_SESSION_RANGES, PROBE_BYTES, UNANSWERED_INITIATIONS,
-};
+use crate::identities::{Generation, Identities};
+use crate::initiation::Timestamp;
+use crate::limits::our_choice::{MAX_PACKET_BYTES, MAX_SESSION_RANGES, PROBE_BYTES, UNANSWERED_INITIATIONS};
 use crate::probe::Probe;
 use crate::session::{Content, Opened, Scratch, Session, Tick};
 use crate::timers::{Role, Timers};
 use crate::{
-    ChangedKey, Counters, DeviceEvent, DropReason, Drops, Endpoint, HandshakeCounts, Output, PeerIdentity,
-    PeerState, PresharedKey, Probed, Probes, PublicKey,
+    Counters, DeviceEvent, DropReason, Drops, Endpoint, HandshakeCounts, Output, PeerIdentity, PeerState,
+    Probed, Probes, PublicKey,
 };
+pub(crate) use lane::{Keys, Place};
+use lane::{Lane, Next};
 use staged::Staged;
 use wire::Wire;
 
@@ -38,14 +42,19 @@ pub(crate) struct Peer {
     id: PeerId,
     public_key: PublicKey,
     friendly_name: Option<Arc<str>>,
-    preshared_key: Option<PresharedKey>,
-    /// Made on first use: a session is 11 KB, and needs our key.
-    current: Option<Session>,
+    current: Lane,
+    next: Option<Next>,
     draining: Vec<Session>,
-    /// *current* stands in for a session that knew which initiations were used up: one with another
-    /// pre-shared key, or one of this daemon's last life. Until it has completed a handshake, an
+    /// When the latest initiation that was taken had been made; older ones are recordings.
+    last_initiation: Option<Timestamp>,
+    /// This daemon's last life may have taken it. Until a handshake has been completed in this one, an
     /// initiation alone moves nothing: it may be a recording.
     initiations_may_be_replayed: bool,
+    /// A handshake in the one lane failed: the other is tried at the next tick (not at once, for others drop
+    /// two initiations that follow each other closely).
+    other_is_due: Option<Place>,
+    /// Counts proven handshakes.
+    proofs: u64,
     wire: Wire,
     staged: Staged,
     timers: Timers,
@@ -63,7 +72,7 @@ pub(crate) struct Peer {
 pub(crate) struct Context<'a, O> {
     pub(crate) now: Instant,
     pub(crate) out: &'a mut O,
-    pub(crate) identity: Option<&'a Identity>,
+    pub(crate) identities: &'a Identities,
     pub(crate) ranges: &'a mut Ranges,
     pub(crate) counters: &'a mut Counters,
     pub(crate) scratch: &'a mut Scratch,
@@ -101,15 +110,18 @@ impl Ranges {
 }
 
 impl Peer {
-    pub(crate) fn new(id: PeerId, public_key: PublicKey) -> Peer {
+    pub(crate) fn new(id: PeerId, public_key: PublicKey, own: Generation) -> Peer {
         Peer {
             id,
             public_key,
             friendly_name: None,
-            preshared_key: None,
-            current: None,
+            current: Lane::new(Keys { own, peer: public_key, preshared: None }),
+            next: None,
             draining: Vec::new(),
+            last_initiation: None,
             initiations_may_be_replayed: true,
+            other_is_due: None,
+            proofs: 0,
             wire: Wire::default(),
             staged: Staged::default(),
             timers: Timers::default(),
@@ -120,6 +132,10 @@ impl Peer {
             gaps: Gaps::default(),
             probe: Probe::default(),
         }
+    }
+
+    pub(crate) fn id(&self) -> PeerId {
+        self.id
     }
 
     pub(crate) fn public_key(&self) -> PublicKey {
@@ -146,11 +162,11 @@ impl Peer {
     /// Everything but the allowed IPs, which the device holds.
     pub(crate) fn state(&self, now: Instant) -> PeerState {
         let probes = self.probe.seen(now);
-        let handshake = self.current.as_ref().and_then(Session::round_trip);
+        let handshake = self.current.session.as_ref().and_then(Session::round_trip);
         PeerState {
             public_key: self.public_key,
             friendly_name: self.friendly_name.clone(),
-            preshared_key: self.preshared_key.clone(),
+            preshared_key: self.configured_preshared_key().cloned(),
             endpoint: self.wire.endpoint,
             last_handshake: self.timers.last_handshake(),
             up_since: self.timers.up_since(),
@@ -183,7 +199,7 @@ impl Peer {
         if self.seal_and_transmit(packet, cx) {
             return;
         }
-        if cx.identity.is_none() {
+        if cx.identities.get(self.current.keys.own).is_none() {
             return self.drop_packets(DropReason::NoSession, 1, cx);
         }
         let overflowed = self.staged.push(packet);
@@ -230,6 +246,7 @@ impl Peer {
         from: Endpoint,
         cx: &'a mut Context<'_, O>,
     ) -> Result<Option<&'a [u8]>, DropReason> {
+        let place = self.place_of(receiver_index);
         let session = self.session_mut(receiver_index).ok_or(DropReason::UnknownIndex)?;
         let Opened { content, confirms } = session.open(datagram, cx.scratch)?;
         let length = match content {
@@ -243,7 +260,10 @@ impl Peer {
         self.authenticated(datagram.len(), Some(from), cx.now, cx.out);
         if confirms {
             self.handshakes.responder_completed += 1;
-            self.handshake_completed(Role::Responder, None, cx.now, cx.out);
+            self.handshake_completed(place, Role::Responder, None, cx.now, cx.out);
+        }
+        if place == Some(Place::Next) {
+            self.next_is_in_use(cx);
         }
         if !self.staged.is_empty() {
             // Sealing overwrites the scratch space that the packet lies in: keep it aside meanwhile.
@@ -256,29 +276,54 @@ impl Peer {
         Ok((length > 0).then(|| &cx.scratch[..length]))
     }
 
-    /// An initiation that carries our peer's static key and has passed the gate.
+    /// An initiation that has passed the gate, by a key of the peer's to a key of ours; each lane with these
+    /// keys answers, and the initiator takes the answer that fits its pre-shared key.
     pub(crate) fn accept_initiation(
         &mut self,
         initiation: &[u8],
+        (own, by, made): (Generation, PublicKey, Timestamp),
         from: Endpoint,
         cx: &mut Context<'_, impl Output>,
     ) -> Result<(), DropReason> {
-        let session = self.ensure_current(cx).ok_or(DropReason::NoSession)?;
-        let response = match session.accept_initiation(initiation, cx.scratch) {
-            Ok(response) => response,
-            Err(reason) => {
-                self.handshakes.responder_failed += 1;
-                return Err(reason);
+        let fits = |lane: &Lane| lane.keys.own == own && lane.keys.peer == by;
+        let lanes = [fits(&self.current), self.next.as_ref().is_some_and(|next| fits(&next.lane))];
+        if lanes == [false, false] {
+            return Err(DropReason::UnknownPeer);
+        }
+        if self.last_initiation.is_some_and(|last| made <= last) {
+            self.handshakes.responder_failed += 1;
+            return Err(DropReason::Replay);
+        }
+        self.last_initiation = Some(made);
+        let mut result = Err(DropReason::NoSession);
+        for (place, _) in [Place::Current, Place::Next].into_iter().zip(lanes).filter(|(_, fits)| *fits) {
+            if !self.ensure_session(place, cx) {
+                continue;
             }
-        };
-        let roams = !self.initiations_may_be_replayed;
-        // `response` borrows the scratch space, which `authenticated` leaves alone.
-        if let Some((from, to)) = self.wire.received(initiation.len(), roams.then_some(from)) {
+            let lane = match (place, &mut self.next) {
+                (Place::Next, Some(next)) => &mut next.lane,
+                (Place::Next | Place::Current | Place::Draining, _) => &mut self.current,
+            };
+            let Some(session) = &mut lane.session else { continue };
+            match session.accept_initiation(initiation, cx.scratch) {
+                Ok(response) => {
+                    self.wire.transmit_to(from, response, cx.out);
+                    result = Ok(());
+                }
+                Err(reason) if result.is_err() => result = Err(reason),
+                Err(_) => {}
+            }
+        }
+        if let Err(reason) = result {
+            self.handshakes.responder_failed += 1;
+            return Err(reason);
+        }
+        let follows = (!self.initiations_may_be_replayed).then_some(from);
+        if let Some((from, to)) = self.wire.received(initiation.len(), follows) {
             let peer = self.identity();
             cx.out.event(DeviceEvent::Roamed { peer, from, to });
         }
         self.timers.received(cx.now);
-        self.wire.transmit_to(from, response, cx.out);
         self.timers.sent(cx.now);
         self.timers.handshake_message_sent(cx.now);
         Ok(())
@@ -292,8 +337,9 @@ impl Peer {
         from: Endpoint,
         cx: &mut Context<'_, impl Output>,
     ) -> Result<(), DropReason> {
-        let session =
-            find(&mut self.current, &mut self.draining, receiver_index).ok_or(DropReason::UnknownIndex)?;
+        let place = self.place_of(receiver_index);
+        let session = find(&mut self.current, &mut self.next, &mut self.draining, receiver_index)
+            .ok_or(DropReason::UnknownIndex)?;
         // The keepalive that follows goes where the response came from, so that comes first; whether
         // the response authenticates is known before anything is sent.
         let wire = &mut self.wire;
@@ -308,7 +354,11 @@ impl Peer {
         });
         if let Err(reason) = result {
             if reason == DropReason::DecryptFailed {
-                self.handshakes.initiator_failed += 1;
+                match place {
+                    // Made with the keys of the other lane; perhaps the peer has those alone.
+                    Some(place) if self.next.is_some() => self.other_is_due = Some(place.other()),
+                    Some(_) | None => self.handshakes.initiator_failed += 1,
+                }
             }
             return Err(reason);
         }
@@ -319,7 +369,10 @@ impl Peer {
             cx.out.event(DeviceEvent::Roamed { peer, from, to });
         }
         self.handshakes.initiator_completed += 1;
-        self.handshake_completed(Role::Initiator, rtt, cx.now, cx.out);
+        self.handshake_completed(place, Role::Initiator, rtt, cx.now, cx.out);
+        if place == Some(Place::Next) {
+            self.next_is_in_use(cx);
+        }
         self.flush(cx);
         Ok(())
     }
@@ -393,52 +446,24 @@ impl Peer {
         !self.timers.keepalive().is_zero()
     }
 
-    /// The next handshake uses the key; what runs goes on. The session cannot be given another key,
-    /// so a new one is made for handshakes and the old one drains.
-    pub(crate) fn set_preshared_key(&mut self, key: Option<PresharedKey>, cx: &mut Context<'_, impl Output>) {
-        let same = match (&self.preshared_key, &key) {
-            (Some(old), Some(new)) => old.same_as(new),
-            (None, None) => true,
-            (Some(_), None) | (None, Some(_)) => false,
-        };
-        if same {
-            return;
-        }
-        self.preshared_key = key;
-        let Some(old) = self.current.take() else { return };
-        self.initiations_may_be_replayed = true;
-        self.attempting = false;
-        self.timers.handshake_over();
-        if old.may_hold_keys() {
-            self.draining.push(old);
-            if self.draining.len() > MAX_DRAINING_SESSIONS {
-                let oldest = self.draining.remove(0);
-                cx.ranges.release(&oldest);
-            }
-        } else {
-            cx.ranges.release(&old);
-        }
-        let peer = self.identity();
-        cx.out.event(DeviceEvent::KeyChanged { peer, key: ChangedKey::Preshared });
-    }
-
-    /// Our own key changed or went: nothing of the old sessions is of use.
-    pub(crate) fn forget_sessions(&mut self, ranges: &mut Ranges) {
-        for session in self.current.take().into_iter().chain(self.draining.drain(..)) {
-            ranges.release(&session);
-        }
-        self.attempting = false;
-        self.initiations_may_be_replayed = false;
-        self.timers.handshake_over();
-        self.timers.stop_ticking();
-    }
-
     /// Begins a handshake unless one is under way, or one of our messages may still be answered.
     pub(crate) fn initiate(&mut self, cx: &mut Context<'_, impl Output>) {
         if self.wire.endpoint.is_none() || !self.timers.may_initiate(cx.now) {
             return;
         }
-        let Some(session) = self.ensure_current(cx) else { return };
+        let offered = self.next.as_ref().is_some_and(|next| next.offered);
+        self.initiate_in(if offered { Place::Next } else { Place::Current }, cx);
+    }
+
+    fn initiate_in(&mut self, place: Place, cx: &mut Context<'_, impl Output>) {
+        if self.wire.endpoint.is_none() || !self.ensure_session(place, cx) {
+            return;
+        }
+        let lane = match (place, &mut self.next) {
+            (Place::Next, Some(next)) => &mut next.lane,
+            (Place::Next | Place::Current | Place::Draining, _) => &mut self.current,
+        };
+        let Some(session) = &mut lane.session else { return };
         if let Some(initiation) = session.initiate(cx.scratch) {
             self.wire.transmit(initiation, cx.out);
             self.attempting = true;
@@ -450,13 +475,19 @@ impl Peer {
     }
 
     fn tick(&mut self, cx: &mut Context<'_, impl Output>) {
+        if let Some(place) = self.other_is_due.take()
+            && self.next.is_some()
+        {
+            self.initiate_in(place, cx);
+        }
         let mut wants_handshake = !self.staged.is_empty();
-        let current_is_ready = self.current.as_ref().is_some_and(Session::is_ready);
+        let next_is_ready = self.next.as_ref().is_some_and(|next| next.lane.is_ready());
+        let a_lane_is_ready = self.current.is_ready() || next_is_ready;
         for session in &mut self.draining {
             match session.tick(cx.scratch) {
                 Tick::Nothing | Tick::GaveUp => {}
-                // Not sent: it speaks for the old pre-shared key. *current* asks in its place.
-                Tick::Initiation(_) => wants_handshake |= !current_is_ready,
+                // Not sent: it speaks for old keys. The lanes ask in its place.
+                Tick::Initiation(_) => wants_handshake |= !a_lane_is_ready,
                 Tick::Keepalive(keepalive) => {
                     self.wire.transmit(keepalive, cx.out);
                     self.timers.sent(cx.now);
@@ -472,7 +503,14 @@ impl Peer {
         });
         let (mut gave_up, mut unanswered) = (false, false);
         let mut dormant = true;
-        if let Some(session) = &mut self.current {
+        let has_next = self.next.is_some();
+        for place in [Place::Current, Place::Next] {
+            let lane = match (place, &mut self.next) {
+                (Place::Next, Some(next)) => &mut next.lane,
+                (Place::Next, None) => continue,
+                (Place::Current | Place::Draining, _) => &mut self.current,
+            };
+            let Some(session) = &mut lane.session else { continue };
             match session.tick(cx.scratch) {
                 Tick::Nothing => {}
                 Tick::Initiation(initiation) => {
@@ -486,16 +524,18 @@ impl Peer {
                     self.attempting = true;
                     self.timers.sent(cx.now);
                     self.timers.handshake_message_sent(cx.now);
+                    // Or the peer no longer knows these keys.
+                    self.other_is_due = has_next.then(|| place.other());
                 }
                 Tick::Keepalive(keepalive) => {
                     self.wire.transmit(keepalive, cx.out);
                     self.timers.sent(cx.now);
                 }
-                Tick::GaveUp => gave_up = true,
+                Tick::GaveUp => gave_up |= place == Place::Current && !next_is_ready,
             }
-            dormant = session.is_dormant();
+            dormant &= session.is_dormant();
         }
-        if dormant && self.draining.is_empty() {
+        if dormant && self.draining.is_empty() && self.other_is_due.is_none() {
             self.timers.stop_ticking();
         } else {
             self.timers.tick_again(cx.now);
@@ -526,6 +566,7 @@ impl Peer {
 
     fn handshake_completed(
         &mut self,
+        place: Option<Place>,
         role: Role,
         took: Option<Duration>,
         now: Instant,
@@ -534,6 +575,13 @@ impl Peer {
         self.attempting = false;
         self.unanswered = 0;
         self.initiations_may_be_replayed = false;
+        self.other_is_due = None;
+        self.proofs += 1;
+        match (place, &mut self.next) {
+            (Some(Place::Current), _) => self.current.proven = self.proofs,
+            (Some(Place::Next), Some(next)) => next.lane.proven = self.proofs,
+            (Some(Place::Next | Place::Draining) | None, _) => {}
+        }
         self.timers.handshake_completed(now, role);
         let peer = self.identity();
         if self.timers.up(now) {
@@ -565,9 +613,12 @@ impl Peer {
     }
 
     fn seal_and_transmit(&mut self, packet: &[u8], cx: &mut Context<'_, impl Output>) -> bool {
-        let sealing = match &mut self.current {
-            Some(session) if session.is_ready() => Some(session),
-            Some(_) | None => self.draining.iter_mut().rev().find(|session| session.is_ready()),
+        let next = self.next.as_mut().map(|next| &mut next.lane);
+        let lanes = [Some(&mut self.current), next].into_iter().flatten();
+        let latest = lanes.filter(|lane| lane.is_ready()).max_by_key(|lane| lane.proven);
+        let sealing = match latest.and_then(|lane| lane.session.as_mut()) {
+            Some(session) => Some(session),
+            None => self.draining.iter_mut().rev().find(|session| session.is_ready()),
         };
         let Some(session) = sealing else { return false };
         let Some(datagram) = session.seal(pad(packet, cx.mtu, cx.padded), cx.scratch) else { return false };
@@ -576,17 +627,33 @@ impl Peer {
         true
     }
 
-    fn ensure_current(&mut self, cx: &mut Context<'_, impl Output>) -> Option<&mut Session> {
-        if self.current.is_none() {
-            let identity = cx.identity?;
-            let range = cx.ranges.take(self.id)?;
-            self.current = Some(Session::new(identity, &self.public_key, self.preshared_key.as_ref(), range));
+    /// `false` if there can be none: no key of ours, or no range is left.
+    fn ensure_session(&mut self, place: Place, cx: &mut Context<'_, impl Output>) -> bool {
+        let lane = match (place, &mut self.next) {
+            (Place::Next, Some(next)) => &mut next.lane,
+            (Place::Next | Place::Draining, _) => return false,
+            (Place::Current, _) => &mut self.current,
+        };
+        if lane.session.is_none() {
+            let Some(identity) = cx.identities.get(lane.keys.own) else { return false };
+            let Some(range) = cx.ranges.take(self.id) else { return false };
+            lane.session = Some(Session::new(identity, &lane.keys.peer, lane.keys.preshared.as_ref(), range));
         }
-        self.current.as_mut()
+        true
     }
 
     fn session_mut(&mut self, receiver_index: u32) -> Option<&mut Session> {
-        find(&mut self.current, &mut self.draining, receiver_index)
+        find(&mut self.current, &mut self.next, &mut self.draining, receiver_index)
+    }
+
+    /// Where the session with this receiver index is.
+    pub(crate) fn place_of(&self, receiver_index: u32) -> Option<Place> {
+        let draining = || self.draining.iter().any(|session| session.range() == receiver_index >> 8);
+        match &self.next {
+            _ if self.current.has(receiver_index) => Some(Place::Current),
+            Some(next) if next.lane.has(receiver_index) => Some(Place::Next),
+            Some(_) | None => draining().then_some(Place::Draining),
+        }
     }
 
     fn drop_staged(&mut self, cx: &mut Context<'_, impl Output>) {
@@ -606,12 +673,14 @@ impl Peer {
 }
 
 fn find<'a>(
-    current: &'a mut Option<Session>,
+    current: &'a mut Lane,
+    next: &'a mut Option<Next>,
     draining: &'a mut [Session],
     receiver_index: u32,
 ) -> Option<&'a mut Session> {
     let range = receiver_index >> 8;
-    current.iter_mut().chain(draining).find(|session| session.range() == range)
+    let next = next.as_mut().and_then(|next| next.lane.session.as_mut());
+    current.session.iter_mut().chain(next).chain(draining).find(|session| session.range() == range)
 }
 
 /// Zero-pads to a multiple of 16, but never above the MTU (paper §5.4.6). A packet that needs none,

@@ -88,7 +88,7 @@ fn who_began_at_the_same_moment_as_the_peer_renews_as_well() {
 /// One peer and what it borrows.
 struct Lab {
     now: Instant,
-    identity: Identity,
+    identities: Identities,
     peer: Peer,
     ranges: Ranges,
     counters: Counters,
@@ -103,11 +103,13 @@ const PACKET: &[u8] = &[0x45; 60];
 impl Lab {
     fn new() -> Lab {
         let other = SecretKey::generate().unwrap().public_key();
-        let mut peer = Peer::new(0, other);
+        let mut identities = Identities::default();
+        identities.replace(Some(SecretKey::generate().unwrap()));
+        let mut peer = Peer::new(0, other, identities.current_generation());
         peer.set_endpoint(Endpoint::to("192.0.2.1:1".parse::<SocketAddr>().unwrap()));
         Lab {
             now: start(),
-            identity: Identity::new(SecretKey::generate().unwrap()),
+            identities,
             peer,
             ranges: Ranges::default(),
             counters: Counters::default(),
@@ -122,7 +124,7 @@ impl Lab {
         let mut cx = Context {
             now: self.now,
             out: &mut out,
-            identity: Some(&self.identity),
+            identities: &self.identities,
             ranges: &mut self.ranges,
             counters: &mut self.counters,
             scratch: &mut self.scratch,
@@ -136,7 +138,8 @@ impl Lab {
     /// Ninety seconds without an answer.
     fn give_up(&mut self) {
         let key = self.peer.public_key;
-        self.peer.current.as_mut().unwrap().give_up(&self.identity, &key);
+        let identity = self.identities.current().unwrap();
+        self.peer.current.session.as_mut().unwrap().give_up(identity, &key);
         self.now += Duration::from_secs(90);
         self.with(Peer::service);
     }

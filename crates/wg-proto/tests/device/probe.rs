@@ -145,12 +145,14 @@ fn asking_one_peer_wakes_it_and_asking_all_does_not() {
     let right = pair.right.public_key();
     assert_eq!(ask(&mut pair), Some(Probed::NoAddress), "we do not know our own");
     pair.left.device.set_addresses(vec![own]);
-    pair.input(Left, |device, now, sink| device.probe_all(now, sink));
+    pair.input(Left, |device, now, sink| {
+        assert_eq!(device.probe_all(now, sink), [(right, Probed::NoSession)]);
+    });
     assert!(pair.sent.is_empty());
     assert_eq!(ask(&mut pair), Some(Probed::NoSession));
     assert_eq!(ask(&mut pair), Some(Probed::Sent));
     pair.now += Duration::from_secs(2);
-    pair.input(Left, |device, now, sink| device.probe_all(now, sink));
+    pair.input(Left, |device, now, sink| assert_eq!(device.probe_all(now, sink), [(right, Probed::Sent)]));
     assert_eq!(probes(&mut pair).sent, 2);
     let nobody = PublicKey::from_bytes([9; 32]);
     assert_ne!(nobody, right);
