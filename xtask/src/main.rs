@@ -6,14 +6,15 @@
 
 mod bench;
 mod check;
+mod conformance;
 mod demo;
 mod netns;
 mod packages;
 #[cfg(test)]
 mod promises;
 mod results;
-mod source_rules;
 mod slow_tools;
+mod source_rules;
 mod steps;
 mod test;
 mod tools;
@@ -51,6 +52,12 @@ enum Command {
         /// A part of scenario names
         filter: Option<String>,
     },
+    /// The contract with other tools, rule by rule, against wgd or another program
+    #[command(after_help = "Examples:\n  \
+        cargo xtask conformance                                every check, against wgd\n  \
+        cargo xtask conformance keepalive                      those whose names contain the word\n  \
+        cargo xtask conformance --against wireguard-go         the same checks against another program")]
+    Conformance(conformance::Options),
     /// The whole path on a real file: topology, lock-down, upload, download, capture, audit trail, a cut line
     #[command(after_help = "Examples:\n  \
         cargo xtask demo               a generated CSV of 1 GiB\n  \
@@ -81,6 +88,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Check => check::run()?,
         Command::Test { selection } => return test::run(selection.as_deref()),
         Command::Netns { filter } => return netns::run(filter.as_deref()),
+        Command::Conformance(options) => return conformance::run(&options),
         Command::Demo(options) => return demo::run(&options),
         Command::Bench { .. } => return bench::run(),
     }
@@ -91,6 +99,7 @@ fn run(command: Command) -> Result<ExitCode> {
 fn run_inside(world: &World) -> Result<ExitCode> {
     let name = std::ffi::OsString::from("cargo xtask");
     match Cli::parse_from(std::iter::once(&name).chain(world.arguments())).command {
+        Command::Conformance(options) => return conformance::run_inside(&options, world),
         Command::Demo(options) => demo::run_inside(&options, world)?,
         Command::Bench { what } => bench::run_inside(&what, world)?,
         Command::Check | Command::Test { .. } | Command::Netns { .. } => bail!("this command needs no world"),

@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::results::Results;
-use crate::{packages, slow_tools, steps};
+use crate::{conformance, packages, slow_tools, steps};
 
 /// What the scenarios start.
 const PROGRAMS: [&str; 4] = ["wgd", "edge", "storaged", "culvert"];
@@ -57,6 +57,7 @@ fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode
     tests.envs(variables.iter().copied());
     suite(&mut results, "unit tests", tests, &path, filters)?;
     scenarios(&mut results, &path, filters, variables)?;
+    conformance::suites(&mut results, filters)?;
     Ok(conclude(&results))
 }
 

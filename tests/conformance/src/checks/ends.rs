@@ -1,0 +1,67 @@
+//! The ways to end, each clean (§1.1).
+
+use std::fs;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use culvert_netns::wait;
+use nix::sys::signal::Signal;
+
+use crate::check::{Check, Section};
+use crate::daemon::is_free;
+use crate::pair::{PORT, Pair};
+use crate::stage::{INTERFACE, SOCKET, SOON, Stage};
+
+/// "Within about 100 ms", and as much again for a machine that does other things too.
+const AT_ONCE: Duration = Duration::from_millis(250);
+
+pub(super) const CHECKS: &[Check] = &[
+    check("sigterm_ends_it_with_0", |stage| stage.start()?.ends_by(Signal::SIGTERM, SOON)),
+    check("sigint_ends_it_with_0", |stage| stage.start()?.ends_by(Signal::SIGINT, SOON)),
+    check("sigterm_works_with_clients_in_the_middle_of_requests", |stage| {
+        let daemon = stage.start()?;
+        let _idle = daemon.connect()?;
+        let mut half = daemon.connect()?;
+        half.send("set=1\nlisten_port=5")?;
+        let mut asked = daemon.connect()?;
+        asked.send("get=1\n")?;
+        std::thread::sleep(Duration::from_millis(50));
+        daemon.ends_by(Signal::SIGTERM, SOON)
+    }),
+    check("deleted_interface_ends_it_at_once_and_frees_the_port", |stage| {
+        let mut pair = Pair::with_session(stage)?;
+        stage.run(&["ip", "link", "del", INTERFACE])?.success()?;
+        let began = wait::now();
+        let status = pair.subject.running.wait(SOON)?;
+        let took = wait::now().duration_since(began);
+        is_free(stage.host(), PORT)?;
+        ensure!(status.code() == Some(0), "ended with {status}");
+        ensure!(took <= AT_ONCE, "only after {} ms", took.as_millis());
+        ensure!(fs::symlink_metadata(stage.host().path(SOCKET)).is_err(), "{SOCKET} was left behind");
+        Ok(())
+    }),
+    check("interface_deleted_while_down_ends_it_too", |stage| {
+        let mut daemon = stage.start()?;
+        stage.run(&["ip", "link", "del", INTERFACE])?.success()?;
+        daemon.has_ended(SOON)
+    }),
+    check("next_daemon_starts_right_after_a_deleted_interface", |stage| {
+        let daemon = stage.start()?;
+        daemon.set("listen_port=51820\n")?;
+        daemon.up("10.100.0.10/24")?;
+        stage.run(&["ip", "link", "del", INTERFACE])?.success()?;
+        std::thread::sleep(AT_ONCE);
+        let next = stage.start()?;
+        next.set("listen_port=51820\n")?;
+        next.up("10.100.0.10/24")
+    }),
+    check("removed_socket_ends_it_with_0", |stage| {
+        let mut daemon = stage.start()?;
+        fs::remove_file(stage.host().path(SOCKET)).context("remove the socket")?;
+        daemon.has_ended(SOON)
+    }),
+];
+
+const fn check(name: &'static str, run: fn(&Stage<'_>) -> Result<()>) -> Check {
+    Check::new(Section::CommandLine, name, run)
+}
