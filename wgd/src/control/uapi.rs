@@ -64,7 +64,7 @@ async fn converse(stream: UnixStream, place: &Place, control: &Control, idle: Du
         let body = body.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
         match operation {
             Operation::Get => {
-                let answer = get(control, body.is_ok()).await;
+                let answer = get(control, body.as_deref().map(String::as_str)).await;
                 answered(writer.write_all(answer.as_bytes())).await?;
             }
             Operation::Set => {
@@ -82,12 +82,17 @@ async fn answered(write: impl Future<Output = io::Result<()>>) -> io::Result<()>
     timeout(limits::UAPI_REQUEST_TIME, write).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
-async fn get(control: &Control, body_is_good: bool) -> Zeroizing<String> {
-    let state = if body_is_good { control.state().await.ok() } else { None };
-    control.metrics.uapi("get", state.is_some());
+async fn get(control: &Control, body: Result<&str, &io::Error>) -> Zeroizing<String> {
+    let state = match body {
+        // Nothing belongs between the operation and the empty line.
+        Ok(body) if !body.is_empty() => Err(errno::EINVAL),
+        Ok(_) => control.state().await.map_err(|_| errno::EIO),
+        Err(_) => Err(errno::EIO),
+    };
+    control.metrics.uapi("get", state.is_ok());
     match state {
-        Some(state) => render_get(&state, &control.epoch),
-        None => Zeroizing::new(render_get_failure(errno::EIO)),
+        Ok(state) => render_get(&state, &control.epoch),
+        Err(number) => Zeroizing::new(render_get_failure(number)),
     }
 }
 
