@@ -21,6 +21,8 @@ pub const DEFAULT_FILE: &str = "/etc/culvert/wgd.toml";
 /// As all userspace implementations have it.
 const UAPI_DIRECTORY: &str = "/var/run/wireguard";
 const WIREGUARD_DIRECTORY: &str = "/etc/wireguard";
+/// Used if it is there.
+const STATE_DIRECTORY: &str = "/var/lib/wgd";
 
 /// How strict the daemon is with its surroundings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +64,8 @@ pub struct Config {
     pub wireguard_dir: PathBuf,
     /// Where the UAPI socket is made.
     pub uapi_directory: PathBuf,
+    /// Where the time of the last handshake is kept.
+    pub state_directory: Option<PathBuf>,
     /// Level and format of the log.
     pub log: LogOptions,
     /// The file that was read, if any.
@@ -113,6 +117,7 @@ impl Config {
             ("events_socket", raw.events_socket.as_ref()),
             ("wireguard_dir", raw.wireguard_dir.as_ref()),
             ("uapi_directory", raw.uapi_directory.as_ref()),
+            ("state_directory", raw.state_directory.as_ref()),
         ];
         for (key, path) in
             paths.into_iter().chain(raw.event_listeners.iter().map(|path| ("event_listeners", Some(path))))
@@ -150,6 +155,9 @@ impl Config {
             tun_netns: cli.tun_netns.clone().or(raw.tun_netns),
             wireguard_dir: raw.wireguard_dir.unwrap_or_else(|| WIREGUARD_DIRECTORY.into()),
             uapi_directory: raw.uapi_directory.unwrap_or_else(|| UAPI_DIRECTORY.into()),
+            state_directory: raw.state_directory.or_else(|| {
+                Some(PathBuf::from(STATE_DIRECTORY)).filter(|directory| directory.is_dir())
+            }),
             log: cli.log_options(),
             file,
         })
@@ -205,6 +213,7 @@ impl Config {
         line("tun_netns", self.tun_netns.as_deref().map(quoted));
         line("wireguard_dir", Some(path(&self.wireguard_dir)));
         line("uapi_directory", Some(path(&self.uapi_directory)));
+        line("state_directory", self.state_directory.as_deref().map(path));
         line("metrics_listen", self.metrics_listen.map(|address| format!("\"{address}\"")));
         line("admin_socket", self.admin_socket.as_deref().map(path));
         line("admin_uids", Some(numbers(&self.admin_uids)));

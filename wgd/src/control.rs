@@ -15,6 +15,7 @@ pub use link::LinkMonitor;
 pub use uapi_door::UapiDoor;
 pub use unlinked::Unlinked;
 
+use crate::clock_state::ClockState;
 use crate::conf::{self, HostName, Tunnel};
 use crate::config::{Config, Profile};
 use crate::events::{self, Events};
@@ -35,6 +36,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixListener;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use wg_proto::uapi::Epoch;
@@ -96,6 +98,8 @@ pub struct Parts {
     pub registry: Registry,
     /// Counters of this thread.
     pub metrics: Metrics,
+    /// Notices a clock that has gone back.
+    pub clock_state: Option<ClockState>,
     /// Figures of the process.
     pub process: ProcessMetrics,
     /// The service manager.
@@ -181,8 +185,13 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
         let handler = Arc::new(admin::Verbs(Arc::clone(&control)));
         serving.spawn(logged("admin socket", daemon::admin::serve(listener, uids, handler)));
     }
+    let readiness = Readiness::new();
+    if let Some(state) = parts.clock_state {
+        let condition = readiness.condition("clock", false);
+        let data = control.data.clone();
+        serving.spawn(state.follow(condition, move || newest_handshake(data.clone())));
+    }
     if let Some(listener) = parts.status {
-        let readiness = Readiness::new();
         serving.spawn(follow_handshakes(control.data.clone(), readiness.condition("peers", false)));
         let process = parts.process;
         let refresh: daemon::status::Hook = Box::new(move || process.refresh());
@@ -241,6 +250,11 @@ async fn logged(what: &'static str, server: impl Future<Output = io::Result<()>>
     if let Err(error) = server.await {
         tracing::error!(%error, what, "no longer served");
     }
+}
+
+async fn newest_handshake(data: Handle) -> Option<Instant> {
+    let state = data.ask(Command::State).await.ok()?;
+    state.peers.iter().filter_map(|peer| peer.last_handshake).max()
 }
 
 /// Peers that shall be kept alive are there: their handshakes are young. An interface that exists is no tunnel.

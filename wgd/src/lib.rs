@@ -4,6 +4,7 @@
 //! system calls are `linux`'s; this crate decides what is opened, who may do what, and in which order.
 #![forbid(unsafe_code)]
 
+pub mod clock_state;
 pub mod conf;
 pub mod config;
 pub mod control;

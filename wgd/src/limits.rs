@@ -53,6 +53,8 @@ pub const RESOLVE_RETRY_MAX: Duration = Duration::from_secs(60);
 pub const RESOLVE_AGAIN: Duration = Duration::from_secs(10);
 /// Peers without an answer whose names wait to be looked up.
 pub const UNANSWERED_QUEUE: usize = 64;
+/// How often the clock is compared with the state file, and the file with the last handshake.
+pub const CLOCK_STATE_PERIOD: Duration = Duration::from_secs(5);
 /// How often readiness is looked at.
 pub const READINESS_PERIOD: Duration = Duration::from_millis(250);
 /// A peer counts as up for this long after a handshake (WireGuard paper §6.1: sessions end at 180 s).

@@ -343,8 +343,9 @@ mod tests {
     fn every_metric_is_documented() {
         use crate::documented;
         // Some families exist only with a peer, or once something was measured: the source has all names.
-        let source = include_str!("metrics.rs").split("#[cfg(test)]").next().unwrap_or_default();
-        let names = source.split('"').skip(1).step_by(2).filter(|text| {
+        let real = |source: &'static str| source.split("#[cfg(test)]").next().unwrap_or_default();
+        let sources = [include_str!("metrics.rs"), include_str!("clock_state.rs")].map(real).concat();
+        let names = sources.split('"').skip(1).step_by(2).filter(|text| {
             ["wgd_", "wireguard_"].iter().any(|prefix| text.starts_with(prefix)) && !text.contains(' ')
         });
         let documented = documented::table(documented::section("wgd"), "metric");

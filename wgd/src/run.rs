@@ -2,6 +2,7 @@
 //!
 //! Invariant: what needs privileges happens in [`acquire`] or before; no byte from outside is read before
 //! [`Workers::seal`]. Each stage consumes the one before it, so the order cannot be changed by accident.
+use crate::clock_state::ClockState;
 use crate::conf::{self, Tunnel};
 use crate::config::{Cli, Config, Profile};
 use crate::control::{self, LinkMonitor, Parts, UapiDoor, Unlinked};
@@ -75,6 +76,7 @@ pub struct Opened {
     notify: Notify,
     registry: Registry,
     process: ProcessMetrics,
+    clock_state: Option<ClockState>,
 }
 
 /// Where others come in.
@@ -340,6 +342,7 @@ pub fn acquire(
         link: LinkMonitor::open(&privileged, namespace.as_ref(), index).context("open netlink")?,
         notify: Notify::from_environment(&privileged).context("NOTIFY_SOCKET")?,
         process: ProcessMetrics::open(&registry)?,
+        clock_state: open_clock_state(&config, &registry)?,
         registry,
         config,
         tunnel,
@@ -384,7 +387,7 @@ impl Unprivileged {
         let Opened {
             config, tunnel, runtime, netcfg, tun, mtu, sockets, doors, signals, unlinked, link, ..
         } = self.opened;
-        let Opened { notify, registry, process, .. } = self.opened;
+        let Opened { notify, registry, process, clock_state, .. } = self.opened;
         let (data, inbox) = io::channel()?;
         let (event_sender, device_events) = mpsc::channel(limits::EVENT_QUEUE);
         let mut device = Device::new();
@@ -420,6 +423,7 @@ impl Unprivileged {
             registry,
             metrics,
             process,
+            clock_state,
             notify,
             epoch,
         };
@@ -463,6 +467,17 @@ impl Ready {
         }
         Ok(())
     }
+}
+
+/// The state file, and a first look at the clock: before the first handshake, which a peer would refuse.
+fn open_clock_state(config: &Config, registry: &Registry) -> anyhow::Result<Option<ClockState>> {
+    let Some(directory) = &config.state_directory else { return Ok(None) };
+    let mut state = ClockState::open(directory, &config.interface)
+        .with_context(|| format!("state file {}/{}.clock", directory.display(), config.interface))
+        .map_err(|error| fail(exit::NO_INPUT, error))?;
+    state.register(registry)?;
+    state.look(Clock.wall());
+    Ok(Some(state))
 }
 
 /// Lets the data thread begin; its first work is the configuration.

@@ -38,6 +38,7 @@ const CONTROL: &[SyscallRule] = &[
     allow(libc::SYS_recvmsg, "recvmsg", "netcfg's answers with sockets; questions with credentials"),
     allow(libc::SYS_sendmsg, "sendmsg", "requests to netcfg, with the sockets that shall be marked"),
     allow(libc::SYS_shutdown, "shutdown", "ending a connection"),
+    allow(libc::SYS_pwrite64, "pwrite64", "the time of the last handshake, to a file opened before"),
     allow(libc::SYS_getsockopt, "getsockopt", "SO_TYPE of handed-in sockets, SO_PEERCRED, SO_ERROR"),
     allow(libc::SYS_getsockname, "getsockname", "the port of handed-in sockets"),
     allow(libc::SYS_getpeername, "getpeername", "accepted connections"),

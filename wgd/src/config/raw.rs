@@ -26,4 +26,5 @@ pub(super) struct Raw {
     pub(super) tun_netns: Option<String>,
     pub(super) wireguard_dir: Option<PathBuf>,
     pub(super) uapi_directory: Option<PathBuf>,
+    pub(super) state_directory: Option<PathBuf>,
 }
