@@ -131,6 +131,12 @@ impl Tunnel {
         self.conf.as_ref().and_then(|conf| conf.listen_port).unwrap_or(0)
     }
 
+    /// The interface's own addresses inside the tunnel.
+    #[must_use]
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.conf.iter().flat_map(|conf| &conf.addresses).map(IpNet::addr).collect()
+    }
+
     /// The firewall mark; 0 for none.
     #[must_use]
     pub fn fwmark(&self) -> u32 {

@@ -14,6 +14,7 @@ use daemon::Clock;
 use linux::tun::Tun;
 use linux::udp::{ReceiveBatch, UdpSockets};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
@@ -96,6 +97,13 @@ impl DataPlane {
             inbox,
             clock: Clock,
         }
+    }
+
+    /// Knows the interface's own addresses: its own connections need no help to fit into the tunnel.
+    #[must_use]
+    pub fn with_own_addresses(mut self, addresses: Vec<IpAddr>) -> Self {
+        self.out.tun.set_own_addresses(addresses);
+        self
     }
 
     /// Runs until it is told to stop or the interface is gone. The UDP port is free when it returns.
@@ -181,6 +189,7 @@ impl DataPlane {
                 // to another namespace this is the only way to learn of it.
                 self.set_mtu(u16::try_from(length).unwrap_or(u16::MAX));
             }
+            self.out.tun.fit_outgoing(&mut self.packet[..length]);
             self.device.handle_tun(&self.packet[..length], now, &mut self.out);
         }
         Ok(())

@@ -394,7 +394,8 @@ impl Unprivileged {
         device.set_mtu(mtu);
         let mut first = tunnel.first_update();
         first.listen_port = Some(sockets.port());
-        let plane = DataPlane::new(device, tun, sockets.try_clone()?, inbox, event_sender, mtu);
+        let plane = DataPlane::new(device, tun, sockets.try_clone()?, inbox, event_sender, mtu)
+            .with_own_addresses(tunnel.addresses());
         let (go, ended) = start_data_thread(plane)?;
 
         let metrics = Metrics::register(&registry, &config.interface, data.clone())?;
