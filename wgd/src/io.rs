@@ -14,6 +14,7 @@ use daemon::Clock;
 use linux::tun::Tun;
 use linux::udp::{ReceiveBatch, UdpSockets};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use packet::nesting::HopLimit;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -190,7 +191,16 @@ impl DataPlane {
                 self.set_mtu(u16::try_from(length).unwrap_or(u16::MAX));
             }
             self.out.tun.fit_outgoing(&mut self.packet[..length]);
-            self.device.handle_tun(&self.packet[..length], now, &mut self.out);
+            let packet = &self.packet[..length];
+            match packet::nesting::hop_limit(packet) {
+                HopLimit::Fresh => self.device.handle_tun(packet, now, &mut self.out),
+                HopLimit::Inherited(hops) => {
+                    self.out.udp.limit_hops(Some(hops));
+                    self.device.handle_tun(packet, now, &mut self.out);
+                    self.out.udp.limit_hops(None);
+                }
+                HopLimit::Spent => self.device.count_drop(DropReason::RoutingLoop),
+            }
         }
         Ok(())
     }

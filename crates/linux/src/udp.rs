@@ -25,8 +25,10 @@ const KERNEL_BUFFER_BYTES: usize = 7 << 20;
 const RANDOM_PORT_ATTEMPTS: usize = 100;
 /// How long a full send queue is waited for before a datagram is given up.
 const SEND_WAIT_MS: i32 = 10;
-/// Room for one `in6_pktinfo` control message (CMSG_SPACE(20) is 40), in eights for its alignment.
+/// Room for one `in6_pktinfo` control message (CMSG_SPACE(20) is 40) and a hop limit, in eights for their alignment.
 const CONTROL_WORDS: usize = 8;
+/// CMSG_SPACE of an int (24), in eights.
+const HOP_LIMIT_WORDS: usize = 3;
 
 /// Where a datagram came in, or is to leave from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -326,6 +328,7 @@ struct Queued {
     length: usize,
     remote: SocketAddr,
     local: Option<IpAddr>,
+    hop_limit: Option<u8>,
 }
 
 /// What became of a batch.
@@ -355,12 +358,18 @@ impl SendBatch {
         }
     }
 
-    /// Adds a datagram; the caller flushes when `is_full`.
-    pub fn push(&mut self, remote: SocketAddr, local: Option<LocalAddress>, datagram: &[u8]) {
+    /// Adds a datagram; the caller flushes when `is_full`. Without a hop limit it gets the system's.
+    pub fn push(
+        &mut self,
+        remote: SocketAddr,
+        local: Option<LocalAddress>,
+        hop_limit: Option<u8>,
+        datagram: &[u8],
+    ) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(datagram);
         let local = local.map(|local| local.ip);
-        self.queued.push(Queued { start, length: datagram.len(), remote, local });
+        self.queued.push(Queued { start, length: datagram.len(), remote, local, hop_limit });
     }
 
     /// Whether it is time to send.
@@ -475,8 +484,12 @@ fn send_some(socket: RawFd, bytes: &[u8], queued: &[Queued]) -> io::Result<usize
         header.msg_hdr.msg_iovlen = 1;
         header.msg_hdr.msg_namelen = write_address(name, queued.remote);
         header.msg_hdr.msg_name = std::ptr::from_mut(name).cast();
-        if let Some(local) = queued.local {
-            header.msg_hdr.msg_controllen = write_packet_info(control, local) as _;
+        let mut length = queued.local.map_or(0, |local| write_packet_info(control, local));
+        if let Some(hop_limit) = queued.hop_limit {
+            length += write_hop_limit(control, length / 8, queued.remote.is_ipv4(), hop_limit);
+        }
+        if length > 0 {
+            header.msg_hdr.msg_controllen = length as _;
             header.msg_hdr.msg_control = control.as_mut_ptr().cast();
         }
     }
@@ -561,6 +574,23 @@ fn write_packet_info(control: &mut [u64; CONTROL_WORDS], local: IpAddr) -> usize
                 libc::CMSG_SPACE(size::<libc::in6_pktinfo>()) as usize
             }
         }
+    }
+}
+
+/// Writes the control message that chooses the hop limit, behind what the first `words` hold already, and says how
+/// long it is.
+fn write_hop_limit(control: &mut [u64; CONTROL_WORDS], words: usize, is_v4: bool, hop_limit: u8) -> usize {
+    let header = control[words..words + HOP_LIMIT_WORDS].as_mut_ptr().cast::<libc::cmsghdr>();
+    let (level, kind) =
+        if is_v4 { (libc::IPPROTO_IP, libc::IP_TTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) };
+    // SAFETY: the slice is 24 bytes, aligned to 8 as `cmsghdr` wants; header (16) and an int (4) fit, and CMSG_DATA
+    // points right behind the header.
+    unsafe {
+        (*header).cmsg_level = level;
+        (*header).cmsg_type = kind;
+        (*header).cmsg_len = libc::CMSG_LEN(size::<libc::c_int>()) as _;
+        libc::CMSG_DATA(header).cast::<libc::c_int>().write_unaligned(hop_limit.into());
+        libc::CMSG_SPACE(size::<libc::c_int>()) as usize
     }
 }
 

@@ -6,8 +6,9 @@
 pub mod checksum;
 pub mod echo;
 pub mod ip;
-pub mod udp;
 pub mod mss;
+pub mod nesting;
+pub mod udp;
 
 pub use ip::{IpError, IpHeader, IpVersion};
 pub use udp::Datagram;

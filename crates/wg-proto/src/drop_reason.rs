@@ -29,6 +29,8 @@ pub enum DropReason {
     /// More packets wait for the handshake than are kept, or under load one proven address sends more
     /// handshakes than it may.
     QueueFull,
+    /// It has been through too many tunnels: a route leads a tunnel's datagrams back into it.
+    RoutingLoop,
     /// Larger than any datagram may be.
     TooBig,
     /// Not a WireGuard message, or its content is no IP packet.
@@ -41,7 +43,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them, in the order of the metric's documentation.
-    pub const ALL: [DropReason; 15] = [
+    pub const ALL: [DropReason; 16] = [
         DropReason::Mac1Invalid,
         DropReason::Mac2Missing,
         DropReason::DecryptFailed,
@@ -53,6 +55,7 @@ impl DropReason {
         DropReason::NoEndpoint,
         DropReason::NoSession,
         DropReason::QueueFull,
+        DropReason::RoutingLoop,
         DropReason::TooBig,
         DropReason::Malformed,
         DropReason::TunWriteError,
@@ -73,6 +76,7 @@ impl DropReason {
             DropReason::NoEndpoint => "no_endpoint",
             DropReason::NoSession => "no_session",
             DropReason::QueueFull => "queue_full",
+            DropReason::RoutingLoop => "routing_loop",
             DropReason::TooBig => "too_big",
             DropReason::Malformed => "malformed",
             DropReason::TunWriteError => "tun_write_error",

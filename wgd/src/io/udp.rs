@@ -10,12 +10,21 @@ pub(super) struct UdpSide {
     v6: SendBatch,
     /// A remote address whose remembered source is gone.
     stale: Option<SocketAddr>,
+    /// Of what is queued next; `None` is the system's own.
+    hop_limit: Option<u8>,
     send_errors: u64,
 }
 
 impl UdpSide {
     pub(super) fn new(sockets: UdpSockets) -> Self {
-        Self { sockets, v4: SendBatch::new(), v6: SendBatch::new(), stale: None, send_errors: 0 }
+        Self {
+            sockets,
+            v4: SendBatch::new(),
+            v6: SendBatch::new(),
+            stale: None,
+            hop_limit: None,
+            send_errors: 0,
+        }
     }
 
     pub(super) fn sockets(&self) -> &UdpSockets {
@@ -43,12 +52,17 @@ impl UdpSide {
         }
     }
 
+    /// From now on datagrams go no further than this.
+    pub(super) fn limit_hops(&mut self, hop_limit: Option<u8>) {
+        self.hop_limit = hop_limit;
+    }
+
     /// Adds a datagram to its family's batch, and sends the batch if that fills it.
     pub(super) fn queue(&mut self, to: Endpoint, datagram: &[u8]) {
         let local =
             to.local.map(|LocalAddress { ip, interface_index }| udp::LocalAddress { ip, interface_index });
         let batch = if to.remote.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-        batch.push(to.remote, local, datagram);
+        batch.push(to.remote, local, self.hop_limit, datagram);
         if batch.is_full() {
             self.send();
         }

@@ -35,7 +35,7 @@ fn a_batch_arrives_whole_with_both_addresses() {
     let from = LocalAddress { ip: [127, 0, 0, 3].into(), interface_index: 0 };
     let mut batch = SendBatch::new();
     for number in 0..10u8 {
-        batch.push(to, Some(from), &vec![number; 100 * usize::from(number)]);
+        batch.push(to, Some(from), None, &vec![number; 100 * usize::from(number)]);
     }
     assert_eq!(batch.flush(&a.v4), Sent { sent: 10, failed: 0, stale_source: None });
     assert!(batch.is_empty());
@@ -58,11 +58,31 @@ fn a_source_that_is_gone_is_cleared_and_the_datagram_still_sent() {
     let to = SocketAddr::from(([127, 0, 0, 1], b.port()));
     let gone = LocalAddress { ip: [192, 0, 2, 77].into(), interface_index: 0 };
     let mut batch = SendBatch::new();
-    batch.push(to, Some(gone), b"one");
-    batch.push(to, Some(gone), b"two");
+    batch.push(to, Some(gone), None, b"one");
+    batch.push(to, Some(gone), None, b"two");
     assert_eq!(batch.flush(&a.v4), Sent { sent: 2, failed: 0, stale_source: Some(to) });
     let (bytes, remote, _) = receive_one(&mut ReceiveBatch::new(), &b.v4);
     assert_eq!((bytes.as_slice(), remote.ip()), (&b"one"[..], IpAddr::from([127, 0, 0, 1])));
+}
+
+#[test]
+fn a_hop_limit_goes_beside_the_source_in_both_families() {
+    let (a, b) = (UdpSockets::bind(0, 0).expect("a"), UdpSockets::bind(0, 0).expect("b"));
+    let ways = [
+        (Some((&a.v4, &b.v4)), IpAddr::from([127, 0, 0, 1])),
+        (a.v6.as_ref().zip(b.v6.as_ref()), IpAddr::from(Ipv6Addr::LOCALHOST)),
+    ];
+    for (pair, ip) in ways {
+        let Some((from, to)) = pair else { continue };
+        let mut batch = SendBatch::new();
+        let local = LocalAddress { ip, interface_index: 0 };
+        batch.push(SocketAddr::from((ip, b.port())), Some(local), Some(7), b"near");
+        // The kernel refuses messages that it cannot read, and a limit of 0.
+        assert_eq!(batch.flush(from), Sent { sent: 1, failed: 0, stale_source: None });
+        assert_eq!(receive_one(&mut ReceiveBatch::new(), to).0, b"near");
+        batch.push(SocketAddr::from((ip, b.port())), Some(local), Some(0), b"spent");
+        assert_eq!(batch.flush(from).sent, usize::from(ip.is_ipv6()));
+    }
 }
 
 #[test]
@@ -70,8 +90,8 @@ fn a_refused_datagram_does_not_stop_the_others() {
     let (a, b) = (UdpSockets::bind(0, 0).expect("a"), UdpSockets::bind(0, 0).expect("b"));
     let mut batch = SendBatch::new();
     // Port 0 is refused with EINVAL.
-    batch.push(SocketAddr::from(([127, 0, 0, 1], 0)), None, b"lost");
-    batch.push(SocketAddr::from(([127, 0, 0, 1], b.port())), None, b"kept");
+    batch.push(SocketAddr::from(([127, 0, 0, 1], 0)), None, None, b"lost");
+    batch.push(SocketAddr::from(([127, 0, 0, 1], b.port())), None, None, b"kept");
     assert_eq!(batch.flush(&a.v4), Sent { sent: 1, failed: 1, stale_source: None });
     assert_eq!(receive_one(&mut ReceiveBatch::new(), &b.v4).0, b"kept");
 }
