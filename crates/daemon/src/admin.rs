@@ -190,6 +190,25 @@ impl Replies {
         self.line(&json!({ "item": item })).await
     }
 
+    /// Sends what has been said so far, to a caller that reads along.
+    pub async fn flush(&mut self) -> io::Result<()> {
+        tokio::time::timeout(WRITE_TIME, self.stream.flush()).await?
+    }
+
+    /// Returns when the caller has gone away.
+    pub async fn closed(&self) {
+        let stream = self.stream.get_ref();
+        let mut ignored = [0; 64];
+        while stream.readable().await.is_ok() {
+            match stream.try_read(&mut ignored) {
+                Ok(0) => return,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return,
+            }
+        }
+    }
+
     async fn finish(mut self, result: Result<Value, AdminError>) -> io::Result<()> {
         let last = match result {
             Ok(value) => json!({ "done": value }),

@@ -5,6 +5,8 @@ use super::*;
 
 struct Echo;
 
+static FOLLOWER_LEFT: tokio::sync::Notify = tokio::sync::Notify::const_new();
+
 impl Handler for Echo {
     fn handle<'a>(
         &'a self,
@@ -21,6 +23,13 @@ impl Handler for Echo {
                         out.item(json!(number)).await.map_err(|e| AdminError::new("gone", e))?;
                     }
                     Ok(args)
+                }
+                "follow" => {
+                    out.item(args).await.map_err(|e| AdminError::new("gone", e))?;
+                    out.flush().await.map_err(|e| AdminError::new("gone", e))?;
+                    out.closed().await;
+                    FOLLOWER_LEFT.notify_one();
+                    Ok(Value::Null)
                 }
                 "read" => {
                     let mut text = String::new();
@@ -47,6 +56,21 @@ async fn with_server(test: impl FnOnce(&Path) + Send + 'static) {
 }
 
 use std::path::Path;
+
+#[tokio::test]
+async fn a_follower_is_told_at_once_and_its_leaving_is_noticed() {
+    with_server(|path| {
+        use std::io::{BufRead, BufReader};
+        use std::os::unix::net::UnixStream;
+        let mut stream = UnixStream::connect(path).unwrap();
+        stream.write_all(b"{\"verb\": \"follow\", \"args\": 7}\n").unwrap();
+        let mut line = String::new();
+        BufReader::new(&stream).read_line(&mut line).unwrap();
+        assert_eq!(line, "{\"item\":7}\n");
+    })
+    .await;
+    FOLLOWER_LEFT.notified().await;
+}
 
 #[tokio::test]
 async fn items_come_before_the_result() {
