@@ -11,6 +11,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 use wg_proto::conf::{ConfErrors, EndpointConf, KeyPlace, KeySource, Table, TunnelConf};
 use wg_proto::{DeviceState, DeviceUpdate, PublicKey};
 use zeroize::Zeroizing;
@@ -27,6 +28,10 @@ pub struct Tunnel {
     pub names: Vec<HostName>,
     /// The rules that its default route needs.
     pub policy: Option<Policy>,
+    /// When the file with the private key was last written; of a file that was opened by somebody else, unknown.
+    pub key_created: Option<SystemTime>,
+    /// The private key is in a file of its own.
+    has_key_file: bool,
     /// A key stood in the file itself.
     holds_keys: bool,
 }
@@ -62,7 +67,14 @@ impl Tunnel {
     /// What it is without a file.
     #[must_use]
     pub fn unconfigured() -> Self {
-        Self { conf: None, names: Vec::new(), policy: None, holds_keys: false }
+        Self {
+            conf: None,
+            names: Vec::new(),
+            policy: None,
+            key_created: None,
+            has_key_file: false,
+            holds_keys: false,
+        }
     }
 
     /// Reads the file and the keys it points to; unconfigured if there is no file. With `strict`, a file with a
@@ -77,8 +89,16 @@ impl Tunnel {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::unconfigured()),
             Err(error) => return Err(read(error)),
         };
-        let tunnel =
-            Self::parse(path, &read_text(&file).map_err(read)?, |place| open_private_key(place, strict))?;
+        let text = read_text(&file).map_err(read)?;
+        let written = |file: &File| file.metadata().and_then(|data| data.modified()).ok();
+        let mut first_key_file = None;
+        let mut tunnel = Self::parse(path, &text, |place| {
+            let opened = open_private_key(place, strict)?;
+            first_key_file.get_or_insert(written(&opened));
+            Ok(opened)
+        })?;
+        // The private key is read before all others.
+        tunnel.key_created = if tunnel.has_key_file { first_key_file.flatten() } else { written(&file) };
         if tunnel.holds_keys {
             keep_private(&file, path, strict).map_err(read)?;
         }
@@ -106,9 +126,10 @@ impl Tunnel {
     ) -> Result<Self, ConfError> {
         let mut conf = wg_proto::conf::parse(&path.display().to_string(), text)?;
         let holds_keys = holds_keys(&conf);
+        let has_key_file = matches!(conf.private_key, KeySource::Elsewhere { .. });
         conf.read_keys(|place| read_text(&open(place)?))?;
         let names = host_names(&conf);
-        Ok(Self { conf: Some(conf), names, policy: None, holds_keys })
+        Ok(Self { conf: Some(conf), names, policy: None, key_created: None, has_key_file, holds_keys })
     }
 
     /// For a device that has just been made.

@@ -7,6 +7,7 @@ mod raw;
 
 pub use cli::Cli;
 
+use crate::limits;
 use anyhow::Context as _;
 use daemon::config::{ConfigError, Problems};
 use daemon::logging::LogOptions;
@@ -15,6 +16,7 @@ use raw::Raw;
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 /// Read if it is there; a file named with `--config` must be there.
 pub const DEFAULT_FILE: &str = "/etc/culvert/wgd.toml";
@@ -56,6 +58,8 @@ pub struct Config {
     pub events_socket: Option<PathBuf>,
     /// Sockets that events are sent to.
     pub event_listeners: Vec<PathBuf>,
+    /// How often each peer's round trip is measured; `None` is never.
+    pub probe_interval: Option<Duration>,
     /// Users besides root who may ask whois.
     pub whois_uids: Vec<u32>,
     /// The namespace of the interface.
@@ -131,6 +135,11 @@ impl Config {
         if raw.events_socket.is_none() && !raw.event_listeners.is_empty() {
             problems.add("event_listeners", "events are sent from events_socket, which is not set");
         }
+        let probe_interval =
+            raw.probe_interval_seconds.filter(|seconds| *seconds > 0).map(Duration::from_secs);
+        if probe_interval.is_some_and(|interval| interval > limits::PROBE_INTERVAL_MAX) {
+            problems.add("probe_interval_seconds", "between 1 and 3600, or 0 for off");
+        }
         let interface = cli.interface.clone().or(raw.interface);
         if let Some(name) = interface.as_ref().filter(|name| !linux::tun::is_interface_name(name)) {
             problems.add("interface", linux::tun::TunError::Name(name.clone()));
@@ -151,6 +160,7 @@ impl Config {
             admin_uids,
             events_socket: raw.events_socket,
             event_listeners: raw.event_listeners,
+            probe_interval,
             whois_uids,
             tun_netns: cli.tun_netns.clone().or(raw.tun_netns),
             wireguard_dir: raw.wireguard_dir.unwrap_or_else(|| WIREGUARD_DIRECTORY.into()),
@@ -220,6 +230,8 @@ impl Config {
         line("events_socket", self.events_socket.as_deref().map(path));
         line("event_listeners", Some(list(self.event_listeners.iter().map(|p| path(p)).collect())));
         line("whois_uids", Some(numbers(&self.whois_uids)));
+        let probe_interval = self.probe_interval.map_or(0, |interval| interval.as_secs());
+        line("probe_interval_seconds", Some(probe_interval.to_string()));
         text
     }
 }
@@ -271,9 +283,10 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_reported_together() {
-        let text = "profile = \"prod\"\nmetrics_listen = \"9586\"\nadmin_socket = \"wgd.sock\"\n";
+        let text = "profile = \"prod\"\nmetrics_listen = \"9586\"\nadmin_socket = \"wgd.sock\"\n\
+                    probe_interval_seconds = 3601\n";
         let error = build(text, &["wg/0"]).unwrap_err().to_string();
-        for key in ["profile:", "metrics_listen:", "admin_socket:", "interface:"] {
+        for key in ["profile:", "metrics_listen:", "admin_socket:", "interface:", "probe_interval_seconds:"] {
             assert!(error.contains(key), "{key} in {error}");
         }
     }

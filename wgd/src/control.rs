@@ -4,13 +4,16 @@
 //! ([`Control::apply`]); the data thread carries it out. It runs on the main thread, on a runtime without
 //! workers, and none of its clients can keep another waiting: whatever waits for a client waits in a task.
 mod admin;
+mod follow;
 mod link;
 mod names;
 mod preshared;
+mod probe;
 mod uapi;
 mod uapi_door;
 mod unlinked;
 
+pub(crate) use follow::Watched;
 pub use link::LinkMonitor;
 pub use uapi_door::UapiDoor;
 pub use unlinked::Unlinked;
@@ -54,6 +57,8 @@ pub struct Control {
     lockdown: Lockdown,
     /// Host names of the tunnel that is in force.
     names: watch::Sender<Vec<HostName>>,
+    /// Operators who watch events.
+    watched: Watched,
 }
 
 /// What outlives a change: the sockets, once more, for a later mark; and what was asked of them.
@@ -166,6 +171,7 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
         epoch: parts.epoch,
         lockdown: sealed.lockdown().clone(),
         names: names_changed,
+        watched: Watched::new(limits::WATCHED_EVENTS),
     });
 
     // What is in here must not be missing: a panic in one of them ends the daemon.
@@ -201,7 +207,12 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
     let interface = control.config.interface.clone();
     let (data, epoch) = (control.data.clone(), control.epoch);
     let (unanswered, without_answer) = mpsc::channel(limits::UNANSWERED_QUEUE);
-    serving.spawn(events::run(interface, parts.events, parts.device_events, data, epoch, unanswered));
+    let (watched, metrics) = (control.watched.clone(), control.metrics.clone());
+    let inside = events::Inside { unanswered, watched, metrics };
+    serving.spawn(events::run(interface, parts.events, parts.device_events, data, epoch, inside));
+    if let Some(every) = control.config.probe_interval {
+        serving.spawn(probe::periodically(control.data.clone(), every));
+    }
     serving.spawn(names::follow(Arc::clone(&control), names, without_answer));
     serving.spawn(parts.link.follow(control.data.clone()));
     control.metrics.netcfg(control.netcfg.is_there());
@@ -326,6 +337,7 @@ impl Control {
         if let (Answer::Configured { mtu, .. }, _) = self.netcfg.ask(configure, &[]).await? {
             self.data.tell(Command::Mtu(mtu)).await?;
         }
+        self.data.tell(Command::Addresses(tunnel.addresses())).await?;
         let elsewhere = self.config.tun_netns.is_some();
         if tunnel.policy != current.tunnel.policy {
             self.netcfg.ask(Request::SetPolicy { policy: tunnel.policy }, &[]).await?;

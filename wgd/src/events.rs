@@ -2,10 +2,13 @@
 //!
 //! Invariant: only users that the configuration names (and root) are answered, by the credentials that the
 //! kernel attached; nobody can make the daemon wait, for a listener that does not read loses its datagram.
+use crate::control::Watched;
 use crate::io::{Command, Handle};
+use crate::metrics::Metrics;
 use crate::registered::register;
 use daemon::Clock;
 use linux::unix_datagram::DatagramSocket;
+use serde_json::{Value, json};
 use std::io;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -14,7 +17,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{Receiver, Sender};
 use tunnel_events::{Answer, Event, MAX_DATAGRAM_BYTES, Message, PeerIdentity, Question, What};
 use wg_proto::uapi::Epoch;
-use wg_proto::{DeviceEvent, PublicKey};
+use wg_proto::{ChangedKey, DeviceEvent, PublicKey};
 
 /// The socket and who is heard on it.
 pub struct Events {
@@ -35,6 +38,30 @@ impl Events {
     }
 }
 
+/// Who hears of events within this daemon.
+pub(crate) struct Inside {
+    /// Looks up the addresses of peers that do not answer.
+    pub(crate) unanswered: Sender<PublicKey>,
+    /// Operators who watch.
+    pub(crate) watched: Watched,
+    /// Figures that only events tell.
+    pub(crate) metrics: Metrics,
+}
+
+impl Inside {
+    fn hear(&self, interface: &str, event: &DeviceEvent) {
+        log(event);
+        look_again(event, &self.unanswered);
+        count(event, &self.metrics);
+        if self.watched.receiver_count() > 0
+            && let Some(told) = in_detail(interface, event)
+        {
+            // The last one may have gone just now.
+            let _ = self.watched.send(told);
+        }
+    }
+}
+
 /// Sends events and answers questions until the data thread is gone. Without a socket events are only logged.
 pub(crate) async fn run(
     interface: String,
@@ -42,12 +69,11 @@ pub(crate) async fn run(
     mut from_device: Receiver<DeviceEvent>,
     data: Handle,
     epoch: Epoch,
-    unanswered: Sender<PublicKey>,
+    inside: Inside,
 ) {
     let Some(events) = events else {
         while let Some(event) = from_device.recv().await {
-            log(&event);
-            look_again(&event, &unanswered);
+            inside.hear(&interface, &event);
         }
         return;
     };
@@ -57,8 +83,7 @@ pub(crate) async fn run(
         tokio::select! {
             event = from_device.recv() => {
                 let Some(event) = event else { return };
-                log(&event);
-                look_again(&event, &unanswered);
+                inside.hear(&interface, &event);
                 events.send(&interface, &event);
             }
             received = events.socket.async_io(Interest::READABLE, receive) => match received {
@@ -90,8 +115,7 @@ async fn answer(question: Question, data: &Handle, epoch: &Epoch) -> Answer {
     let found = owner.map(|peer| PeerIdentity {
         peer: peer.friendly_name.as_deref().unwrap_or_default().to_owned(),
         public_key: peer.public_key.to_base64(),
-        // A key is the peer's for as long as this daemon knows it; up since is the narrower claim.
-        since_unix_ms: milliseconds(epoch.date(peer.since.unwrap_or(epoch.instant))),
+        since_unix_ms: peer.since.map_or(0, |handshake| milliseconds(epoch.date(handshake))),
     });
     Answer { id: question.id, found }
 }
@@ -132,6 +156,50 @@ fn describe(event: &DeviceEvent) -> Option<(What, &wg_proto::PeerIdentity)> {
         DeviceEvent::KeyChanged { peer, .. } => (What::KeyChanged, peer),
         DeviceEvent::Unanswered { .. } => return None,
     };
+    Some(told)
+}
+
+fn count(event: &DeviceEvent, metrics: &Metrics) {
+    match event {
+        DeviceEvent::Handshake { peer, took: Some(took) } => metrics.handshake(peer.public_key, *took),
+        DeviceEvent::KeyChanged { peer, key: ChangedKey::Own } => {
+            metrics.private_key_changed(peer.public_key)
+        }
+        DeviceEvent::PeerUp { .. }
+        | DeviceEvent::PeerDown { .. }
+        | DeviceEvent::Handshake { took: None, .. }
+        | DeviceEvent::Roamed { .. }
+        | DeviceEvent::KeyChanged { key: ChangedKey::Preshared, .. }
+        | DeviceEvent::Unanswered { .. } => {}
+    }
+}
+
+/// An event as an operator reads it: with addresses, which the admin socket may tell.
+fn in_detail(interface: &str, event: &DeviceEvent) -> Option<Value> {
+    let (what, peer) = describe(event)?;
+    let mut told = json!({
+        "what": what,
+        "interface": interface,
+        "peer": peer.friendly_name.as_deref(),
+        "public_key": peer.public_key.to_base64(),
+        "at_unix_ms": Clock.unix_milliseconds(),
+    });
+    match event {
+        DeviceEvent::Handshake { took, .. } => {
+            told["took_ms"] = json!(took.map(|took| took.as_secs_f64() * 1_000.0));
+        }
+        DeviceEvent::Roamed { from, to, .. } => {
+            told["from"] = json!(from.to_string());
+            told["to"] = json!(to.to_string());
+        }
+        DeviceEvent::KeyChanged { key, .. } => {
+            told["key"] = json!(match key {
+                ChangedKey::Own => "own",
+                ChangedKey::Preshared => "preshared",
+            });
+        }
+        DeviceEvent::PeerUp { .. } | DeviceEvent::PeerDown { .. } | DeviceEvent::Unanswered { .. } => {}
+    }
     Some(told)
 }
 

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tun::TunSide;
 use udp::UdpSide;
-use wg_proto::{Device, DeviceEvent, DropReason, Endpoint, Output};
+use wg_proto::{Device, DeviceEvent, DropReason, Endpoint, Output, PeerIdentity};
 
 /// Why the data thread ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,13 @@ impl Output for Sides {
     }
 }
 
+impl Sides {
+    fn counters(&self) -> IoCounters {
+        let events_waiting = self.events.max_capacity() - self.events.capacity();
+        IoCounters { events_lost: self.events_lost, events_waiting, mtu: self.tun.mtu() }
+    }
+}
+
 impl DataPlane {
     /// Puts the parts together.
     #[must_use]
@@ -127,10 +134,12 @@ impl DataPlane {
             if ready.command && !self.obey() {
                 return Ended::Stopped;
             }
-            let now = self.clock.now();
+            // Read once a batch, as soon as it is here: the round trip of a probe ends with it.
+            let mut now = self.clock.now();
             if ready.udp_v4 {
                 self.out.udp.receive_v4(&mut self.received);
                 self.open_received(now);
+                now = self.clock.now();
             }
             if ready.udp_v6 {
                 self.out.udp.receive_v6(&mut self.received);
@@ -237,14 +246,28 @@ impl DataPlane {
                 }
                 Command::State(reply) => reply(self.device.state(now)),
                 Command::Counters(reply) => {
-                    let io = IoCounters { events_lost: self.out.events_lost, mtu: self.out.tun.mtu() };
+                    let io = self.out.counters();
                     reply((self.device.counters().clone(), io));
                 }
                 Command::KeptAlive(reply) => {
                     let young = |at: Instant| now.saturating_duration_since(at) < limits::PEER_UP;
                     reply(self.device.kept_alive().all(|handshake| handshake.is_some_and(young)));
                 }
-                Command::Owner { source, reply } => reply(self.device.peer_by_source(source)),
+                Command::Owner { source, reply } => {
+                    let since = self.device.last_handshake_by_source(source);
+                    reply(self.device.peer_by_source(source).map(|peer| PeerIdentity { since, ..peer }));
+                }
+                Command::Addresses(addresses) => self.device.set_addresses(addresses),
+                Command::Probe { peer, reply } => {
+                    reply(self.device.probe(&peer, now, &mut self.out));
+                    // It counts from now, so it must not wait for the rest of this turn.
+                    self.flush();
+                }
+                Command::ProbeAll(reply) => {
+                    reply(self.device.probe_all(now, &mut self.out));
+                    self.flush();
+                }
+                Command::Probes(reply) => reply(self.device.probes(now).collect()),
                 Command::Mtu(mtu) => self.set_mtu(mtu),
                 Command::Stop => return false,
             }

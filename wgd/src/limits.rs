@@ -57,6 +57,16 @@ pub const UNANSWERED_QUEUE: usize = 64;
 pub const CLOCK_STATE_PERIOD: Duration = Duration::from_secs(5);
 /// How often readiness is looked at.
 pub const READINESS_PERIOD: Duration = Duration::from_millis(250);
+/// The longest pause between two probes: beyond it a round trip says nothing about the present.
+pub const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+/// How long an operator's probe waits for its answer: the command is to end within a second.
+pub const PROBE_ANSWER: Duration = Duration::from_millis(900);
+/// How often it looks whether the answer is there.
+pub const PROBE_LOOK: Duration = Duration::from_millis(20);
+/// Events that an operator who reads slowly may be behind.
+pub const WATCHED_EVENTS: usize = 256;
+/// How often an operator who watches hears that nothing happened; clients give up after 60 s of silence.
+pub const FOLLOW_BEAT: Duration = Duration::from_secs(20);
 /// A peer counts as up for this long after a handshake (WireGuard paper §6.1: sessions end at 180 s).
 pub const PEER_UP: Duration = Duration::from_secs(180);
 

@@ -3,15 +3,19 @@
 //! Invariant: figures of peers are read from the data thread at each scrape, so a peer that was removed is gone
 //! from the next one. Names and public keys are labels, as in prometheus_wireguard_exporter; outer addresses
 //! never are.
+mod durations;
+
 use crate::io::{Command, Handle, IoCounters};
 use crate::limits;
 use daemon::Clock;
+use durations::Durations;
 use prometheus::core::{Collector, Desc};
-use prometheus::proto::{Counter, Gauge, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use std::collections::HashMap;
-use std::time::{Instant, UNIX_EPOCH};
-use wg_proto::{Counters, DeviceState, PeerState};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use wg_proto::{Counters, DeviceState, PeerState, PublicKey};
 
 /// Counters that the control thread keeps itself.
 #[derive(Clone)]
@@ -20,6 +24,16 @@ pub struct Metrics {
     netcfg: IntGauge,
     reload_successful: IntGauge,
     reload_success_at: IntGauge,
+    told: Arc<Mutex<Told>>,
+}
+
+/// What events have told, for the next scrape.
+#[derive(Default)]
+struct Told {
+    handshakes: Durations,
+    /// The key that is meant; before the first look at the device, the one that it started with.
+    key: Option<PublicKey>,
+    key_created_unix: Option<u64>,
 }
 
 impl Metrics {
@@ -27,7 +41,12 @@ impl Metrics {
     ///
     /// # Errors
     /// When a name is registered twice.
-    pub fn register(registry: &Registry, interface: &str, data: Handle) -> prometheus::Result<Self> {
+    pub fn register(
+        registry: &Registry,
+        interface: &str,
+        data: Handle,
+        key_created: Option<SystemTime>,
+    ) -> prometheus::Result<Self> {
         let uapi = IntCounterVec::new(
             Opts::new("wgd_uapi_operations_total", "Operations on the configuration socket."),
             &["op", "result"],
@@ -53,13 +72,28 @@ impl Metrics {
         registry.register(Box::new(uapi.clone()))?;
         registry.register(Box::new(reload_successful.clone()))?;
         registry.register(Box::new(reload_success_at.clone()))?;
-        registry.register(Box::new(Tunnel { interface: interface.to_owned(), data, clock: Clock }))?;
-        Ok(Self { uapi, netcfg, reload_successful, reload_success_at })
+        let key_created_unix =
+            key_created.map(|at| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
+        let told = Arc::new(Mutex::new(Told { key_created_unix, ..Told::default() }));
+        let tunnel = Tunnel { interface: interface.to_owned(), data, clock: Clock, told: Arc::clone(&told) };
+        registry.register(Box::new(tunnel))?;
+        Ok(Self { uapi, netcfg, reload_successful, reload_success_at, told })
     }
 
     /// Counts an operation on the configuration socket.
     pub fn uapi(&self, op: &str, ok: bool) {
         self.uapi.with_label_values(&[op, if ok { "ok" } else { "error" }]).inc();
+    }
+
+    /// Notes how long a handshake took that this end began.
+    pub fn handshake(&self, peer: PublicKey, took: Duration) {
+        self.told.lock().unwrap_or_else(PoisonError::into_inner).handshakes.observe(peer, took);
+    }
+
+    /// Notes that the device has another private key from now on.
+    pub fn private_key_changed(&self, public_key: PublicKey) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        (told.key, told.key_created_unix) = (Some(public_key), Some(Clock.unix_milliseconds() / 1_000));
     }
 
     /// Notes whether the second process is there.
@@ -85,6 +119,7 @@ struct Tunnel {
     interface: String,
     data: Handle,
     clock: Clock,
+    told: Arc<Mutex<Told>>,
 }
 
 impl Collector for Tunnel {
@@ -97,8 +132,26 @@ impl Collector for Tunnel {
         let state = self.data.ask_blocking(Command::State);
         let counters = self.data.ask_blocking(Command::Counters);
         match (state, counters) {
-            (Ok(state), Ok((counters, io))) => families(&self.interface, &state, &counters, io, self.clock),
+            (Ok(state), Ok((counters, io))) => {
+                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+                told.look_at(&state, self.clock);
+                families(&self.interface, &state, &counters, io, self.clock, &told)
+            }
             (Err(_), _) | (_, Err(_)) => Vec::new(),
+        }
+    }
+}
+
+impl Told {
+    /// A first key that came by `wg set` is as old as the first look at it.
+    fn look_at(&mut self, state: &DeviceState, clock: Clock) {
+        self.handshakes.forget_others(state);
+        if self.key != state.public_key {
+            let is_the_first = self.key.is_none() && self.key_created_unix.is_some();
+            if !is_the_first {
+                self.key_created_unix = state.public_key.map(|_| clock.unix_milliseconds() / 1_000);
+            }
+            self.key = state.public_key;
         }
     }
 }
@@ -109,12 +162,14 @@ fn families(
     counters: &Counters,
     io: IoCounters,
     clock: Clock,
+    told: &Told,
 ) -> Vec<MetricFamily> {
     let mut book = Book::default();
     let now = clock.now();
     let wall = clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     for peer in &state.peers {
         tell_peer(&mut book, interface, peer, now, wall);
+        tell_handshakes(&mut book, interface, peer, &told.handshakes);
     }
     let own = [("interface", interface)];
     for (reason, count) in counters.drops.iter() {
@@ -138,6 +193,19 @@ fn families(
         &own,
         flag(state.under_load),
     );
+    let staged: usize = state.peers.iter().map(|peer| peer.staged_packets).sum();
+    for (queue, length) in [("handshake", staged), ("events", io.events_waiting)] {
+        let labels = [("interface", interface), ("queue", queue)];
+        book.gauge("wgd_queue_length", "What waits.", &labels, precise(length as u64));
+    }
+    if let Some(created) = told.key_created_unix.filter(|_| state.public_key.is_some()) {
+        book.gauge(
+            "wgd_private_key_created_timestamp_seconds",
+            "When the private key was written or set, in seconds since 1970-01-01 UTC.",
+            &own,
+            precise(created),
+        );
+    }
     book.counter("wgd_events_lost_total", "Events that found their queue full.", &own, io.events_lost);
     book.gauge("wgd_interface_mtu_bytes", "The interface's MTU.", &own, f64::from(io.mtu));
     book.finish()
@@ -213,10 +281,14 @@ fn tell_peer(book: &mut Book, interface: &str, peer: &PeerState, now: Instant, w
     if let Some(rtt) = peer.rtt {
         book.gauge(
             "wgd_peer_rtt_seconds",
-            "Round trip of the last handshake we began.",
+            "Round trip of the last probe in the tunnel, else of the last handshake we began.",
             &own,
             rtt.as_secs_f64(),
         );
+    }
+    for (result, count) in [("answered", peer.probes.answered), ("lost", peer.probes.lost)] {
+        let labels = [own[0], own[1], own[2], ("result", result)];
+        book.counter("wgd_peer_probes_total", "Probes in the tunnel whose fate is known.", &labels, count);
     }
     book.counter(
         "wgd_peer_rx_expected_packets_total",
@@ -233,6 +305,19 @@ fn tell_peer(book: &mut Book, interface: &str, peer: &PeerState, now: Instant, w
             f64::from(loss),
         );
     }
+}
+
+fn tell_handshakes(book: &mut Book, interface: &str, peer: &PeerState, handshakes: &Durations) {
+    let Some(histogram) = handshakes.of(&peer.public_key) else { return };
+    let key = peer.public_key.to_base64();
+    let name = peer.friendly_name.as_deref().unwrap_or_default();
+    let labels = [("interface", interface), ("public_key", key.as_str()), ("friendly_name", name)];
+    book.histogram(
+        "wgd_peer_handshake_duration_seconds",
+        "From our initiation to the response.",
+        &labels,
+        histogram,
+    );
 }
 
 fn flag(holds: bool) -> f64 {
@@ -265,6 +350,12 @@ impl Book {
         gauge.set_value(value);
         metric.set_gauge(gauge);
         self.add(name, help, MetricType::GAUGE, metric);
+    }
+
+    fn histogram(&mut self, name: &'static str, help: &str, labels: &[(&str, &str)], value: Histogram) {
+        let mut metric = labelled(labels);
+        metric.set_histogram(value);
+        self.add(name, help, MetricType::HISTOGRAM, metric);
     }
 
     fn add(&mut self, name: &'static str, help: &str, kind: MetricType, metric: Metric) {
@@ -330,13 +421,35 @@ mod tests {
         device.apply(update, Clock.now(), &mut Nowhere);
         let state = device.state(Clock.now());
         let io = IoCounters { mtu: 1420, ..IoCounters::default() };
-        let families = families("wg0", &state, device.counters(), io, Clock);
+        let mut told = Told::default();
+        told.handshakes.observe(PublicKey::from_bytes([7; 32]), Duration::from_millis(3));
+        let families = families("wg0", &state, device.counters(), io, Clock, &told);
         let text = TextEncoder::new().encode_to_string(&families).expect("text");
         assert!(text.contains("wireguard_sent_bytes_total{"), "{text}");
         assert!(text.contains("friendly_name=\"web1\"") && text.contains("wgd_peer_up{"), "{text}");
         assert!(text.contains("wgd_interface_mtu_bytes{interface=\"wg0\"} 1420"), "{text}");
         assert!(text.contains("reason=\"replay\"} 0"), "{text}");
+        assert!(text.contains("wgd_queue_length{interface=\"wg0\",queue=\"handshake\"} 0"), "{text}");
+        assert!(text.contains("wgd_peer_handshake_duration_seconds_count{"), "{text}");
         assert!(!text.contains("192.0.2.1"), "{text}");
+    }
+
+    #[test]
+    fn a_key_is_as_old_as_its_file_until_another_is_set() {
+        let mut device = Device::new();
+        let mut set = |byte: u8| {
+            let key = wg_proto::SecretKey::from_bytes(&[byte; 32]).expect("not zero");
+            let update = DeviceUpdate { private_key: wg_proto::Change::Set(key), ..DeviceUpdate::default() };
+            device.apply(update, Clock.now(), &mut Nowhere);
+            device.state(Clock.now())
+        };
+        let mut told = Told { key_created_unix: Some(1_000), ..Told::default() };
+        let first = set(1);
+        told.look_at(&first, Clock);
+        told.look_at(&first, Clock);
+        assert_eq!(told.key_created_unix, Some(1_000));
+        told.look_at(&set(2), Clock);
+        assert!(told.key_created_unix.is_some_and(|created| created > 1_000_000_000));
     }
 
     #[test]

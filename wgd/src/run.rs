@@ -392,13 +392,14 @@ impl Unprivileged {
         let (event_sender, device_events) = mpsc::channel(limits::EVENT_QUEUE);
         let mut device = Device::new();
         device.set_mtu(mtu);
+        device.set_addresses(tunnel.addresses());
         let mut first = tunnel.first_update();
         first.listen_port = Some(sockets.port());
         let plane = DataPlane::new(device, tun, sockets.try_clone()?, inbox, event_sender, mtu)
             .with_own_addresses(tunnel.addresses());
         let (go, ended) = start_data_thread(plane)?;
 
-        let metrics = Metrics::register(&registry, &config.interface, data.clone())?;
+        let metrics = Metrics::register(&registry, &config.interface, data.clone(), tunnel.key_created)?;
         daemon::metrics::build_info(&registry, "wgd")?;
         let netcfg = {
             let _guard = runtime.enter();

@@ -50,11 +50,11 @@ pub struct Event {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum What {
-    /// The peer answers again, or for the first time.
+    /// The peer answers again, or for the first time: keys were agreed on, or a packet of its authenticated.
     Up,
-    /// Nothing authentic came from the peer for too long.
+    /// Nothing authentic came from the peer for 180 s, or it was removed while up.
     Down,
-    /// A handshake was completed.
+    /// A handshake was completed: both ends hold fresh keys. With traffic, about every two minutes.
     Handshake,
     /// The peer's endpoint changed.
     Roamed,
@@ -90,7 +90,8 @@ pub struct PeerIdentity {
     pub peer: String,
     /// The public key, base64.
     pub public_key: String,
-    /// Since when this key is the peer's, in milliseconds since 1970-01-01 UTC.
+    /// When it last proved to hold this key, by a handshake, in milliseconds since 1970-01-01 UTC; 0: not since wgd
+    /// was started.
     pub since_unix_ms: u64,
 }
 

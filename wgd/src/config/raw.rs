@@ -19,6 +19,7 @@ pub(super) struct Raw {
     pub(super) events_socket: Option<PathBuf>,
     #[serde(default)]
     pub(super) event_listeners: Vec<PathBuf>,
+    pub(super) probe_interval_seconds: Option<u64>,
     #[serde(default)]
     pub(super) whois_uids: Vec<u32>,
     #[serde(default)]

@@ -1,5 +1,5 @@
-//! Verbs of the admin socket: `status` and `reload`.
-use super::Control;
+//! Verbs of the admin socket: `status`, `probe`, `events` and `reload`.
+use super::{Control, follow, probe};
 use crate::io::Command;
 use daemon::Clock;
 use daemon::admin::{AdminError, Caller, Handler, Replies};
@@ -18,13 +18,15 @@ impl Handler for Verbs {
         &'a self,
         _caller: Caller,
         verb: &'a str,
-        _args: Value,
+        args: Value,
         _descriptors: Vec<OwnedFd>,
-        _out: &'a mut Replies,
+        out: &'a mut Replies,
     ) -> BoxFuture<'a, Result<Value, AdminError>> {
         Box::pin(async move {
             match verb {
                 "status" => status(&self.0).await,
+                "probe" => probe::once(&self.0, &args).await,
+                "events" => follow::events(&self.0.watched, out).await,
                 "reload" => {
                     let result = self.0.reload().await;
                     self.0.metrics.reloaded(result.is_ok());
@@ -56,6 +58,7 @@ async fn status(control: &Control) -> Result<Value, AdminError> {
         "fwmark": state.fwmark,
         "mtu": io.mtu,
         "netcfg": control.netcfg.is_there(),
+        "under_load": state.under_load,
         "drops": drops,
         "peers": state.peers.iter().map(|peer| describe(control, peer)).collect::<Vec<_>>(),
         "lockdown": describe_lockdown(&control.lockdown),
@@ -78,6 +81,13 @@ fn describe(control: &Control, peer: &PeerState) -> Value {
         "persistent_keepalive_seconds": peer.persistent_keepalive,
         "preshared_key": peer.preshared_key.is_some(),
         "rtt_ms": peer.rtt.map(|rtt| rtt.as_secs_f64() * 1_000.0),
+        "rtt_from": peer.rtt.map(|_| if peer.probes.round_trip.is_some() { "probe" } else { "handshake" }),
+        "probes": { "sent": peer.probes.sent, "answered": peer.probes.answered, "lost": peer.probes.lost },
+        "loss_ratio": peer.loss,
+        "lost_packets": peer.numbers.lost,
+        "expected_packets": peer.numbers.expected,
+        "up_seconds": peer.up_since.map(|at| now.saturating_duration_since(at).as_secs()),
+        "endpoint_changes": peer.endpoint_changes,
     })
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use wg_proto::{Counters, DeviceState, DeviceUpdate, PeerIdentity};
+use wg_proto::{Counters, DeviceState, DeviceUpdate, PeerIdentity, Probed, Probes, PublicKey};
 
 /// Takes an answer away; called on the data thread, so it must not block.
 pub(crate) type Reply<T> = Box<dyn FnOnce(T) + Send>;
@@ -31,13 +31,26 @@ pub enum Command {
     Counters(Reply<(Counters, IoCounters)>),
     /// Whether every peer with a persistent keepalive has had a handshake in the last [`limits::PEER_UP`].
     KeptAlive(Reply<bool>),
-    /// Which peer may send from this inner address.
+    /// Which peer may send from this inner address; `since` is its last handshake.
     Owner {
         /// The inner address.
         source: IpAddr,
         /// Takes the peer.
         reply: Reply<Option<PeerIdentity>>,
     },
+    /// The addresses that the interface has inside the tunnel.
+    Addresses(Vec<IpAddr>),
+    /// Measure the round trip to a peer.
+    Probe {
+        /// Whose key.
+        peer: PublicKey,
+        /// Takes what came of it; `None` for no such peer.
+        reply: Reply<Option<Probed>>,
+    },
+    /// Measure the round trip to each peer that there are keys with.
+    ProbeAll(Reply<Vec<(PublicKey, Probed)>>),
+    /// What probes have shown.
+    Probes(Reply<Vec<(PublicKey, Probes)>>),
     /// The interface's MTU changed.
     Mtu(u16),
     /// Close everything and return.
@@ -49,6 +62,8 @@ pub enum Command {
 pub struct IoCounters {
     /// Events that found the queue full.
     pub events_lost: u64,
+    /// Events that wait for the control thread.
+    pub events_waiting: usize,
     /// The interface's MTU as far as known.
     pub mtu: u16,
 }

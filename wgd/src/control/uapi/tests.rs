@@ -32,6 +32,9 @@ fn serve_device(inbox: Inbox) {
             }
             Some(Command::State(reply)) => reply(device.state(Clock.now())),
             Some(Command::Counters(_) | Command::KeptAlive(_) | Command::Owner { .. } | Command::Mtu(_)) => {}
+            Some(
+                Command::Addresses(_) | Command::Probe { .. } | Command::ProbeAll(_) | Command::Probes(_),
+            ) => {}
             Some(Command::Stop) => return,
             None => std::thread::sleep(Duration::from_millis(1)),
         }
@@ -45,7 +48,8 @@ fn control() -> Arc<Control> {
     let file = tempfile::NamedTempFile::new().expect("file");
     let path = file.path().to_str().expect("text");
     let cli = Cli::try_parse_from(["wgd", "wg0", "--config", path]).expect("arguments");
-    let metrics = Metrics::register(&prometheus::Registry::new(), "wg0", data.clone()).expect("metrics");
+    let metrics =
+        Metrics::register(&prometheus::Registry::new(), "wg0", data.clone(), None).expect("metrics");
     let sockets = UdpSockets::bind(0, 0).expect("sockets");
     Arc::new(Control {
         config: Config::load(&cli).expect("an empty file"),
@@ -55,11 +59,12 @@ fn control() -> Arc<Control> {
             sockets: Some(sockets),
             mark: 0,
             tunnel: crate::conf::Tunnel::unconfigured(),
-    }),
+        }),
         metrics,
         epoch: Epoch { instant: Clock.now(), wall: Clock.wall() },
         lockdown: linux::Lockdown::default(),
         names: tokio::sync::watch::Sender::new(Vec::new()),
+        watched: crate::control::Watched::new(1),
     })
 }
 
