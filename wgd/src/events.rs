@@ -169,7 +169,7 @@ fn count(event: &DeviceEvent, metrics: &Metrics) {
         | DeviceEvent::PeerDown { .. }
         | DeviceEvent::Handshake { took: None, .. }
         | DeviceEvent::Roamed { .. }
-        | DeviceEvent::KeyChanged { key: ChangedKey::Preshared, .. }
+        | DeviceEvent::KeyChanged { key: ChangedKey::Preshared | ChangedKey::Peer, .. }
         | DeviceEvent::Unanswered { .. } => {}
     }
 }
@@ -195,6 +195,7 @@ fn in_detail(interface: &str, event: &DeviceEvent) -> Option<Value> {
         DeviceEvent::KeyChanged { key, .. } => {
             told["key"] = json!(match key {
                 ChangedKey::Own => "own",
+                ChangedKey::Peer => "peer",
                 ChangedKey::Preshared => "preshared",
             });
         }
