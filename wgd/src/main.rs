@@ -24,7 +24,7 @@ fn try_main(cli: &Cli) -> anyhow::Result<()> {
         Start::Elsewhere(code) => std::process::exit(i32::from(code)),
     };
     let (started, netcfg) = run::fork_netcfg(started, &config)?;
-    let tunnel = run::read_tunnel(&config)?;
+    let tunnel = run::first_tunnel(cli, &config)?;
     let (privileged, background, opened) = run::acquire(started, config, tunnel, netcfg)?;
     let unprivileged = opened.confine(privileged)?;
     let workers = unprivileged.start()?;

@@ -154,6 +154,18 @@ pub fn read_tunnel(config: &Config) -> anyhow::Result<Tunnel> {
     Ok(tunnel)
 }
 
+/// What the interface begins with: its file, unless wg-quick is about to carry that out.
+///
+/// # Errors
+/// Naming file, line and key.
+pub fn first_tunnel(cli: &Cli, config: &Config) -> anyhow::Result<Tunnel> {
+    if cli.wg_quick_configures() {
+        tracing::info!("wg-quick configures the interface; its file is left alone");
+        return Ok(Tunnel::unconfigured());
+    }
+    read_tunnel(config)
+}
+
 /// Answers `--check-config` and `--print-config`; true if that was all.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! The command line and environment, as userspace WireGuards have them.
 use clap::Parser;
 use daemon::logging::{LogFormat, LogOptions};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The noise implementation reports what this daemon handles itself, some of it with addresses.
 const QUIET: &[&str] = &["boringtun=off"];
@@ -72,6 +72,8 @@ Examples:
   wgd -f --log-level debug wg0     the same, in this terminal
   wgd --check-config wg0           say what is wrong with the files
   wgd --print-config wg0           every key that wgd.toml may have, with its value
+  WG_QUICK_USERSPACE_IMPLEMENTATION=wgd wg-quick up wg0
+                                   wg-quick carries out the file, and wgd leaves it alone
   wg set wg0 listen-port 51820     works on it as on any WireGuard interface
   ip link del wg0                  ends it, as do SIGTERM and removing its socket
 
@@ -85,6 +87,16 @@ impl Cli {
     #[must_use]
     pub fn foreground(&self) -> bool {
         self.stay || std::env::var_os("WG_PROCESS_FOREGROUND").is_some_and(|value| value == "1")
+    }
+
+    /// Whether wg-quick started this: then it carries out the interface's file itself, addresses and hooks included,
+    /// and would fail over what is there already. It is told of an implementation by this variable, or by a link
+    /// under the name that it calls without it.
+    #[must_use]
+    pub fn wg_quick_configures(&self) -> bool {
+        let called = std::env::args_os().next().unwrap_or_default();
+        let by_name = Path::new(&called).file_name().is_some_and(|name| name == "wireguard-go");
+        by_name || std::env::var_os("WG_QUICK_USERSPACE_IMPLEMENTATION").is_some()
     }
 
     /// What was asked for in other implementations' words and is not done, for the log.
