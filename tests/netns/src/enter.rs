@@ -24,6 +24,8 @@ const FIRST_LISTENER: i32 = 3;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Entry {
     pub(crate) holder: u32,
+    /// The holder of the host whose network it is, if not this one's own.
+    pub(crate) network_of: Option<u32>,
     pub(crate) in_tunnel: bool,
     pub(crate) listeners: Vec<Listener>,
     pub(crate) command: Vec<String>,
@@ -50,7 +52,9 @@ pub(crate) fn enter_and_become(arguments: &[OsString]) -> Result<ExitCode> {
     {
         let mounts = fs::File::open(root.join("mnt")).context("open the host's mount namespace")?;
         let names = fs::File::open(root.join("uts")).context("open the host's name")?;
-        let network = fs::File::open(root.join("net")).context("open the host's network")?;
+        let network_of = entry.network_of.unwrap_or(entry.holder);
+        let network =
+            fs::File::open(format!("/proc/{network_of}/ns/net")).context("open the host's network")?;
         setns(network, CloneFlags::CLONE_NEWNET).context("enter the host's network")?;
         setns(names, CloneFlags::CLONE_NEWUTS).context("enter the host's name")?;
         setns(mounts, CloneFlags::CLONE_NEWNS).context("enter the host's mounts")?;

@@ -167,6 +167,20 @@ impl Host {
         self.program(name).arguments(arguments).at(place).run(COMMAND_BOUND)
     }
 
+    /// Runs a command line, whose words are parted by spaces alone, and gives its output; it has to end well.
+    pub fn execute(&self, line: &str) -> Result<String> {
+        self.run(&line.split_whitespace().collect::<Vec<_>>())?.success()
+    }
+
+    /// Gives the outer network IPv6, with addresses that can be used at once.
+    pub fn allow_ipv6(&self) -> Result<()> {
+        for which in ["all", "default"] {
+            self.sysctl(&format!("ipv6/conf/{which}/accept_dad"), "0")?;
+            self.sysctl(&format!("ipv6/conf/{which}/disable_ipv6"), "0")?;
+        }
+        Ok(())
+    }
+
     /// Opens a TCP connection from `place`.
     pub fn connect(&self, place: Place, to: SocketAddr) -> Result<TcpStream> {
         self.network(place).within(|| {

@@ -56,6 +56,8 @@ pub struct Lab {
     pub services: Host,
     links: Vec<Link>,
     started: Arc<Mutex<Vec<Started>>>,
+    data: PathBuf,
+    programs: PathBuf,
     outer_pid: u32,
     own_users: bool,
 }
@@ -93,6 +95,8 @@ impl Lab {
             services,
             links,
             started,
+            data: world.data().to_owned(),
+            programs: programs.to_owned(),
             outer_pid: world.outer_pid(),
             own_users: world.has_own_users(),
         };
@@ -100,7 +104,12 @@ impl Lab {
         Ok(lab)
     }
 
-    /// All hosts.
+    /// One more host, not linked to any other; its programs are judged and shown with those of the lab.
+    pub fn another_host(&self, name: &str) -> Result<Host> {
+        Host::boot(name, &self.data.join(name), &self.programs, Arc::clone(&self.started))
+    }
+
+    /// All hosts of the standard topology.
     pub fn hosts(&self) -> [&Host; 4] {
         [&self.client, &self.web, &self.wan.host, &self.services]
     }
@@ -203,15 +212,6 @@ pub fn programs() -> Result<PathBuf> {
     Ok(up.context("the own executable lies nowhere")?.to_owned())
 }
 
-/// Fails unless all of `names` have been built.
-pub fn require_programs(directory: &Path, names: &[&str]) -> Result<()> {
-    let missing: Vec<_> = names.iter().filter(|name| !directory.join(name).is_file()).copied().collect();
-    ensure!(
-        missing.is_empty(),
-        "{} lacks {}: build with `cargo build {}` (add --release for target/release), or set CULVERT_BIN_DIR",
-        directory.display(),
-        missing.join(", "),
-        missing.iter().map(|name| format!("-p {name}")).collect::<Vec<_>>().join(" ")
 /// Where the programs lie that the slow scenarios bring along: `CULVERT_TOOLS`, or `target/tools`.
 pub fn tools() -> Result<PathBuf> {
     if let Some(given) = std::env::var_os("CULVERT_TOOLS") {
@@ -229,6 +229,15 @@ pub fn find_program(name: &str) -> Result<PathBuf> {
         .with_context(|| format!("no program {name} in {}", path.display()))
 }
 
+/// Fails unless all of `names` have been built.
+pub fn require_programs(directory: &Path, names: &[&str]) -> Result<()> {
+    let missing: Vec<_> = names.iter().filter(|name| !directory.join(name).is_file()).copied().collect();
+    ensure!(
+        missing.is_empty(),
+        "{} lacks {}: build with `cargo build {}` (add --release for target/release), or set CULVERT_BIN_DIR",
+        directory.display(),
+        missing.join(", "),
+        missing.iter().map(|name| format!("-p {name}")).collect::<Vec<_>>().join(" ")
     );
     Ok(())
 }

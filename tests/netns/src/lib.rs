@@ -28,6 +28,8 @@ pub mod program;
 pub mod reexec;
 pub mod runner;
 pub mod stream;
+pub mod traffic;
+pub mod trio;
 pub mod tunnel;
 pub mod wait;
 pub mod wireguard;

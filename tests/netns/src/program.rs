@@ -44,6 +44,7 @@ impl<'a> Program<'a> {
         let label = name.rsplit('/').next().unwrap_or(name).to_owned();
         let entry = Entry {
             holder: host.pid(),
+            network_of: None,
             in_tunnel: false,
             listeners: Vec::new(),
             command: vec![name.to_owned()],
@@ -71,6 +72,12 @@ impl<'a> Program<'a> {
     /// Where it runs; its listeners are made in the host's own network all the same.
     pub fn at(mut self, place: Place) -> Self {
         self.entry.in_tunnel = place == Place::Tunnel;
+        self
+    }
+
+    /// It sees its host's files and `other`'s outer network.
+    pub fn in_network_of(mut self, other: &Host) -> Self {
+        self.entry.network_of = Some(other.pid());
         self
     }
 
