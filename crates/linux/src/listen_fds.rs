@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::net::TcpListener;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
-use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::sockopt::AcceptConn;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt};
 
@@ -41,7 +40,7 @@ pub enum ListenFdsError {
     Twice(String),
     /// A descriptor is not open.
     #[error("handed-in listener {0:?}: {1}")]
-    Descriptor(String, nix::Error),
+    Descriptor(String, std::io::Error),
     /// It is no listener of the kind that the name stands for.
     #[error("handed-in listener {0:?} is not a listening {1} socket")]
     Kind(String, &'static str),
@@ -50,7 +49,7 @@ pub enum ListenFdsError {
 impl ListenFds {
     /// Takes over what `LISTEN_PID`, `LISTEN_FDS` and `LISTEN_FDNAMES` describe; empty if they mean another
     /// process. Call it once, before anything else opens a descriptor in this range.
-    pub fn take(_privileged: &Privileged) -> Result<Self, ListenFdsError> {
+    pub fn take(privileged: &Privileged) -> Result<Self, ListenFdsError> {
         let pid = std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse::<u32>().ok());
         let Ok(count) = std::env::var("LISTEN_FDS") else { return Ok(Self::default()) };
         if pid != Some(std::process::id()) {
@@ -68,13 +67,8 @@ impl ListenFds {
         }
         let mut by_name = HashMap::new();
         for (raw, name) in (FIRST..).zip(names) {
-            // SAFETY: the protocol hands these descriptors to this process, `take` runs once on the only
-            // thread (`Privileged`), and a descriptor that is not open is refused below before any use.
-            let descriptor = unsafe { OwnedFd::from_raw_fd(raw) };
-            if let Err(error) = fcntl(&descriptor, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)) {
-                std::mem::forget(descriptor);
-                return Err(ListenFdsError::Descriptor(name.to_owned(), error));
-            }
+            let descriptor = crate::inherited::take(privileged, raw)
+                .map_err(|error| ListenFdsError::Descriptor(name.to_owned(), error))?;
             if by_name.insert(name.to_owned(), descriptor).is_some() {
                 return Err(ListenFdsError::Twice(name.to_owned()));
             }
