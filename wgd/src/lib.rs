@@ -16,6 +16,7 @@ pub mod netcfg;
 mod registered;
 pub mod run;
 pub mod sandbox;
+mod socket_file;
 mod wiped;
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::events::Events;
 use crate::io::{self, DataPlane, Ended, Handle};
 use crate::metrics::Metrics;
 use crate::netcfg::{Answer, Netcfg, NetcfgError, Request, Setup};
+use crate::socket_file::bind_for;
 use crate::{limits, sandbox};
 use anyhow::{Context as _, anyhow};
 use daemon::exit;
@@ -531,15 +532,17 @@ fn open_doors(config: &Config, listeners: &mut ListenFds, uapi: Option<UapiDoor>
     let admin = match (listeners.unix(ADMIN)?, &config.admin_socket) {
         (Some(listener), _) => Some(listener),
         (None, Some(path)) => {
-            // Who may speak is decided by credentials; the file's mode only keeps strangers out if there are none.
-            let mode = if config.admin_uids.is_empty() { 0o600 } else { 0o666 };
-            Some(bind_unix_listener(path, mode, None).map_err(|error| refuse(path, error))?)
+            let bound = bind_for(&config.admin_uids, |mode, owner| bind_unix_listener(path, mode, owner));
+            Some(bound.map_err(|error| refuse(path, error))?)
         }
         (None, None) => None,
     };
     let status = match (listeners.tcp(METRICS)?, config.metrics_listen) {
         (Some(listener), _) => Some(listener),
         (None, Some(address)) => {
+            if !address.ip().is_loopback() {
+                tracing::warn!(%address, "metrics_listen: peers' keys and traffic are shown to whoever reaches it");
+            }
             let listener = TcpListener::bind(address)
                 .with_context(|| format!("metrics_listen {address}"))
                 .map_err(|error| fail(exit::OS, error))?;
@@ -550,8 +553,8 @@ fn open_doors(config: &Config, listeners: &mut ListenFds, uapi: Option<UapiDoor>
     };
     let events = match &config.events_socket {
         Some(path) => {
-            let mode = if config.whois_uids.is_empty() { 0o600 } else { 0o666 };
-            let socket = DatagramSocket::bind(path, mode, None).map_err(|error| refuse(path, error))?;
+            let bound = bind_for(&config.whois_uids, |mode, owner| DatagramSocket::bind(path, mode, owner));
+            let socket = bound.map_err(|error| refuse(path, error))?;
             Some(Events::new(socket, config.event_listeners.clone(), config.whois_uids.clone())?)
         }
         None => None,
