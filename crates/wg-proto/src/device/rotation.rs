@@ -313,7 +313,10 @@ impl Device {
             Body::Accept => self.hear_answer(id, Some(number), Answer::Accept, now, out),
             Body::Refuse(refusal) => self.hear_answer(id, Some(number), Answer::Refuse(refusal), now, out),
             Body::Confirm { kept } => self.hear_answer(id, Some(number), Answer::Confirm { kept }, now, out),
-            Body::Unknown => self.hear_answer(id, Some(number), Answer::Unknown, now, out),
+            Body::Unknown => {
+                let under_the_old = place != Some(Place::Next);
+                self.hear_answer(id, Some(number), Answer::Unknown { under_the_old }, now, out);
+            }
         }
     }
 
@@ -338,14 +341,21 @@ impl Device {
                 member.reach(if resumes { Step::Switching } else { Step::Accepted }, now);
                 self.tell_step(id, RotationStep::Accepted, out);
             }
-            (Answer::Refuse(Refusal::Busy), Step::Announcing) => {
+            (Answer::Refuse(Refusal::Busy), Step::Announcing | Step::Parked) => {
                 member.step = Step::Parked;
                 self.tell_step(id, RotationStep::Waiting, out);
             }
             (Answer::Refuse(refusal), Step::Announcing | Step::Parked) => {
                 self.finish_member(id, RotationOutcome::Refused(refusal), now, out);
             }
-            (Answer::Unknown, Step::Switching) => member.reach(Step::Announcing, now),
+            (Answer::Unknown { under_the_old }, Step::Switching) => {
+                member.reach(Step::Announcing, now);
+                if under_the_old {
+                    // Handshakes that it could not answer begin anew once it has the key.
+                    let (peers, _, cx) = self.parts(now, out);
+                    super::present(peers, id).drop_next(cx.ranges);
+                }
+            }
             (Answer::Confirm { kept }, Step::Switching) => {
                 let number = member.id;
                 self.promote(id, now, out);
@@ -357,7 +367,7 @@ impl Device {
                 | Answer::Accept
                 | Answer::Refuse(_)
                 | Answer::Confirm { .. }
-                | Answer::Unknown,
+                | Answer::Unknown { .. },
                 _,
             ) => {}
         }
@@ -685,8 +695,10 @@ impl Device {
                 }
             }
             Step::Switching => {
+                let waits_long = member.retry.tries > 1;
                 self.with_peer(id, now, out, |peer, cx| peer.offer_next(cx));
-                if super::present(&mut self.peers, id).next_is_used() {
+                // A peer that started anew knows nothing of the new key, and says so if it is asked under the old.
+                if waits_long || super::present(&mut self.peers, id).next_is_used() {
                     self.say(id, Body::Switched, number, now, out);
                 }
                 self.tell_step(id, RotationStep::Switching, out);
@@ -989,7 +1001,7 @@ enum Answer {
     Accept,
     Refuse(Refusal),
     Confirm { kept: bool },
-    Unknown,
+    Unknown { under_the_old: bool },
 }
 
 fn with_key(keys: &Keys, key: &AnnouncedKey) -> Keys {

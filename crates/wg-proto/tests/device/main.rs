@@ -10,4 +10,5 @@ mod hostile;
 mod outage;
 mod pair;
 mod probe;
+mod rotation;
 mod transport;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use wg_proto::{
     Device, DeviceEvent, DeviceUpdate, DropReason, Endpoint, LocalAddress, Output, PeerState, PublicKey,
-    SecretKey, uapi,
+    RotationOutput, SecretKey, uapi,
 };
 
 pub(crate) struct Pair {
@@ -16,6 +16,10 @@ pub(crate) struct Pair {
     pub(crate) latency: Duration,
     /// The path is cut: what is sent goes nowhere.
     pub(crate) cut: bool,
+    /// Of the messages between the daemons themselves, which one does not arrive.
+    pub(crate) lost_short: Option<usize>,
+    /// How many there were.
+    pub(crate) short: usize,
     wire: VecDeque<InFlight>,
     /// Every datagram that was sent, in order.
     pub(crate) sent: Vec<Sent>,
@@ -30,6 +34,7 @@ pub(crate) struct Side {
     pub(crate) inner: IpAddr,
     pub(crate) delivered: Vec<Vec<u8>>,
     pub(crate) events: Vec<DeviceEvent>,
+    pub(crate) rotations: Vec<RotationOutput>,
 }
 
 #[derive(Clone)]
@@ -49,6 +54,7 @@ pub(crate) struct Sink {
     pub(crate) datagrams: Vec<(Endpoint, Vec<u8>)>,
     pub(crate) delivered: Vec<Vec<u8>>,
     pub(crate) events: Vec<DeviceEvent>,
+    pub(crate) rotations: Vec<RotationOutput>,
 }
 
 impl Output for Sink {
@@ -60,6 +66,9 @@ impl Output for Sink {
     }
     fn event(&mut self, event: DeviceEvent) {
         self.events.push(event);
+    }
+    fn rotation(&mut self, output: RotationOutput) {
+        self.rotations.push(output);
     }
 }
 
@@ -79,6 +88,8 @@ impl Pair {
             right: Side::new("192.0.2.2:51820", "10.0.0.2"),
             latency: Duration::from_millis(10),
             cut: false,
+            lost_short: None,
+            short: 0,
             wire: VecDeque::new(),
             sent: Vec::new(),
         };
@@ -165,6 +176,11 @@ impl Pair {
         self.now = end;
     }
 
+    /// The next datagram arrives; `false` if none is under way.
+    pub(crate) fn deliver_one(&mut self) -> bool {
+        self.deliver_next(None)
+    }
+
     fn deliver_next(&mut self, before: Option<Instant>) -> bool {
         let Some(next) = self.wire.front() else { return false };
         if before.is_some_and(|before| next.arrives > before) {
@@ -190,10 +206,13 @@ impl Pair {
         let from = side.address;
         side.delivered.append(&mut sink.delivered);
         side.events.append(&mut sink.events);
+        side.rotations.append(&mut sink.rotations);
         for (to, datagram) in sink.datagrams {
             let sent = Sent { from, to: to.remote, datagram };
             self.sent.push(sent.clone());
-            if !cut {
+            self.short += usize::from(is_short(&sent.datagram));
+            let is_lost = is_short(&sent.datagram) && self.lost_short == Some(self.short);
+            if !cut && !is_lost {
                 self.wire.push_back(InFlight { arrives: now + latency, sent });
             }
         }
@@ -231,12 +250,18 @@ impl Side {
             inner: inner.parse().unwrap(),
             delivered: Vec::new(),
             events: Vec::new(),
+            rotations: Vec::new(),
         }
     }
 
     pub(crate) fn public_key(&self) -> PublicKey {
         self.secret.public_key()
     }
+}
+
+/// As long as a message between two daemons is, padded and sealed: with a key in it or without.
+fn is_short(datagram: &[u8]) -> bool {
+    matches!(datagram.len(), 96 | 128)
 }
 
 /// An IPv4 packet with a recognisable payload.
