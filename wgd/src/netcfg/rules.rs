@@ -54,7 +54,12 @@ impl Interface {
         for (family, prefix) in wanted.families() {
             let request = self.inside.route().add(route(index, wanted.table, &prefix)).replace();
             let at = format!("add route {prefix} to table {}", wanted.table);
-            request.execute().await.map_err(|e| self.refused(&at, &e))?;
+            request.execute().await.map_err(|error| {
+                // The kernel says no more than EACCES (ip6_route_info_create).
+                let disabled = family == AddressFamily::Inet6 && errno(&error) == libc::EACCES;
+                let hint = if disabled { " (net.ipv6.conf.*.disable_ipv6 is 1 for it)" } else { "" };
+                self.refused(&format!("{at}{hint}"), &error)
+            })?;
             let taken = self.rules(family).await.map_err(|e| self.refused("list routing rules", &e))?;
             let rules = wanted.rules(family, &taken).ok_or_else(|| Refused {
                 what: "no two neighbouring priorities are free for routing rules".into(),
