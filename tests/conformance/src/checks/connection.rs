@@ -60,11 +60,30 @@ pub(super) const CHECKS: &[Check] = &[
     }),
     check("idle_clients_block_nobody", |stage| {
         let daemon = stage.start()?;
-        let idle: Vec<_> = (0..20).map(|_| daemon.connect()).collect::<Result<_>>()?;
+        let idle: Vec<_> = (0..100).map(|_| daemon.connect()).collect::<Result<_>>()?;
         let began = wait::now();
         daemon.set("listen_port=41820\n")?;
         ensure!(wait::now().duration_since(began) < Duration::from_secs(2), "it took seconds");
         drop(idle);
+        Ok(())
+    }),
+    check("client_that_does_not_read_its_answer_blocks_nobody", |stage| {
+        let daemon = stage.start()?;
+        let mut body = format!("public_key={}\n", OTHER.public);
+        for index in 0..20_000 {
+            body += &format!("allowed_ip=10.{}.{}.0/24\n", index >> 8, index & 255);
+        }
+        daemon.set(&body)?;
+        // Some 500 KB: more than a socket holds.
+        let mut deaf = daemon.connect()?;
+        deaf.send("get=1\n\n")?;
+        std::thread::sleep(Duration::from_millis(200));
+        let mut other = daemon.connect()?;
+        other.within(Duration::from_secs(3))?;
+        let number = other.set("listen_port=41820\n")?;
+        ensure!(number == 0, "errno={number}");
+        ensure!(other.get()?.device("listen_port") == Some("41820"), "not configured");
+        ensure!(deaf.answer()?.ends_with("errno=0\n\n"), "the late reader's answer is cut off");
         Ok(())
     }),
     check("half_a_request_blocks_nobody", |stage| {
