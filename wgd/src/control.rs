@@ -9,12 +9,14 @@ mod link;
 mod names;
 mod preshared;
 mod probe;
+mod routes;
 mod uapi;
 mod uapi_door;
 mod unlinked;
 
 pub(crate) use follow::Watched;
 pub use link::LinkMonitor;
+pub use routes::RouteMonitor;
 pub use uapi_door::UapiDoor;
 pub use unlinked::Unlinked;
 
@@ -91,6 +93,8 @@ pub struct Parts {
     pub unlinked: Unlinked,
     /// Says when the interface's MTU changes.
     pub link: LinkMonitor,
+    /// Says when the system's routes change.
+    pub routes: RouteMonitor,
     /// The admin socket.
     pub admin: Option<UnixListener>,
     /// Where metrics are served.
@@ -215,6 +219,7 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
     }
     serving.spawn(names::follow(Arc::clone(&control), names, without_answer));
     serving.spawn(parts.link.follow(control.data.clone()));
+    serving.spawn(parts.routes.follow(control.data.clone()));
     control.metrics.netcfg(control.netcfg.is_there());
     let notify = Arc::new(notify);
 

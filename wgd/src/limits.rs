@@ -36,6 +36,11 @@ pub const UAPI_REQUEST_TIME: Duration = Duration::from_secs(30);
 pub const UAPI_IDLE_TIME: Duration = Duration::from_secs(60);
 /// The longest configuration file, on the same grounds as the longest `set`.
 pub const CONFIG_BYTES: u64 = 16 << 20;
+/// How long after a look at changed routes the next look comes at the earliest, and how much longer for each peer
+/// that the kernel was asked about: a host with all the routes of the Internet hears of changes without end.
+pub const ROUTES_PERIOD: Duration = Duration::from_millis(5);
+/// As above; a question takes some microseconds.
+pub const ROUTES_PERIOD_PER_PEER: Duration = Duration::from_micros(50);
 /// How long the data thread may take to answer the control thread before that is called a fault.
 pub const ANSWER_TIME: Duration = Duration::from_secs(10);
 /// How long netcfg may take to answer; longer than any of its own waits. Then it counts as gone, for a late

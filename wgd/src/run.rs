@@ -5,7 +5,7 @@
 use crate::clock_state::ClockState;
 use crate::conf::{self, Tunnel};
 use crate::config::{Cli, Config, Profile};
-use crate::control::{self, LinkMonitor, Parts, UapiDoor, Unlinked};
+use crate::control::{self, LinkMonitor, Parts, RouteMonitor, UapiDoor, Unlinked};
 use crate::events::Events;
 use crate::io::{self, DataPlane, Ended, Handle};
 use crate::metrics::Metrics;
@@ -74,6 +74,7 @@ pub struct Opened {
     signals: Signals,
     unlinked: Unlinked,
     link: LinkMonitor,
+    routes: RouteMonitor,
     notify: Notify,
     registry: Registry,
     process: ProcessMetrics,
@@ -353,6 +354,7 @@ pub fn acquire(
             None => Unlinked::never(),
         },
         link: LinkMonitor::open(&privileged, namespace.as_ref(), index).context("open netlink")?,
+        routes: RouteMonitor::open().context("open netlink")?,
         notify: Notify::from_environment(&privileged).context("NOTIFY_SOCKET")?,
         process: ProcessMetrics::open(&registry)?,
         clock_state: open_clock_state(&config, &registry)?,
@@ -400,7 +402,7 @@ impl Unprivileged {
         let Opened {
             config, tunnel, runtime, netcfg, tun, mtu, sockets, doors, signals, unlinked, link, ..
         } = self.opened;
-        let Opened { notify, registry, process, clock_state, .. } = self.opened;
+        let Opened { routes, notify, registry, process, clock_state, .. } = self.opened;
         let (data, inbox) = io::channel()?;
         let (event_sender, device_events) = mpsc::channel(limits::EVENT_QUEUE);
         let mut device = Device::new();
@@ -431,6 +433,7 @@ impl Unprivileged {
             uapi,
             unlinked,
             link,
+            routes,
             admin,
             status,
             events,

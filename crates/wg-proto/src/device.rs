@@ -279,6 +279,17 @@ impl Device {
         }
     }
 
+    /// Each peer's endpoint that has an address of ours with it.
+    pub fn sources(&self) -> impl Iterator<Item = Endpoint> {
+        let peers = self.peers.iter().flatten().filter_map(|(_, peer)| peer.endpoint());
+        peers.filter(|endpoint| endpoint.local.is_some())
+    }
+
+    /// The mark of the sockets.
+    pub fn fwmark(&self) -> u32 {
+        self.fwmark
+    }
+
     /// What the device has counted.
     pub fn counters(&self) -> &Counters {
         &self.counters

@@ -430,6 +430,10 @@ impl Peer {
         self.wire.endpoint = Some(endpoint);
     }
 
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        self.wire.endpoint
+    }
+
     /// Lets the kernel choose our address for `remote` again.
     pub(crate) fn forget_source(&mut self, remote: SocketAddr) {
         if let Some(endpoint) = self.wire.endpoint.as_mut().filter(|endpoint| endpoint.remote == remote) {

@@ -10,13 +10,17 @@
 //! ```
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Result;
 use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::trio::{Trio, Tunnels, cable, ping};
+use culvert_netns::wait;
 
 /// wgd stays the user who starts it, as other implementations do, and says so.
 const STOCK: &[&str] = &["no user is configured"];
+
+const BOUND: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let scenario =
@@ -50,6 +54,7 @@ fn main() -> ExitCode {
             replies_leave_from(scene, "[fd00:aa::2]")
         }),
         scenario("replies_leave_from_an_address_of_another_interface", another_interface),
+        scenario("the_source_follows_a_better_route", better_route),
     ])
 }
 
@@ -125,4 +130,33 @@ fn another_interface(scene: &Scene) -> Result<()> {
     trio.left.host.execute("ip address add 10.50.0.1/24 dev veth3")?;
     trio.right.host.execute("ip route add 10.50.0.0/24 dev veth2")?;
     ask_at(&trio, "10.50.0.1")
+}
+
+/// ```text
+///  left                       right
+///  10.0.0.1 veth1 ──── veth2 10.0.0.2
+///  10.0.0.3 veth3 ──── veth4
+/// ```
+fn better_route(scene: &Scene) -> Result<()> {
+    let (trio, _tunnels) = over_cable(scene, &["10.0.0.1/24"], &["10.0.0.2/24"])?;
+    let (left, right) = (&trio.left.host, &trio.right.host);
+    trio.cable("veth3", "veth4")?;
+    left.execute("ip address add 10.0.0.3/24 dev veth3")?;
+    for interface in ["veth1", "veth3"] {
+        left.execute(&format!("ip route flush dev {interface}"))?;
+    }
+    for (host, interface) in [(left, "veth1"), (left, "all"), (right, "veth4"), (right, "all")] {
+        host.sysctl(&format!("ipv4/conf/{interface}/rp_filter"), "0")?;
+    }
+    left.execute("ip route add 10.0.0.0/24 dev veth1 src 10.0.0.1 metric 2")?;
+    trio.left.set(&format!("peer {} endpoint 10.0.0.2:2", trio.right.keys.public))?;
+    ping(left, trio.right.inner.v4)?;
+    trio.right.sees(&trio.left.keys, "10.0.0.1:1")?;
+    left.execute("ip route add 10.0.0.0/24 dev veth3 src 10.0.0.3 metric 1")?;
+    // The kernel's tests look after one ping; here the news of the route goes by a socket of its own, and packets do not
+    // wait for it.
+    wait::until("the other source", BOUND, || {
+        ping(left, trio.right.inner.v4)?;
+        trio.right.sees(&trio.left.keys, "10.0.0.3:1")
+    })
 }

@@ -3,13 +3,13 @@ use crate::limits;
 use linux::udp::UdpSockets;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use wg_proto::{Counters, DeviceState, DeviceUpdate, PeerIdentity, Probed, Probes, PublicKey};
+use wg_proto::{Counters, DeviceState, DeviceUpdate, Endpoint, PeerIdentity, Probed, Probes, PublicKey};
 
 /// Takes an answer away; called on the data thread, so it must not block.
 pub(crate) type Reply<T> = Box<dyn FnOnce(T) + Send>;
@@ -51,6 +51,10 @@ pub enum Command {
     ProbeAll(Reply<Vec<(PublicKey, Probed)>>),
     /// What probes have shown.
     Probes(Reply<Vec<(PublicKey, Probes)>>),
+    /// The mark of the sockets, and each peer's endpoint that has a remembered address of ours.
+    Sources(Reply<(u32, Vec<Endpoint>)>),
+    /// Packets to this remote address are to leave from where the system likes.
+    ForgetSource(SocketAddr),
     /// The interface's MTU changed.
     Mtu(u16),
     /// Close everything and return.

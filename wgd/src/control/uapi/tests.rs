@@ -35,6 +35,7 @@ fn serve_device(inbox: Inbox) {
             Some(
                 Command::Addresses(_) | Command::Probe { .. } | Command::ProbeAll(_) | Command::Probes(_),
             ) => {}
+            Some(Command::Sources(_) | Command::ForgetSource(_)) => {}
             Some(Command::Stop) => return,
             None => std::thread::sleep(Duration::from_millis(1)),
         }
