@@ -31,7 +31,7 @@ Examples:\n  \
   culvert ls c5/2026/                          what is there\n  \
   culvert get c5/2026/visits.csv               fetch it; refuses to overwrite\n  \
   culvert get c5/study.sql - | psql            fetch it into a program\n\n  \
-  culvert tunnel status                        peers, handshakes, transfer\n  \
+  culvert tunnel status                        peers, handshakes, loss, round trips\n  \
   culvert audit trail --cohort c5 --days 7     who did what\n  \
   culvert key gen --out wg0.key                make a WireGuard key\n\n\
 With --json, standard output is JSON: one object, or one per line where there are many. An error is one JSON \

@@ -51,6 +51,14 @@ impl Console {
         writeln!(std::io::stdout().lock(), "{text}").map_err(|error| Failure::output(&error))
     }
 
+    /// What a person should know meanwhile.
+    #[expect(clippy::print_stderr, reason = "it is no part of the result")]
+    pub(crate) fn say(self, text: &str) {
+        if !self.json && !self.quiet {
+            eprintln!("culvert: {text}");
+        }
+    }
+
     /// Something that should not stay as it is and stops nothing. With JSON standard error is for the one error.
     #[expect(clippy::print_stderr, reason = "a warning belongs beside the result, not into it")]
     pub(crate) fn warn(self, text: &str) {

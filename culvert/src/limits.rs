@@ -26,8 +26,10 @@ pub(crate) const PROGRESS_LINE_EVERY: Duration = Duration::from_secs(2);
 pub(crate) const WATCH_EVERY: Duration = Duration::from_millis(250);
 /// A tunnel's control socket answers at once; `tunnel check` promises to end within a second.
 pub(crate) const UAPI_TIMEOUT: Duration = Duration::from_millis(500);
-/// Names are a courtesy that must not keep a check waiting.
-pub(crate) const NAMES_TIMEOUT: Duration = Duration::from_millis(300);
+/// For so long `tunnel check` waits for all it asks.
+pub(crate) const CHECK_TIMEOUT: Duration = Duration::from_millis(800);
+/// wgd answers at once, unless it has thousands of peers.
+pub(crate) const WGD_TIMEOUT: Duration = Duration::from_secs(3);
 /// A device with 10,000 peers answers with about 5 MB.
 pub(crate) const UAPI_BYTES_AT_MOST: u64 = 64 * 1024 * 1024;
 /// A configuration is a page or two.

@@ -1,9 +1,12 @@
 //! The tunnel, as its control socket tells it.
 
 pub(crate) mod check;
+mod follow;
 pub(crate) mod names;
 pub(crate) mod status;
+mod table;
 pub(crate) mod uapi;
+mod wgd;
 
 use std::path::{Path, PathBuf};
 
@@ -14,7 +17,16 @@ use crate::failure::Failure;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum TunnelCommand {
-    /// Show interfaces and peers: key, endpoint, age of the last handshake, transfer
+    /// Show interfaces and peers: state, handshake, transfer, loss, round trip, endpoint, allowed IPs
+    #[command(after_help = "\
+HANDSHAKE is the age of the last one; keys end after 3 minutes, and then a peer is down. LOSS is the share of \
+the peer's recent datagrams that never came. RTT is measured by an echo in the tunnel (--probe, or \
+probe_interval_seconds in wgd.toml), else it is that of the last handshake that began here. LOSS and RTT need \
+wgd's admin socket.\n\n\
+Examples:\n  \
+  culvert tunnel status --probe\n  \
+  culvert tunnel status --follow\n  \
+  culvert tunnel status wg0 --json | jq '.peers[] | {name, loss_ratio, rtt_ms}'")]
     Status(status::StatusArguments),
     /// Is the tunnel up? Exit code 0 or 1, within a second; for health checks
     #[command(after_help = "\

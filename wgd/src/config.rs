@@ -165,9 +165,9 @@ impl Config {
             tun_netns: cli.tun_netns.clone().or(raw.tun_netns),
             wireguard_dir: raw.wireguard_dir.unwrap_or_else(|| WIREGUARD_DIRECTORY.into()),
             uapi_directory: raw.uapi_directory.unwrap_or_else(|| UAPI_DIRECTORY.into()),
-            state_directory: raw.state_directory.or_else(|| {
-                Some(PathBuf::from(STATE_DIRECTORY)).filter(|directory| directory.is_dir())
-            }),
+            state_directory: raw
+                .state_directory
+                .or_else(|| Some(PathBuf::from(STATE_DIRECTORY)).filter(|directory| directory.is_dir())),
             log: cli.log_options(),
             file,
         })

@@ -257,7 +257,10 @@ impl DataPlane {
                     let since = self.device.last_handshake_by_source(source);
                     reply(self.device.peer_by_source(source).map(|peer| PeerIdentity { since, ..peer }));
                 }
-                Command::Addresses(addresses) => self.device.set_addresses(addresses),
+                Command::Addresses(addresses) => {
+                    self.out.tun.set_own_addresses(addresses.clone());
+                    self.device.set_addresses(addresses);
+                }
                 Command::Probe { peer, reply } => {
                     reply(self.device.probe(&peer, now, &mut self.out));
                     // It counts from now, so it must not wait for the rest of this turn.

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 
 mod client;
 
-pub use client::{CallError, call};
+pub use client::{CallError, call, follow};
 
 /// The longest request line.
 const MAX_REQUEST_BYTES: usize = 64 * 1024;

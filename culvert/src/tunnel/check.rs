@@ -1,15 +1,17 @@
 //! `culvert tunnel check`: one question, answered by the exit code.
 
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, Receiver};
 use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 
-use super::uapi::{self, PeerView};
-use super::{SocketArguments, names, status};
+use super::uapi::{self, DeviceView, PeerView, QueryError};
+use super::{SocketArguments, names, status, wgd};
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::limits::SESSION_LIFE;
+use crate::limits::{CHECK_TIMEOUT, SESSION_LIFE};
 
 #[derive(Debug, Args)]
 pub(crate) struct CheckArguments {
@@ -34,12 +36,29 @@ struct Verdict {
 
 pub(crate) fn run(arguments: &CheckArguments, console: Console) -> Result<(), Failure> {
     let sockets = &arguments.sockets;
-    let known = names::ask(&sockets.wgd_socket);
+    let deadline = daemon::Clock.now() + CHECK_TIMEOUT;
+    let left = || deadline.saturating_duration_since(daemon::Clock.now());
+    // All at once, so that those who do not answer take their time together.
+    let asked_for_names = wgd::ask(&sockets.wgd_socket);
+    let asked: Vec<_> = sockets
+        .interfaces()?
+        .into_iter()
+        .map(|interface| {
+            let socket = sockets.socket(&interface);
+            let answer = ask(&socket);
+            (interface, socket, answer)
+        })
+        .collect();
+    let mut devices = Vec::new();
+    for (interface, socket, answer) in asked {
+        let late = || Err(QueryError::Broken(std::io::ErrorKind::TimedOut.into()));
+        let device = answer.recv_timeout(left()).unwrap_or_else(|_| late());
+        let device = device.map_err(|error| status::failure(&socket.display().to_string(), &error))?;
+        devices.push((interface, device));
+    }
+    let known = asked_for_names.recv_timeout(left()).map(|status| names::of(&status)).unwrap_or_default();
     let mut verdicts = Vec::new();
-    for interface in sockets.interfaces()? {
-        let socket = sockets.socket(&interface);
-        let mut device = uapi::query(&socket, daemon::Clock.unix_milliseconds() / 1000)
-            .map_err(|error| status::failure(&socket.display().to_string(), &error))?;
+    for (interface, mut device) in devices {
         names::apply(&known, &mut device);
         let wanted = |peer: &&PeerView| arguments.peer.as_deref().is_none_or(|wanted| is(peer, wanted));
         let max_age = Duration::from_secs(arguments.max_age);
@@ -58,6 +77,19 @@ pub(crate) fn run(arguments: &CheckArguments, console: Console) -> Result<(), Fa
         0 => Ok(()),
         down => Err(Failure::failed(format!("{down} of {} peers down", verdicts.len()))),
     }
+}
+
+/// On a thread of its own, for a daemon may hang, or answer byte by byte.
+fn ask(socket: &Path) -> Receiver<Result<DeviceView, QueryError>> {
+    let (sender, answer) = mpsc::channel();
+    let socket: PathBuf = socket.to_owned();
+    let asking = std::thread::Builder::new().name("check".to_owned()).spawn(move || {
+        // Nobody may be waiting any more.
+        let _ = sender.send(uapi::query(&socket, daemon::Clock.unix_milliseconds() / 1000));
+    });
+    // Without a thread the sender is gone, as when nobody answers in time.
+    drop(asking);
+    answer
 }
 
 fn is(peer: &PeerView, wanted: &str) -> bool {

@@ -1,47 +1,19 @@
-//! The operator's names of peers, from wgd's admin socket.
+//! The operator's names of peers, as wgd tells them.
 //!
-//! Invariant: names are a courtesy. Where wgd does not tell them (it is not ours, it does not run, we may
-//! not ask, it is slow) the public keys stand alone, and nothing fails or waits.
+//! Invariant: names are a courtesy. Where wgd does not tell them the public keys stand alone.
 
 use std::collections::HashMap;
-use std::path::Path;
-use std::sync::mpsc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::uapi::DeviceView;
-use crate::limits::NAMES_TIMEOUT;
-
-/// The verb that wgd answers with its peers.
-const VERB: &str = "status";
 
 /// Public key (base64) → name.
 pub(crate) type Names = HashMap<String, String>;
 
-pub(crate) fn ask(socket: &Path) -> Names {
-    if !socket.exists() {
-        return Names::new();
-    }
-    let (sender, answer) = mpsc::channel();
-    let socket = socket.to_owned();
-    // On its own thread, because a call may take longer than a check has time for.
-    let asked = std::thread::Builder::new().name("names".to_owned()).spawn(move || {
-        let mut names = Names::new();
-        let answer = daemon::admin::call(&socket, VERB, json!({}), &[], |item| collect(&item, &mut names));
-        if let Ok(done) = answer {
-            collect(&done, &mut names);
-        }
-        // Nobody may be waiting any more.
-        let _ = sender.send(names);
-    });
-    match asked {
-        Ok(_) => answer.recv_timeout(NAMES_TIMEOUT).unwrap_or_default(),
-        Err(_) => Names::new(),
-    }
-}
-
-/// Takes in `{"peers": [{"public_key", "name"}]}`.
-fn collect(answer: &Value, names: &mut Names) {
+/// Those in `{"peers": [{"public_key", "name"}]}`, wgd's answer to the verb `status`.
+pub(crate) fn of(answer: &Value) -> Names {
+    let mut names = Names::new();
     for peer in answer["peers"].as_array().into_iter().flatten() {
         if let (Some(key), Some(name)) = (peer["public_key"].as_str(), peer["name"].as_str())
             && !name.is_empty()
@@ -49,6 +21,7 @@ fn collect(answer: &Value, names: &mut Names) {
             names.insert(key.to_owned(), name.to_owned());
         }
     }
+    names
 }
 
 pub(crate) fn apply(names: &Names, device: &mut DeviceView) {
@@ -59,24 +32,18 @@ pub(crate) fn apply(names: &Names, device: &mut DeviceView) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::tunnel::uapi::PeerView;
 
     #[test]
     fn names_go_to_their_keys() {
-        let mut names = Names::new();
-        collect(
-            &json!({"peers": [{"public_key": "A=", "name": "web1"}, {"public_key": "B=", "name": ""}]}),
-            &mut names,
-        );
+        let names =
+            of(&json!({"peers": [{"public_key": "A=", "name": "web1"}, {"public_key": "B=", "name": ""}]}));
         let peer = |key: &str| PeerView { public_key: key.into(), ..PeerView::default() };
         let mut device = DeviceView { peers: vec![peer("A="), peer("B=")], ..DeviceView::default() };
         apply(&names, &mut device);
         assert_eq!((device.peers[0].name.as_deref(), device.peers[1].name.as_deref()), (Some("web1"), None));
-    }
-
-    #[test]
-    fn a_missing_daemon_costs_nothing() {
-        assert!(ask(Path::new("/nonexistent/wgd.sock")).is_empty());
     }
 }

@@ -3,6 +3,7 @@
 //! Invariant: the private and pre-shared keys in the answer are wiped and go no further; only the public
 //! key that follows from the former is kept.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -11,19 +12,26 @@ use serde::Serialize;
 use wg_proto::{KeyError, PublicKey, SecretKey};
 use zeroize::Zeroizing;
 
-use crate::limits::{UAPI_BYTES_AT_MOST, UAPI_TIMEOUT};
+use crate::limits::{SESSION_LIFE, UAPI_BYTES_AT_MOST, UAPI_TIMEOUT};
 
 /// A device.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, PartialEq, Serialize)]
 pub(crate) struct DeviceView {
     pub(crate) public_key: Option<String>,
     pub(crate) listen_port: Option<u16>,
     pub(crate) fwmark: Option<u32>,
+    /// This and what follows wgd alone can tell.
+    pub(crate) mtu: Option<u16>,
+    /// Whether there is a wgd-netcfg.
+    pub(crate) netcfg: Option<bool>,
+    pub(crate) under_load: Option<bool>,
+    /// By reason.
+    pub(crate) drops: Option<BTreeMap<String, u64>>,
     pub(crate) peers: Vec<PeerView>,
 }
 
 /// A peer.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct PeerView {
     /// The operator's word for it, if wgd told it.
     pub(crate) name: Option<String>,
@@ -38,6 +46,36 @@ pub(crate) struct PeerView {
     pub(crate) receive_bytes: u64,
     pub(crate) transmit_bytes: u64,
     pub(crate) persistent_keepalive_seconds: Option<u16>,
+    /// This and what follows wgd alone can tell.
+    pub(crate) up_seconds: Option<u64>,
+    /// Share of the peer's recent datagrams that never came.
+    pub(crate) loss_ratio: Option<f64>,
+    pub(crate) rtt_ms: Option<f64>,
+    /// `probe` or `handshake`.
+    pub(crate) rtt_from: Option<String>,
+    /// What came of the probe that was asked for with this question.
+    pub(crate) probe: Option<String>,
+}
+
+/// How a peer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// The keys of its last handshake are good.
+    Up,
+    /// They have run out.
+    Down,
+    /// It never completed one.
+    Never,
+}
+
+impl PeerView {
+    pub(crate) fn state(&self) -> State {
+        match self.last_handshake_age_seconds {
+            Some(age) if age <= SESSION_LIFE.as_secs() => State::Up,
+            Some(_) => State::Down,
+            None => State::Never,
+        }
+    }
 }
 
 /// Why a device could not be asked.

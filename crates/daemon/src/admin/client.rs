@@ -1,6 +1,7 @@
 //! The calling side of the admin socket, blocking: for the command line.
 
 use std::io::{self, BufRead, BufReader, Write};
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -43,6 +44,29 @@ pub fn call(
     descriptors: &[BorrowedFd<'_>],
     mut on_item: impl FnMut(Value),
 ) -> Result<Value, CallError> {
+    converse(socket, verb, args, descriptors, |item| {
+        on_item(item);
+        ControlFlow::Continue(())
+    })
+}
+
+/// As [`call`], for an answer that goes on until the daemon ends it or `on_item` has enough: then it is `null`.
+pub fn follow(
+    socket: &Path,
+    verb: &str,
+    args: Value,
+    on_item: impl FnMut(Value) -> ControlFlow<()>,
+) -> Result<Value, CallError> {
+    converse(socket, verb, args, &[], on_item)
+}
+
+fn converse(
+    socket: &Path,
+    verb: &str,
+    args: Value,
+    descriptors: &[BorrowedFd<'_>],
+    mut on_item: impl FnMut(Value) -> ControlFlow<()>,
+) -> Result<Value, CallError> {
     let mut stream = UnixStream::connect(socket)
         .map_err(|error| CallError::Connect { path: socket.to_path_buf(), error })?;
     stream.set_read_timeout(Some(ANSWER_TIME))?;
@@ -55,7 +79,9 @@ pub fn call(
         let mut answer: Value =
             serde_json::from_str(&line).map_err(|error| CallError::Malformed(error.to_string()))?;
         if let Some(item) = answer.get_mut("item") {
-            on_item(item.take());
+            if on_item(item.take()).is_break() {
+                return Ok(Value::Null);
+            }
         } else if let Some(done) = answer.get_mut("done") {
             return Ok(done.take());
         } else if let Some(error) = answer.get_mut("error") {
