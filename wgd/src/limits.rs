@@ -18,6 +18,11 @@ pub const PACKET_BYTES: usize = 65_535;
 
 // Our choice.
 
+/// How often a socket of the daemon's is tried for while it is in use, and the pause between: half a second in all,
+/// several times what a predecessor takes to end after its interface was deleted.
+pub const PREDECESSOR_TRIES: u32 = 25;
+/// See [`PREDECESSOR_TRIES`].
+pub const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 /// Packets taken from one descriptor before the other has its turn: enough to fill a batch of datagrams.
 pub const PACKETS_PER_TURN: usize = 64;
 /// Requests from the control thread that may wait for the data thread; each waits for its answer.

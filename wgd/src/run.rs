@@ -10,6 +10,7 @@ use crate::events::Events;
 use crate::io::{self, DataPlane, Ended, Handle};
 use crate::metrics::Metrics;
 use crate::netcfg::{Answer, Netcfg, NetcfgError, Request, Setup};
+use crate::predecessor::outwait;
 use crate::socket_file::bind_for;
 use crate::{limits, sandbox};
 use anyhow::{Context as _, anyhow};
@@ -337,8 +338,9 @@ pub fn acquire(
     if let Some((routes, table)) = tunnel.routes(namespace.is_some()) {
         netcfg.set_routes(&routes, table).map_err(refused)?;
     }
-    let bind = Request::Bind { port: tunnel.listen_port(), mark: tunnel.fwmark() };
-    let sockets = UdpSockets::from_descriptors(ask(&mut netcfg, bind)?.1).context("UDP sockets")?;
+    let bind = || Request::Bind { port: tunnel.listen_port(), mark: tunnel.fwmark() };
+    let bound = outwait(|| netcfg.ask(bind(), &[]), |error| error.errno() == libc::EADDRINUSE);
+    let sockets = UdpSockets::from_descriptors(bound.map_err(refused)?.1).context("UDP sockets")?;
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guard = runtime.enter();
@@ -528,14 +530,15 @@ fn open_doors(config: &Config, listeners: &mut ListenFds, uapi: Option<UapiDoor>
         Some(uapi) => uapi,
         None => {
             let path = config.uapi_socket();
-            let listener = bind_unix_listener(&path, 0o600, None).map_err(|error| refuse(&path, error))?;
-            UapiDoor::Listener(listener)
+            let bound = outwait(|| bind_unix_listener(&path, 0o600, None), is_in_use);
+            UapiDoor::Listener(bound.map_err(|error| refuse(&path, error))?)
         }
     };
     let admin = match (listeners.unix(ADMIN)?, &config.admin_socket) {
         (Some(listener), _) => Some(listener),
         (None, Some(path)) => {
-            let bound = bind_for(&config.admin_uids, |mode, owner| bind_unix_listener(path, mode, owner));
+            let bind = || bind_for(&config.admin_uids, |mode, owner| bind_unix_listener(path, mode, owner));
+            let bound = outwait(bind, is_in_use);
             Some(bound.map_err(|error| refuse(path, error))?)
         }
         (None, None) => None,
@@ -546,7 +549,7 @@ fn open_doors(config: &Config, listeners: &mut ListenFds, uapi: Option<UapiDoor>
             if !address.ip().is_loopback() {
                 tracing::warn!(%address, "metrics_listen: peers' keys and traffic are shown to whoever reaches it");
             }
-            let listener = TcpListener::bind(address)
+            let listener = outwait(|| TcpListener::bind(address), is_in_use)
                 .with_context(|| format!("metrics_listen {address}"))
                 .map_err(|error| fail(exit::OS, error))?;
             listener.set_nonblocking(true)?;
@@ -556,13 +559,18 @@ fn open_doors(config: &Config, listeners: &mut ListenFds, uapi: Option<UapiDoor>
     };
     let events = match &config.events_socket {
         Some(path) => {
-            let bound = bind_for(&config.whois_uids, |mode, owner| DatagramSocket::bind(path, mode, owner));
+            let bind = || bind_for(&config.whois_uids, |mode, owner| DatagramSocket::bind(path, mode, owner));
+            let bound = outwait(bind, is_in_use);
             let socket = bound.map_err(|error| refuse(path, error))?;
             Some(Events::new(socket, config.event_listeners.clone(), config.whois_uids.clone())?)
         }
         None => None,
     };
     Ok(Doors { uapi, admin, status, events })
+}
+
+fn is_in_use(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::AddrInUse
 }
 
 fn ask(netcfg: &mut Netcfg, request: Request) -> anyhow::Result<(Answer, Vec<std::os::fd::OwnedFd>)> {
