@@ -55,6 +55,21 @@ pub(super) const CHECKS: &[Check] = &[
         next.set("listen_port=51820\n")?;
         next.up("10.100.0.10/24")
     }),
+    check("next_daemon_may_start_while_the_one_before_is_ending", |stage| {
+        for _ in 0..5 {
+            stage
+                .run(&["sh", "-c", &format!("{0} {INTERFACE} && ip link del {INTERFACE}", stage.path())])?
+                .success()?;
+        }
+        stage.run(&[stage.path(), INTERFACE])?.success()?;
+        let number = crate::uapi::Uapi::connect(stage.host())?.set("listen_port=51820\n")?;
+        ensure!(number == 0, "errno={number}");
+        // Those before it are gone, and took nothing of the last one with them.
+        std::thread::sleep(AT_ONCE);
+        let processes = stage.processes()?;
+        ensure!(processes.len() == 1, "{} processes", processes.len());
+        crate::uapi::Uapi::connect(stage.host())?.get().map(drop)
+    }),
     check("removed_socket_ends_it_with_0", |stage| {
         let mut daemon = stage.start()?;
         fs::remove_file(stage.host().path(SOCKET)).context("remove the socket")?;
