@@ -34,6 +34,8 @@ pub struct Tunnel {
     has_key_file: bool,
     /// A key stood in the file itself.
     holds_keys: bool,
+    /// Keys that are never to be a peer's again.
+    pub denied: Vec<PublicKey>,
 }
 
 /// An endpoint by host name.
@@ -74,6 +76,7 @@ impl Tunnel {
             key_created: None,
             has_key_file: false,
             holds_keys: false,
+            denied: Vec::new(),
         }
     }
 
@@ -126,10 +129,19 @@ impl Tunnel {
     ) -> Result<Self, ConfError> {
         let mut conf = wg_proto::conf::parse(&path.display().to_string(), text)?;
         let holds_keys = holds_keys(&conf);
+        let denied = crate::netcfg::denied(text);
         let has_key_file = matches!(conf.private_key, KeySource::Elsewhere { .. });
         conf.read_keys(|place| read_text(&open(place)?))?;
         let names = host_names(&conf);
-        Ok(Self { conf: Some(conf), names, policy: None, key_created: None, has_key_file, holds_keys })
+        Ok(Self {
+            conf: Some(conf),
+            names,
+            policy: None,
+            key_created: None,
+            has_key_file,
+            holds_keys,
+            denied,
+        })
     }
 
     /// For a device that has just been made.

@@ -7,8 +7,10 @@ mod admin;
 mod follow;
 mod link;
 mod names;
+mod path_mtu;
 mod preshared;
 mod probe;
+mod rotation;
 mod routes;
 mod uapi;
 mod uapi_door;
@@ -45,7 +47,7 @@ use std::time::Instant;
 use tokio::sync::{Mutex, mpsc, oneshot, watch};
 use tokio::task::JoinSet;
 use wg_proto::uapi::Epoch;
-use wg_proto::{DeviceEvent, DeviceState, DeviceUpdate};
+use wg_proto::{DeviceEvent, DeviceState, DeviceUpdate, RotationOutput};
 
 /// What the control thread works with.
 pub struct Control {
@@ -61,6 +63,8 @@ pub struct Control {
     names: watch::Sender<Vec<HostName>>,
     /// Operators who watch events.
     watched: Watched,
+    /// Operators who wait for a rotation.
+    rotations: Watched,
 }
 
 /// What outlives a change: the sockets, once more, for a later mark; and what was asked of them.
@@ -85,6 +89,8 @@ pub struct Parts {
     pub tunnel: Tunnel,
     /// Events of the data thread.
     pub device_events: mpsc::Receiver<DeviceEvent>,
+    /// Rotations of the data thread.
+    pub rotations: mpsc::Receiver<RotationOutput>,
     /// The data thread's last word.
     pub ended: oneshot::Receiver<Ended>,
     /// The configuration socket.
@@ -176,6 +182,7 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
         lockdown: sealed.lockdown().clone(),
         names: names_changed,
         watched: Watched::new(limits::WATCHED_EVENTS),
+        rotations: Watched::new(limits::WATCHED_EVENTS),
     });
 
     // What is in here must not be missing: a panic in one of them ends the daemon.
@@ -196,6 +203,7 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
         serving.spawn(logged("admin socket", daemon::admin::serve(listener, uids, handler)));
     }
     let readiness = Readiness::new();
+    let path_mtu = path_mtu::PathMtu::register(&parts.registry)?;
     if let Some(state) = parts.clock_state {
         let condition = readiness.condition("clock", false);
         let data = control.data.clone();
@@ -216,8 +224,10 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
     serving.spawn(events::run(interface, parts.events, parts.device_events, data, epoch, inside));
     if let Some(every) = control.config.probe_interval {
         serving.spawn(probe::periodically(control.data.clone(), every));
+        serving.spawn(path_mtu::follow(Arc::clone(&control), path_mtu));
     }
     serving.spawn(names::follow(Arc::clone(&control), names, without_answer));
+    serving.spawn(rotation::follow(Arc::clone(&control), parts.rotations));
     serving.spawn(parts.link.follow(control.data.clone()));
     serving.spawn(parts.routes.follow(control.data.clone()));
     control.metrics.netcfg(control.netcfg.is_there());

@@ -160,6 +160,9 @@ fn describe(event: &DeviceEvent) -> Option<(What, &wg_proto::PeerIdentity)> {
 }
 
 fn count(event: &DeviceEvent, metrics: &Metrics) {
+    if let DeviceEvent::KeyChanged { key, .. } = event {
+        metrics.key_changed(key_name(*key));
+    }
     match event {
         DeviceEvent::Handshake { peer, took: Some(took) } => metrics.handshake(peer.public_key, *took),
         DeviceEvent::KeyChanged { peer, key: ChangedKey::Own } => {
@@ -171,6 +174,14 @@ fn count(event: &DeviceEvent, metrics: &Metrics) {
         | DeviceEvent::Roamed { .. }
         | DeviceEvent::KeyChanged { key: ChangedKey::Preshared | ChangedKey::Peer, .. }
         | DeviceEvent::Unanswered { .. } => {}
+    }
+}
+
+fn key_name(key: ChangedKey) -> &'static str {
+    match key {
+        ChangedKey::Own => "own",
+        ChangedKey::Peer => "peer",
+        ChangedKey::Preshared => "preshared",
     }
 }
 
@@ -193,11 +204,7 @@ fn in_detail(interface: &str, event: &DeviceEvent) -> Option<Value> {
             told["to"] = json!(to.to_string());
         }
         DeviceEvent::KeyChanged { key, .. } => {
-            told["key"] = json!(match key {
-                ChangedKey::Own => "own",
-                ChangedKey::Peer => "peer",
-                ChangedKey::Preshared => "preshared",
-            });
+            told["key"] = json!(key_name(*key));
         }
         DeviceEvent::PeerUp { .. } | DeviceEvent::PeerDown { .. } | DeviceEvent::Unanswered { .. } => {}
     }

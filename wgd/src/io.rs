@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
 use tun::TunSide;
 use udp::UdpSide;
-use wg_proto::{Device, DeviceEvent, DropReason, Endpoint, Output, PeerIdentity};
+use wg_proto::{Device, DeviceEvent, DropReason, Endpoint, Output, PeerIdentity, RotationOutput};
 
 /// Why the data thread ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +51,7 @@ struct Sides {
     udp: UdpSide,
     events: Sender<DeviceEvent>,
     events_lost: u64,
+    rotations: Option<Sender<RotationOutput>>,
 }
 
 /// What `poll` said.
@@ -76,6 +77,13 @@ impl Output for Sides {
             self.events_lost += 1;
         }
     }
+
+    fn rotation(&mut self, output: RotationOutput) {
+        // What is lost is said again.
+        if let Some(rotations) = &self.rotations {
+            let _ = rotations.try_send(output);
+        }
+    }
 }
 
 impl Sides {
@@ -96,7 +104,13 @@ impl DataPlane {
         events: Sender<DeviceEvent>,
         mtu: u16,
     ) -> Self {
-        let out = Sides { tun: TunSide::new(tun, mtu), udp: UdpSide::new(udp), events, events_lost: 0 };
+        let out = Sides {
+            tun: TunSide::new(tun, mtu),
+            udp: UdpSide::new(udp),
+            events,
+            events_lost: 0,
+            rotations: None,
+        };
         Self {
             device,
             received: ReceiveBatch::new(),
@@ -105,6 +119,13 @@ impl DataPlane {
             inbox,
             clock: Clock,
         }
+    }
+
+    /// Tells of rotations, and has new keys written down.
+    #[must_use]
+    pub fn with_rotations(mut self, rotations: Sender<RotationOutput>) -> Self {
+        self.out.rotations = Some(rotations);
+        self
     }
 
     /// Knows the interface's own addresses: its own connections need no help to fit into the tunnel.
@@ -270,9 +291,21 @@ impl DataPlane {
                     reply(self.device.probe_all(now, &mut self.out));
                     self.flush();
                 }
+                Command::ProbePath { peer, bytes, reply } => {
+                    reply(self.device.probe_path(&peer, bytes, now, &mut self.out));
+                    self.flush();
+                }
+                Command::PathProbes(reply) => reply(self.device.path_probes(now).collect()),
                 Command::Probes(reply) => reply(self.device.probes(now).collect()),
                 Command::Sources(reply) => reply((self.device.fwmark(), self.device.sources().collect())),
                 Command::ForgetSource(remote) => self.device.forget_source(remote),
+                Command::Rotate { request, reply } => {
+                    reply(self.device.rotate(&request, now, &mut self.out));
+                }
+                Command::Kept { ticket, kept, done } => {
+                    self.device.kept(ticket, &kept, now, &mut self.out);
+                    done(());
+                }
                 Command::Mtu(mtu) => self.set_mtu(mtu),
                 Command::Stop => return false,
             }

@@ -27,6 +27,10 @@ pub const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 pub const PACKETS_PER_TURN: usize = 64;
 /// Requests from the control thread that may wait for the data thread; each waits for its answer.
 pub const CONTROL_QUEUE: usize = 16;
+/// What the data thread says about rotations; what finds no room is said again.
+pub const ROTATION_QUEUE: usize = 64;
+/// How long an operator is kept waiting for the verdict on a rotation, which goes on all the same.
+pub const ROTATION_TIME: Duration = Duration::from_secs(90);
 /// Events on their way from the data thread to the listeners; beyond it they are dropped and counted.
 pub const EVENT_QUEUE: usize = 256;
 /// Connections on the UAPI socket at once; wgctrl programs keep one each. Beyond it the longest idle one goes.
@@ -69,6 +73,20 @@ pub const CLOCK_STATE_PERIOD: Duration = Duration::from_secs(5);
 pub const READINESS_PERIOD: Duration = Duration::from_millis(250);
 /// The longest pause between two probes: beyond it a round trip says nothing about the present.
 pub const PROBE_INTERVAL_MAX: Duration = Duration::from_secs(3600);
+/// How often it is looked whether full-sized packets still come through to a peer.
+pub const PATH_PERIOD: Duration = Duration::from_secs(60);
+/// How often it is looked whether there are keys for that.
+pub const PATH_LOOK: Duration = Duration::from_secs(3);
+/// The pause between two packets of that search; above `wg_proto`'s wait for an answer.
+pub const PATH_STEP: Duration = Duration::from_millis(1_100);
+/// A length counts as too long when so many packets of it in a row found no answer.
+pub const PATH_MISSES: u8 = 3;
+/// Every IPv4 path carries this (RFC 791); when it finds no answer, lengths are not the reason.
+pub const PATH_LEAST: u16 = 576;
+/// How exactly the length is found.
+pub const PATH_RESOLUTION: u16 = 8;
+/// Searches that take a step at the same time.
+pub const PATH_STEPS: usize = 64;
 /// How long an operator's probe waits for its answer: the command is to end within a second.
 pub const PROBE_ANSWER: Duration = Duration::from_millis(900);
 /// How often it looks whether the answer is there.

@@ -25,6 +25,8 @@ pub struct Metrics {
     reload_successful: IntGauge,
     reload_success_at: IntGauge,
     told: Arc<Mutex<Told>>,
+    key_generation: IntCounterVec,
+    rotations: IntCounterVec,
 }
 
 /// What events have told, for the next scrape.
@@ -68,6 +70,27 @@ impl Metrics {
             "wgd_netcfg_up",
             "Whether wgd-netcfg is there to change port, mark, routes and configuration.",
         )?;
+        let key_generation = IntCounterVec::new(
+            Opts::new(
+                "wgd_key_generation",
+                "How often keys were replaced since the start, by the kind of key.",
+            ),
+            &["kind"],
+        )?;
+        for kind in ["own", "peer", "preshared"] {
+            key_generation.with_label_values(&[kind]);
+        }
+        let rotations = IntCounterVec::new(
+            Opts::new("wgd_rotations_total", "Rotations of keys that this end began, by what came of them."),
+            &["kind", "result"],
+        )?;
+        for kind in ["static", "psk"] {
+            for result in ["rotated", "degraded", "unchanged"] {
+                rotations.with_label_values(&[kind, result]);
+            }
+        }
+        registry.register(Box::new(key_generation.clone()))?;
+        registry.register(Box::new(rotations.clone()))?;
         registry.register(Box::new(netcfg.clone()))?;
         registry.register(Box::new(uapi.clone()))?;
         registry.register(Box::new(reload_successful.clone()))?;
@@ -77,7 +100,7 @@ impl Metrics {
         let told = Arc::new(Mutex::new(Told { key_created_unix, ..Told::default() }));
         let tunnel = Tunnel { interface: interface.to_owned(), data, clock: Clock, told: Arc::clone(&told) };
         registry.register(Box::new(tunnel))?;
-        Ok(Self { uapi, netcfg, reload_successful, reload_success_at, told })
+        Ok(Self { uapi, netcfg, reload_successful, reload_success_at, told, key_generation, rotations })
     }
 
     /// Counts an operation on the configuration socket.
@@ -94,6 +117,16 @@ impl Metrics {
     pub fn private_key_changed(&self, public_key: PublicKey) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         (told.key, told.key_created_unix) = (Some(public_key), Some(Clock.unix_milliseconds() / 1_000));
+    }
+
+    /// Counts a key that was replaced.
+    pub fn key_changed(&self, kind: &str) {
+        self.key_generation.with_label_values(&[kind]).inc();
+    }
+
+    /// Counts a rotation that this end began.
+    pub fn rotated(&self, kind: &str, result: &str) {
+        self.rotations.with_label_values(&[kind, result]).inc();
     }
 
     /// Notes whether the second process is there.
@@ -457,7 +490,9 @@ mod tests {
         use crate::documented;
         // Some families exist only with a peer, or once something was measured: the source has all names.
         let real = |source: &'static str| source.split("#[cfg(test)]").next().unwrap_or_default();
-        let sources = [include_str!("metrics.rs"), include_str!("clock_state.rs")].map(real).concat();
+        let sources =
+            [include_str!("metrics.rs"), include_str!("clock_state.rs"), include_str!("control/path_mtu.rs")];
+        let sources = sources.map(real).concat();
         let names = sources.split('"').skip(1).step_by(2).filter(|text| {
             ["wgd_", "wireguard_"].iter().any(|prefix| text.starts_with(prefix)) && !text.contains(' ')
         });

@@ -16,10 +16,13 @@ mod process;
 mod resolver;
 pub mod routes;
 mod rules;
+mod save_key;
 mod worker;
 
 pub use client::{Netcfg, NetcfgError, Running};
 pub use process::Setup;
+pub use save_key::SavedKey;
+pub(crate) use save_key::denied;
 
 use ipnet::IpNet;
 use policy::Policy;
@@ -67,6 +70,13 @@ pub enum Request {
     },
     /// Opens the configuration file and the key files it points to; they come as descriptors.
     ReadConfig,
+    /// Writes a rotated key in the place where the configuration has the old one.
+    SaveKey {
+        /// Which, and what.
+        key: SavedKey,
+        /// Only find out whether it could be written.
+        rehearsal: bool,
+    },
     /// Looks up a host name that stands in the configuration that was last read.
     Resolve {
         /// The name.
@@ -100,6 +110,8 @@ pub enum Answer {
         /// Its index in its namespace.
         index: u32,
     },
+    /// Whether any file says something about the key.
+    Saved(bool),
     /// The addresses of a name; none when it is unknown.
     Resolved(Vec<IpAddr>),
     /// Refused by the kernel or by a rule.

@@ -410,9 +410,12 @@ impl Unprivileged {
         let mut device = Device::new();
         device.set_mtu(mtu);
         device.set_addresses(tunnel.addresses());
+        device.deny(tunnel.denied.iter().copied());
+        let (rotation_sender, rotations) = mpsc::channel(limits::ROTATION_QUEUE);
         let mut first = tunnel.first_update();
         first.listen_port = Some(sockets.port());
         let plane = DataPlane::new(device, tun, sockets.try_clone()?, inbox, event_sender, mtu)
+            .with_rotations(rotation_sender)
             .with_own_addresses(tunnel.addresses());
         let (go, ended) = start_data_thread(plane)?;
 
@@ -431,6 +434,7 @@ impl Unprivileged {
             sockets,
             tunnel,
             device_events,
+            rotations,
             ended,
             uapi,
             unlinked,

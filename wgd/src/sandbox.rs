@@ -65,14 +65,14 @@ const LEAVE_TERMINAL: SyscallRule = allow_when(
 );
 
 /// What `wgd-netcfg` keeps: CAP_NET_ADMIN, and CAP_NET_BIND_SERVICE in stock use; reading its configuration and
-/// keys; and removing files from the directories of the sockets. It opens no file to
-/// write (the one sysctl of policy routing is open already): it runs as root, and what lies beside its configuration
-/// is read by programs that run commands from it (wg-quick).
+/// keys, and replacing them by files with a rotated key; and removing files from the directories of the sockets.
+/// It runs as root, and what lies beside its configuration is read by programs that run commands from it
+/// (wg-quick); so what it writes is put together by itself, of the old file and 32 bytes of a key (`save_key`).
 #[must_use]
 pub fn netcfg_confinement(setup: &Setup, key_directories: &[PathBuf]) -> Confinement {
     let read = key_directories.iter().map(PathBuf::as_path).chain(setup.config_path.parent());
     let remove = setup.socket_files.iter().filter_map(|path| path.parent());
-    let files = read.map(FileRule::read).chain(remove.map(FileRule::remove));
+    let files = read.map(FileRule::replace).chain(remove.map(FileRule::remove));
     let files = files.filter(|rule| rule.path().is_dir()).collect();
     let low_ports = setup.low_ports.then_some(Capability::CAP_NET_BIND_SERVICE);
     Confinement {
@@ -119,7 +119,16 @@ const NETCFG_OWN: &[SyscallRule] = &[
     allow(libc::SYS_sendmsg, "sendmsg", "answers with their descriptors"),
     allow(libc::SYS_recvfrom, "recvfrom", "netlink, the resolver"),
     allow(libc::SYS_sendto, "sendto", "netlink, the resolver"),
-    allow_when(libc::SYS_openat, "openat", READ_ONLY, "the configuration and key files; Landlock says where"),
+    allow_when(
+        libc::SYS_openat,
+        "openat",
+        READ_OR_MAKE,
+        "the configuration and key files, and a new file beside them for a rotated key; Landlock says where",
+    ),
+    allow(libc::SYS_fsync, "fsync", "a rotated key is on the disk before it is used"),
+    allow(libc::SYS_fchmod, "fchmod", "the mode of the file that it replaces"),
+    allow(libc::SYS_rename, "rename", "the new file in place of the old; Landlock says where"),
+    allow(libc::SYS_geteuid, "geteuid", "whether the file is ours to replace"),
     allow_when(
         libc::SYS_statx,
         "statx",
@@ -133,6 +142,16 @@ const NETCFG_OWN: &[SyscallRule] = &[
         &[&[Equals(1, libc::F_GETFD as u64)], &[Equals(1, libc::F_DUPFD_CLOEXEC as u64)]],
         "a copy of a descriptor, the library's check that one is open",
     ),
+];
+
+/// The same, or a file that does not exist yet.
+const READ_OR_MAKE: &[&[linux::seccomp::Condition]] = &[
+    &[Masked { argument: 2, mask: OPEN_CHANGES, value: 0 }],
+    &[Masked {
+        argument: 2,
+        mask: OPEN_CHANGES | libc::O_EXCL as u64,
+        value: (libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL) as u64,
+    }],
 ];
 
 /// `open` to read what exists: no access mode but `O_RDONLY`, nothing made, nothing cut short.

@@ -26,6 +26,7 @@ enum FileAccess {
     Read,
     ReadWrite,
     Remove,
+    Replace,
 }
 
 impl FileRule {
@@ -42,6 +43,11 @@ impl FileRule {
     /// Files beneath the directory `path` may be removed; neither read nor made.
     pub fn remove(path: impl Into<PathBuf>) -> Self {
         Self { path: path.into(), access: FileAccess::Remove }
+    }
+
+    /// Files beneath the directory `path` may be read, made, written and renamed over each other.
+    pub fn replace(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), access: FileAccess::Replace }
     }
 
     /// Where the rule begins.
@@ -92,6 +98,7 @@ pub(crate) fn restrict(
             FileAccess::Read => read,
             FileAccess::ReadWrite => read | AccessFs::from_write(KNOWN_ABI),
             FileAccess::Remove => AccessFs::RemoveFile.into(),
+            FileAccess::Replace => read | AccessFs::WriteFile | AccessFs::MakeReg | AccessFs::RemoveFile,
         };
         let rights = if is_file { rights & AccessFs::from_file(KNOWN_ABI) } else { rights };
         ruleset = ruleset.add_rule(PathBeneath::new(beneath, rights))?;

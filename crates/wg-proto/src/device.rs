@@ -260,6 +260,25 @@ impl Device {
         peers.into_iter().map(|(id, key)| (key, self.probe_peer(id, now, out))).collect()
     }
 
+    /// Asks the peer for an echo of `bytes`, to see whether a packet of that length comes through.
+    pub fn probe_path(
+        &mut self,
+        peer: &PublicKey,
+        bytes: u16,
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Option<Probed> {
+        let id = *self.by_key.get(peer)?;
+        let identifier = self.probe_identifier;
+        let Some(addresses) = self.addresses_towards(id) else { return Some(Probed::NoAddress) };
+        Some(self.with_peer(id, now, out, |peer, cx| peer.probe_path(addresses, identifier, bytes, cx)))
+    }
+
+    /// What has become of the questions of [`Device::probe_path`].
+    pub fn path_probes(&self, now: Instant) -> impl Iterator<Item = (PublicKey, Probes)> {
+        self.peers.iter().flatten().map(move |(_, peer)| (peer.public_key(), peer.path_probes(now)))
+    }
+
     /// What the probes of each peer have shown.
     pub fn probes(&self, now: Instant) -> impl Iterator<Item = (PublicKey, Probes)> {
         self.peers.iter().flatten().map(move |(_, peer)| (peer.public_key(), peer.probes(now)))

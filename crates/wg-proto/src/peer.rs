@@ -66,6 +66,8 @@ pub(crate) struct Peer {
     drops: Drops,
     gaps: Gaps,
     probe: Probe,
+    /// Asks with packets of a chosen length, whether those come back.
+    path_probe: Probe,
 }
 
 /// What a peer borrows from its device while it works.
@@ -131,6 +133,7 @@ impl Peer {
             drops: Drops::default(),
             gaps: Gaps::default(),
             probe: Probe::default(),
+            path_probe: Probe::default(),
         }
     }
 
@@ -228,9 +231,36 @@ impl Peer {
         Probed::Sent
     }
 
+    /// The same with a packet of `bytes`, apart from the other questions.
+    pub(crate) fn probe_path(
+        &mut self,
+        addresses: Addresses,
+        identifier: u16,
+        bytes: u16,
+        cx: &mut Context<'_, impl Output>,
+    ) -> Probed {
+        if self.path_probe.is_under_way(cx.now) {
+            return Probed::UnderWay;
+        }
+        let mut buffer = vec![0; usize::from(bytes)];
+        let Some(packet) = self.path_probe.write(addresses, path_identifier(identifier), &mut buffer) else {
+            return Probed::NoAddress;
+        };
+        if !self.seal_and_transmit(packet, cx) {
+            return Probed::NoSession;
+        }
+        self.path_probe.sent(addresses, cx.now);
+        Probed::Sent
+    }
+
     /// Whether a packet that this peer sent answers our question; then the TUN is none of its business.
     pub(crate) fn answers_probe(&mut self, packet: &[u8], identifier: u16, now: Instant) -> bool {
         self.probe.is_answered_by(packet, identifier, now)
+            || self.path_probe.is_answered_by(packet, path_identifier(identifier), now)
+    }
+
+    pub(crate) fn path_probes(&self, now: Instant) -> Probes {
+        self.path_probe.seen(now)
     }
 
     pub(crate) fn probes(&self, now: Instant) -> Probes {
@@ -674,6 +704,11 @@ impl Peer {
     pub(crate) fn count_drop(&mut self, reason: DropReason) {
         self.drops.count(reason, 1);
     }
+}
+
+/// Tells answers to the one kind of question from those to the other: both count from zero.
+fn path_identifier(identifier: u16) -> u16 {
+    identifier ^ 1
 }
 
 fn find<'a>(

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use packet::echo::{Addresses, EchoReply, EchoRequest};
 
-use crate::limits::our_choice::{PROBE_BYTES, PROBE_WAIT};
+use crate::limits::our_choice::PROBE_WAIT;
 
 /// What came of the wish to measure a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,15 +63,16 @@ impl Probe {
         self.open.as_ref().is_some_and(|open| now.saturating_duration_since(open.at) < PROBE_WAIT)
     }
 
-    /// Writes the next question.
+    /// Writes the next question, as long as `buffer`.
     pub(crate) fn write<'a>(
         &self,
         addresses: Addresses,
         identifier: u16,
-        buffer: &'a mut [u8; PROBE_BYTES],
+        buffer: &'a mut [u8],
     ) -> Option<&'a [u8]> {
         let sequence = self.next_sequence;
-        EchoRequest { addresses, identifier, sequence, total_length: PROBE_BYTES }.write(buffer)
+        let total_length = buffer.len();
+        EchoRequest { addresses, identifier, sequence, total_length }.write(buffer)
     }
 
     /// That question has been sent.

@@ -77,6 +77,8 @@ Examples:
   wg set wg0 listen-port 51820     works on it as on any WireGuard interface
   ip link del wg0                  ends it, as do SIGTERM and removing its socket
 
+Also as wireguard-go and boringtun-cli have it: WG_TUN_FD, WG_UAPI_FD, WG_THREADS (no effect), WG_SUDO (no effect).
+
 Signals: SIGTERM and SIGINT end it with 0; SIGHUP reads INTERFACE.conf again.
 Exit codes: 0 ended, 64 usage, 66 a file is missing, 71 the system refused, 77 not permitted, 78 configuration.
 

@@ -1,5 +1,5 @@
-//! Verbs of the admin socket: `status`, `probe`, `events` and `reload`.
-use super::{Control, follow, probe};
+//! Verbs of the admin socket: `status`, `probe`, `rotate`, `events` and `reload`.
+use super::{Control, follow, probe, rotation};
 use crate::io::Command;
 use daemon::Clock;
 use daemon::admin::{AdminError, Caller, Handler, Replies};
@@ -26,6 +26,7 @@ impl Handler for Verbs {
             match verb {
                 "status" => status(&self.0).await,
                 "probe" => probe::once(&self.0, &args).await,
+                "rotate" => rotation::rotate(&self.0, &args, out).await,
                 "events" => follow::events(&self.0.watched, out).await,
                 "reload" => {
                     let result = self.0.reload().await;

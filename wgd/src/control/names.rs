@@ -144,7 +144,7 @@ async fn ask(control: &Control, host: &str) -> Result<Vec<IpAddr>, NetcfgError> 
     let request = Request::Resolve { host: host.to_owned() };
     match control.netcfg.ask(request, &[]).await?.0 {
         Answer::Resolved(addresses) => Ok(addresses),
-        Answer::Done | Answer::Configured { .. } | Answer::Failed { .. } => Ok(Vec::new()),
+        Answer::Done | Answer::Configured { .. } | Answer::Saved(_) | Answer::Failed { .. } => Ok(Vec::new()),
     }
 }
 

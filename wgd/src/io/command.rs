@@ -9,7 +9,10 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
 use tokio::sync::oneshot;
-use wg_proto::{Counters, DeviceState, DeviceUpdate, Endpoint, PeerIdentity, Probed, Probes, PublicKey};
+use wg_proto::{
+    Counters, DeviceState, DeviceUpdate, Endpoint, Kept, PeerIdentity, Probed, Probes, PublicKey,
+    RotateError, RotationRequest, Ticket,
+};
 
 /// Takes an answer away; called on the data thread, so it must not block.
 pub(crate) type Reply<T> = Box<dyn FnOnce(T) + Send>;
@@ -51,6 +54,33 @@ pub enum Command {
     ProbeAll(Reply<Vec<(PublicKey, Probed)>>),
     /// What probes have shown.
     Probes(Reply<Vec<(PublicKey, Probes)>>),
+    /// Asks a peer for an echo of this length; `None` for no such peer.
+    ProbePath {
+        /// Whom.
+        peer: PublicKey,
+        /// Of the whole packet.
+        bytes: u16,
+        /// Takes what came of the wish.
+        reply: Reply<Option<Probed>>,
+    },
+    /// What has become of these questions.
+    PathProbes(Reply<Vec<(PublicKey, Probes)>>),
+    /// Begin to replace a key.
+    Rotate {
+        /// Which.
+        request: RotationRequest,
+        /// Takes whether it has begun.
+        reply: Reply<Result<(), RotateError>>,
+    },
+    /// A new key was written down, or could not be.
+    Kept {
+        /// Which.
+        ticket: Ticket,
+        /// What came of it.
+        kept: Kept,
+        /// Called when the device goes on.
+        done: Reply<()>,
+    },
     /// The mark of the sockets, and each peer's endpoint that has a remembered address of ours.
     Sources(Reply<(u32, Vec<Endpoint>)>),
     /// Packets to this remote address are to leave from where the system likes.

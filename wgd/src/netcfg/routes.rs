@@ -1,9 +1,8 @@
 //! Which routes the AllowedIPs of a configuration ask for.
 //!
 //! Invariant: no route is planned that would send the tunnel's own datagrams back into the tunnel by a default
-//! route. wg-quick avoids that loop with a firewall mark and policy rules; this program does not write rules
-//! yet, so it leaves a default route out and says so, unless the tunnel lives in another network namespace than
-//! the UDP socket, where no loop can arise.
+//! route. Where it is made by policy ([`super::policy`]) it does not come here; what comes here with `Table = 254`
+//! is left out, unless the tunnel lives in another network namespace than the UDP socket, where no loop can arise.
 use ipnet::IpNet;
 
 /// The routes to install, and those left out.

@@ -2,7 +2,7 @@
 use super::interface::{Interface, Refused};
 use super::permitted::Permitted;
 use super::resolver::Resolver;
-use super::{Answer, Request};
+use super::{Answer, Request, save_key};
 use crate::conf;
 use ipnet::IpNet;
 use linux::descriptors::MAX_DESCRIPTORS;
@@ -87,6 +87,13 @@ impl Worker {
                 Ok((Answer::Done, Vec::new()))
             }
             Request::ReadConfig => self.read_config(),
+            Request::SaveKey { key, rehearsal } => {
+                let saved = save_key::save(&self.config_path, &key, rehearsal).map_err(|error| {
+                    let what = format!("{}: write a new key: {error}", self.config_path.display());
+                    Refused { what, error }
+                })?;
+                Ok((Answer::Saved(saved), Vec::new()))
+            }
             Request::Resolve { host } => self.resolve(&host).await,
             Request::RemoveSockets => {
                 for path in &self.socket_files {

@@ -33,7 +33,14 @@ fn serve_device(inbox: Inbox) {
             Some(Command::State(reply)) => reply(device.state(Clock.now())),
             Some(Command::Counters(_) | Command::KeptAlive(_) | Command::Owner { .. } | Command::Mtu(_)) => {}
             Some(
-                Command::Addresses(_) | Command::Probe { .. } | Command::ProbeAll(_) | Command::Probes(_),
+                Command::Rotate { .. }
+                | Command::Kept { .. }
+                | Command::Addresses(_)
+                | Command::Probe { .. }
+                | Command::ProbePath { .. }
+                | Command::PathProbes(_)
+                | Command::ProbeAll(_)
+                | Command::Probes(_),
             ) => {}
             Some(Command::Sources(_) | Command::ForgetSource(_)) => {}
             Some(Command::Stop) => return,
@@ -66,6 +73,7 @@ fn control() -> Arc<Control> {
         lockdown: linux::Lockdown::default(),
         names: tokio::sync::watch::Sender::new(Vec::new()),
         watched: crate::control::Watched::new(1),
+        rotations: crate::control::Watched::new(1),
     })
 }
 
