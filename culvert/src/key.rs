@@ -3,6 +3,8 @@
 //! Invariant: a private key is clamped when it is made, is written to a file of mode 0600 that did not
 //! exist before, and is wiped from memory afterwards.
 
+mod rotate;
+
 use std::fs::OpenOptions;
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -33,6 +35,16 @@ pub(crate) enum KeyCommand {
     },
     /// Make a pre-shared key, as `wg genpsk` does
     Psk(KeyOut),
+    /// Replace the keys of the running tunnel without losing a packet
+    #[command(after_help = "\
+Between two wgds the new key is announced inside the tunnel, taken beside the old one, written to both \
+configurations, switched to and confirmed; then the old one goes. With any other WireGuard the verdict says what \
+is left to do by hand.\n\n\
+Examples:\n  \
+        culvert key rotate                          this host's static key\n  \
+        culvert key rotate --psk --peer web1        the pre-shared key with web1\n  \
+        culvert key rotate --compromised            somebody else has the key")]
+    Rotate(rotate::RotateArguments),
 }
 
 #[derive(Debug, Args)]
@@ -53,6 +65,7 @@ pub(crate) fn run(command: &KeyCommand, console: Console) -> Result<(), Failure>
             let public = read_key(file.as_deref())?.public_key().to_base64();
             console.report(&json!({ "public_key": public }), |_| public.clone())
         }
+        KeyCommand::Rotate(arguments) => rotate::run(arguments, console),
         KeyCommand::Psk(to) => {
             let key = PresharedKey::generate().map_err(no_randomness)?;
             deliver(&key.reveal_base64(), "preshared_key", None, to.out.as_deref(), console)
