@@ -46,6 +46,11 @@ fn main() -> ExitCode {
             .needs(&["wgd"])
             .expecting(&["the clock has gone back", "no user is configured", "run_as is not set"]),
         Scenario::new("forwarded_connections_fit_into_the_tunnel", fitted).needs(&["wgd"]).expecting(STOCK),
+        Scenario::new("a_path_that_swallows_long_packets_is_told", black_hole).needs(&["wgd"]).expecting(&[
+            "longer packets do not come back",
+            "no user is configured",
+            "run_as is not set",
+        ]),
         Scenario::new("a_tun_and_a_socket_can_be_handed_in", handed_in).needs(&["wgd"]).expecting(STOCK),
     ])
 }
@@ -311,6 +316,31 @@ fn fitted(scene: &Scene) -> Result<()> {
     let seen = client.run(&["ss", "--tcp", "--info", "--numeric", "--no-header"])?.success()?;
     ensure!(seen.contains(" mss:1368 "), "{seen}");
     connection.carry(BYTES)
+}
+
+/// The link behind the router takes less than both ends think, and no message that says so is believed.
+fn black_hole(scene: &Scene) -> Result<()> {
+    let (web, wan) = (&scene.lab.web, &scene.lab.wan.host);
+    let (_tunnel, _services) = services_and_web(scene, |text| text)?;
+    let config = "probe_interval_seconds = 1\nmetrics_listen = \"127.0.0.1:9586\"\n";
+    web.write("/etc/culvert/wgd.toml", config)?;
+    let mut running = start_wgd(web, Place::Outer, &[])?;
+    // After the sockets are bound: they mark their datagrams not to be fragmented.
+    web.sysctl("ipv4/ip_no_pmtu_disc", "3")?;
+    wan.run(&["ip", "link", "set", "services0", "mtu", "1400"])?.success()?;
+    ping(web, Place::Outer, "10.100.0.11", BOUND)?;
+    running.until("find the black hole", Duration::from_secs(60), || {
+        let metrics =
+            Request::new("GET", "/metrics").send(web, Place::Outer, at([127, 0, 0, 1], 9586))?.text();
+        let line = metrics.lines().find(|line| line.starts_with("wgd_path_mtu_bytes{"));
+        let value = line.and_then(|line| line.rsplit(' ').next()?.parse::<u16>().ok());
+        let bytes = value.context("nothing found yet")?;
+        // 60 bytes around an inner packet, which is padded to 16.
+        ensure!((1_320..=1_340).contains(&bytes), "{bytes}");
+        Ok(())
+    })?;
+    ensure!(running.log().contains("longer packets do not come back"), "no warning");
+    Ok(())
 }
 
 /// Opens a TUN device and a listening socket, as a privileged starter of wireguard-go does, and becomes wgd.

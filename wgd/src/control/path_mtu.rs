@@ -17,14 +17,14 @@ use wg_proto::{Probed, Probes, PublicKey};
 
 /// The metric.
 #[derive(Clone)]
-pub struct PathMtu(IntGaugeVec);
+pub(super) struct PathMtu(IntGaugeVec);
 
 impl PathMtu {
     /// Registers it.
     ///
     /// # Errors
     /// When the name is registered twice.
-    pub fn register(registry: &Registry) -> prometheus::Result<Self> {
+    pub(super) fn register(registry: &Registry) -> prometheus::Result<Self> {
         let help = "Longest packet that comes back from the peer's host; less than the MTU in a black hole.";
         let labels = ["interface", "public_key", "friendly_name"];
         let gauge = IntGaugeVec::new(Opts::new("wgd_path_mtu_bytes", help), &labels)?;
