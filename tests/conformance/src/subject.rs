@@ -41,16 +41,16 @@ impl Subject {
         }
     }
 
-    /// Puts it where the hosts see it, `directory` being their disk, and says where that is for them.
-    pub(crate) fn install(&self, directory: &Path) -> Result<String> {
-        match self {
-            Subject::Wgd => Ok(format!("{}/wgd", culvert_netns::host::PROGRAMS)),
-            Subject::Other(path) => {
-                // A host sees nothing of /tmp or /run of the test machine.
-                let name = self.name();
-                fs::copy(path, directory.join(&name)).with_context(|| format!("copy {}", path.display()))?;
-                Ok(format!("{}/{name}", culvert_netns::host::DISK))
-            }
-        }
+    /// Puts a copy where the hosts see it, `disk` being a host's disk, and says where that is for them. `programs` is
+    /// where wgd has been built. A copy, for it may be built anew meanwhile; and a host sees nothing of /tmp or /run
+    /// of the test machine.
+    pub(crate) fn install(&self, programs: &Path, disk: &Path) -> Result<String> {
+        let name = self.name();
+        let path = match self {
+            Subject::Wgd => programs.join(&name),
+            Subject::Other(path) => path.clone(),
+        };
+        fs::copy(&path, disk.join(&name)).with_context(|| format!("copy {}", path.display()))?;
+        Ok(format!("{}/{name}", culvert_netns::host::DISK))
     }
 }

@@ -41,7 +41,7 @@ pub fn run(world: &World, subject: &Subject, filters: &[String]) -> Result<bool>
         lab::require_programs(&programs, &["wgd"])?;
     }
     let lab = Lab::build(world, &programs).context("build the lab")?;
-    let path = subject.install(&lab.web.path(culvert_netns::host::DISK))?;
+    let path = subject.install(&programs, &lab.web.path(culvert_netns::host::DISK))?;
     say(&format!("\nrunning {} checks against {}\n", wanted.len(), subject.name()));
     let began = wait::now();
     let (mut passed, mut differ) = (0, 0);
