@@ -7,7 +7,7 @@ use crate::limits;
 ///
 /// # Errors
 /// Those of the last attempt.
-pub fn outwait<T, E>(
+pub(crate) fn outwait<T, E>(
     mut attempt: impl FnMut() -> Result<T, E>,
     is_in_use: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
