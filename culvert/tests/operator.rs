@@ -98,6 +98,36 @@ fn the_tunnel_is_shown_and_judged() {
 }
 
 #[test]
+fn events_are_shown_line_by_line_until_wgd_ends() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("wgd.sock");
+    let event = json!({
+        "what": "roamed", "interface": "wg0", "peer": "web1\u{1b}[2J", "public_key": "K=", "at_unix_ms": 1_000,
+        "from": "192.0.2.1:1", "to": "192.0.2.2:2",
+    });
+    let other =
+        json!({"what": "up", "interface": "wg7", "peer": "x", "public_key": "K=", "at_unix_ms": 2_000});
+    for json in [false, true] {
+        let answers = [&json!(null), &event, &json!(null), &other].map(|item| json!({ "item": item }));
+        let server = admin(&socket, answers.to_vec());
+        let more: &[&str] = if json { &["--json"] } else { &[] };
+        let socket_text = socket.to_str().unwrap();
+        let arguments = ["tunnel", "status", "wg0", "--follow", "--wgd-socket", socket_text];
+        let output = culvert(&[&arguments[..], more].concat());
+        assert_eq!(output.status.code(), Some(4), "wgd ended: {}", text(&output.stderr));
+        let shown = text(&output.stdout);
+        if json {
+            assert_eq!(serde_json::from_str::<Value>(&shown).unwrap(), event);
+        } else {
+            let end = "  wg0  web1\u{fffd}[2J roamed from 192.0.2.1:1 to 192.0.2.2:2\n";
+            assert!(shown.ends_with(end) && shown.lines().count() == 1, "{shown}");
+        }
+        assert_eq!(server.join().unwrap().0["verb"], "events");
+        std::fs::remove_file(&socket).unwrap();
+    }
+}
+
+#[test]
 fn every_shell_gets_its_completions() {
     for shell in ["bash", "zsh", "fish"] {
         let output = culvert(&["completions", shell]);

@@ -245,7 +245,8 @@ fn configure(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
     let wgd = |listener: &str| {
         format!(
             "profile = \"{}\"\n{}metrics_listen = \"{WGD_METRICS}\"\nadmin_socket = \"/run/culvert/wgd.sock\"\n\
-             events_socket = \"/run/culvert/wgd.events\"\nevent_listeners = [\"/run/culvert/{listener}.events\"]\n",
+             events_socket = \"/run/culvert/wgd.events\"\nevent_listeners = [\"/run/culvert/{listener}.events\"]\n\
+             probe_interval_seconds = 10\n",
             setup.profile.name(),
             user("run_as", WGD_USER)
         )
