@@ -154,9 +154,10 @@ fn round_trip(peer: &PeerView) -> String {
     }
 }
 
-/// `0.42ms`, `17.3ms`, `250ms`.
+/// `0.42ms`, `17.3ms`, `250ms`. Handshakes are measured in whole milliseconds, and many take none.
 pub(crate) fn time(milliseconds: f64) -> String {
     match milliseconds {
+        ..0.001 => "<1ms".to_owned(),
         ..10.0 => format!("{milliseconds:.2}ms"),
         ..100.0 => format!("{milliseconds:.1}ms"),
         _ => format!("{milliseconds:.0}ms"),
@@ -271,6 +272,19 @@ xTIBA5rb… has not been heard yet, and nobody said where it is: it has to begin
         device.peers[0].name = Some("a\u{1b}[31m".into());
         device.peers[1].endpoint = Some("\u{7}".into());
         assert!(!text("w\u{1b}", &device).chars().any(|c| c.is_control() && c != '\n'));
+    }
+
+    #[test]
+    fn states_follow_the_keys_age() {
+        let at = |age| PeerView { last_handshake_age_seconds: age, ..PeerView::default() }.state();
+        assert_eq!([at(None), at(Some(0)), at(Some(179))], [State::Never, State::Up, State::Up]);
+        assert_eq!([at(Some(180)), at(Some(9_999))], [State::Down; 2]);
+    }
+
+    #[test]
+    fn times_have_three_digits() {
+        let texts = [0.0, 0.42, 9.994, 17.26, 250.4].map(time);
+        assert_eq!(texts, ["<1ms", "0.42ms", "9.99ms", "17.3ms", "250ms"]);
     }
 
     #[test]

@@ -71,7 +71,8 @@ pub(crate) enum State {
 impl PeerView {
     pub(crate) fn state(&self) -> State {
         match self.last_handshake_age_seconds {
-            Some(age) if age <= SESSION_LIFE.as_secs() => State::Up,
+            // As wgd counts: at this age no key is left.
+            Some(age) if age < SESSION_LIFE.as_secs() => State::Up,
             Some(_) => State::Down,
             None => State::Never,
         }
