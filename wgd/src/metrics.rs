@@ -11,7 +11,7 @@ use daemon::Clock;
 use durations::Durations;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -25,7 +25,7 @@ pub struct Metrics {
     reload_successful: IntGauge,
     reload_success_at: IntGauge,
     told: Arc<Mutex<Told>>,
-    key_generation: IntCounterVec,
+    key_generation: IntGaugeVec,
     rotations: IntCounterVec,
 }
 
@@ -70,7 +70,8 @@ impl Metrics {
             "wgd_netcfg_up",
             "Whether wgd-netcfg is there to change port, mark, routes and configuration.",
         )?;
-        let key_generation = IntCounterVec::new(
+        // A number that is told, not a rate: its name ends without `_total`.
+        let key_generation = IntGaugeVec::new(
             Opts::new(
                 "wgd_key_generation",
                 "How often keys were replaced since the start, by the kind of key.",
