@@ -165,7 +165,6 @@ impl Peer {
     /// Everything but the allowed IPs, which the device holds.
     pub(crate) fn state(&self, now: Instant) -> PeerState {
         let probes = self.probe.seen(now);
-        let handshake = self.current.session.as_ref().and_then(Session::round_trip);
         PeerState {
             public_key: self.public_key,
             friendly_name: self.friendly_name.clone(),
@@ -185,7 +184,7 @@ impl Peer {
             drops: self.drops.clone(),
             numbers: self.gaps.settled(),
             loss: self.gaps.recent_loss(),
-            rtt: probes.round_trip.or(handshake),
+            rtt: probes.round_trip.or(self.timers.round_trip()),
             probes,
             staged_packets: self.staged.len(),
         }
@@ -392,14 +391,14 @@ impl Peer {
             }
             return Err(reason);
         }
-        let rtt = session.round_trip();
+        let took = self.timers.initiation_answered(cx.now);
         self.timers.received(cx.now);
         if let Some((from, to)) = roamed {
             let peer = self.identity();
             cx.out.event(DeviceEvent::Roamed { peer, from, to });
         }
         self.handshakes.initiator_completed += 1;
-        self.handshake_completed(place, Role::Initiator, rtt, cx.now, cx.out);
+        self.handshake_completed(place, Role::Initiator, took, cx.now, cx.out);
         if place == Some(Place::Next) {
             self.next_is_in_use(cx);
         }
@@ -502,7 +501,7 @@ impl Peer {
             self.wire.transmit(initiation, cx.out);
             self.attempting = true;
             self.timers.sent(cx.now);
-            self.timers.handshake_message_sent(cx.now);
+            self.timers.initiation_sent(cx.now);
         } else if !session.can_agree() {
             self.drop_staged(cx);
         }
@@ -557,7 +556,7 @@ impl Peer {
                     self.wire.transmit(initiation, cx.out);
                     self.attempting = true;
                     self.timers.sent(cx.now);
-                    self.timers.handshake_message_sent(cx.now);
+                    self.timers.initiation_sent(cx.now);
                     // Or the peer no longer knows these keys.
                     self.other_is_due = has_next.then(|| place.other());
                 }

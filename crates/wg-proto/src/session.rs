@@ -8,7 +8,6 @@
 //! whether `Tunn` holds a session to seal with; nothing is sealed without one, so its queue, which
 //! drops silently, stays empty. Before a handshake begins or ends the private clock has been moved.
 
-use std::time::Duration;
 
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
@@ -238,11 +237,6 @@ impl Session {
             return true;
         }
         self.tunn.is_expired()
-    }
-
-    /// The round trip of the last handshake that we began.
-    pub(crate) fn round_trip(&self) -> Option<Duration> {
-        self.tunn.stats().4.map(|ms| Duration::from_millis(u64::from(ms)))
     }
 
     /// Makes the next tick say [`Tick::GaveUp`], and the one after a handshake began not.

@@ -27,6 +27,10 @@ pub(crate) struct Timers {
     last_received: Option<Instant>,
     /// The last handshake message we sent, while it may still be answered.
     handshake_sent: Option<Instant>,
+    /// The last initiation we sent, while it may still be answered.
+    initiation_sent: Option<Instant>,
+    /// How long the last answer to one took.
+    round_trip: Option<Duration>,
     /// When both sides agreed on keys, and who had begun.
     completed: Option<(Instant, Role)>,
     next_tick: Option<Instant>,
@@ -47,6 +51,23 @@ impl Timers {
     pub(crate) fn handshake_message_sent(&mut self, now: Instant) {
         self.handshake_sent = Some(now);
         self.keep_ticking(now);
+    }
+
+    pub(crate) fn initiation_sent(&mut self, now: Instant) {
+        self.initiation_sent = Some(now);
+        self.handshake_message_sent(now);
+    }
+
+    /// An answer to our last initiation has come: how long that took.
+    pub(crate) fn initiation_answered(&mut self, now: Instant) -> Option<Duration> {
+        let took = now.saturating_duration_since(self.initiation_sent.take()?);
+        self.round_trip = Some(took);
+        Some(took)
+    }
+
+    /// Of the last initiation that was answered.
+    pub(crate) fn round_trip(&self) -> Option<Duration> {
+        self.round_trip
     }
 
     pub(crate) fn handshake_completed(&mut self, now: Instant, role: Role) {

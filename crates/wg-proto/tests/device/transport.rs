@@ -67,7 +67,7 @@ fn ten_pings_count_as_the_kernel_counts_them() {
     assert_eq!((right.rx_bytes, right.tx_bytes), (1460, 1372));
     assert_eq!((left.rx_packets, left.tx_packets), (11, 12));
     assert_eq!((left.handshakes.initiator_completed, right.handshakes.responder_completed), (1, 1));
-    assert!(left.rtt.is_some());
+    assert_eq!((left.rtt, right.rtt), (Some(2 * pair.latency), None), "of the handshake, by who began it");
 }
 
 #[test]
