@@ -3,6 +3,7 @@
 //! Invariant: a figure is never a promise of a test. Machines are noisy: what counts are the ratios within a run.
 
 mod figures;
+mod peers;
 mod process_time;
 mod transfer;
 mod tunnel;
@@ -21,6 +22,8 @@ use crate::{packages, steps};
 pub(crate) enum Bench {
     /// wgd beside Debian's wireguard-go, in turn: TCP, CPU per byte, small packets, latency, memory
     Tunnel(tunnel::Options),
+    /// Ten thousand peers on one interface, wgd beside Debian's wireguard-go: load time, memory, time to first packet
+    Peers(peers::Options),
     /// A file up and down the whole path: rates, CPU per byte and memory of each daemon, beside the machine's limits
     Transfer(transfer::Options),
 }
@@ -43,6 +46,7 @@ pub(crate) fn run() -> Result<ExitCode> {
 pub(crate) fn run_inside(bench: &Bench, world: &World) -> Result<()> {
     match bench {
         Bench::Tunnel(options) => tunnel::run(options, world),
+        Bench::Peers(options) => peers::run(options, world),
         Bench::Transfer(options) => transfer::run(options, world),
     }
 }

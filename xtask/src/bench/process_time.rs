@@ -27,6 +27,19 @@ pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
     Ok(f64::from(ticks) / f64::from(i32::try_from(ticks_per_second)?))
 }
 
+/// The memory that each process has resident now, in MiB, summed.
+pub(crate) fn resident_mebibytes(pids: &[u32]) -> Result<f64> {
+    let mut kibibytes = 0.0;
+    for pid in pids {
+        let path = format!("/proc/{pid}/status");
+        let text = fs::read_to_string(&path).with_context(|| format!("read {path}"))?;
+        let value = text.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB"));
+        let value = value.with_context(|| format!("{path} has no VmRSS"))?;
+        kibibytes += value.trim().parse::<f64>().with_context(|| format!("read `{value}`"))?;
+    }
+    Ok(kibibytes / 1024.0)
+}
+
 /// The most memory that each process ever had resident, in MiB, summed.
 pub(crate) fn peak_mebibytes(pids: &[u32]) -> Result<f64> {
     let mut kibibytes = 0;
