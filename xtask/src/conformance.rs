@@ -1,6 +1,6 @@
 //! `cargo xtask conformance`: the contract with other tools, rule by rule, against wgd or another program.
 
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use ::conformance::Subject;
 use anyhow::{Result, ensure};
@@ -49,8 +49,11 @@ pub(crate) fn suites(results: &mut Results, filters: &[&str]) -> Result<()> {
         return Ok(());
     }
     for against in [None, Some(REFERENCE)] {
-        let mut command = Command::new(std::env::current_exe()?);
-        command.arg("conformance").args(against.iter().flat_map(|program| ["--against", program]));
+        // By cargo, for our own file may have been built anew meanwhile.
+        let mut command = steps::cargo();
+        command
+            .args(["xtask", "conformance"])
+            .args(against.iter().flat_map(|program| ["--against", program]));
         command.args(filters);
         let failed_before = results.failed();
         let succeeded = steps::run_and_watch(&mut command, |line| results.line(line))?;
