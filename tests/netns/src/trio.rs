@@ -246,9 +246,20 @@ impl Trio {
 
 /// Gives an interface both addresses of a side and raises it.
 pub fn give_addresses(host: &Host, interface: &str, inner: Inner) -> Result<()> {
-    host.execute(&format!("ip address add {}/24 dev {interface}", inner.v4))?;
-    host.execute(&format!("ip address add {}/112 dev {interface}", inner.v6))?;
-    host.execute(&format!("ip link set {interface} up")).map(drop)
+    host.execute(&format!("ip link set {interface} up"))?;
+    give_address(host, interface, &format!("{}/24", inner.v4))?;
+    give_address(host, interface, &format!("{}/112", inner.v6))
+}
+
+/// Gives an interface that is up an address, and waits until it can be used: for IPv6 the kernel finds that out by and
+/// by, and answers nobody before.
+pub fn give_address(host: &Host, interface: &str, address: &str) -> Result<()> {
+    host.execute(&format!("ip address add {address} dev {interface}"))?;
+    wait::until(&format!("{address} to be usable"), Duration::from_secs(5), || {
+        let tentative = host.execute(&format!("ip -oneline -6 address show dev {interface} tentative"))?;
+        ensure!(tentative.is_empty(), "{tentative}");
+        Ok(())
+    })
 }
 
 /// Links two hosts by a veth pair, both ends up.

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use culvert_netns::runner::{self, Scenario, Scene};
-use culvert_netns::trio::{Trio, Tunnels, cable, ping};
+use culvert_netns::trio::{Trio, Tunnels, cable, give_address, ping};
 use culvert_netns::wait;
 
 /// wgd stays the user who starts it, as other implementations do, and says so.
@@ -89,7 +89,7 @@ fn over_cable(scene: &Scene, left: &[&str], right: &[&str]) -> Result<(Trio, Tun
     for (host, interface, addresses) in [(&trio.left.host, "veth1", left), (&trio.right.host, "veth2", right)]
     {
         for address in addresses {
-            host.execute(&format!("ip address add {address} dev {interface}"))?;
+            give_address(host, interface, address)?;
         }
     }
     Ok((trio, tunnels))
@@ -102,7 +102,7 @@ fn a_removed_address_is_given_up(scene: &Scene, (endpoint, new, old): (&str, &st
     trio.left.host.sysctl("ipv4/conf/veth1/promote_secondaries", "1")?;
     trio.left.set(&format!("peer {} endpoint {endpoint}:2", trio.right.keys.public))?;
     ping(&trio.left.host, trio.right.inner.v4)?;
-    trio.left.host.execute(&format!("ip address add {new} dev veth1"))?;
+    give_address(&trio.left.host, "veth1", new)?;
     trio.left.host.execute(&format!("ip address delete {old} dev veth1"))?;
     ping(&trio.left.host, trio.right.inner.v4)
 }

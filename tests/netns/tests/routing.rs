@@ -278,7 +278,7 @@ fn default_route(scene: &Scene) -> Result<()> {
     left.execute("ip -6 address add fc00::9/96 dev vethc")?;
     left.execute("ip -6 route add default via fc00::1")?;
     right.execute("ip -4 address add 192.168.99.7/32 dev wg0")?;
-    right.execute("ip -6 address add abab::1111/128 dev wg0")?;
+    trio::give_address(right, "wg0", "abab::1111/128")?;
     trio.left
         .set(&format!("fwmark 51820 peer {} allowed-ips 192.168.99.7,abab::1111", trio.right.keys.public))?;
     for family in ["-4", "-6"] {

@@ -207,7 +207,7 @@ fn nest(trio: &Trio) -> Result<InnerTunnel> {
         (&trio.right, &trio.left, "fd00::5:2", "fd00::5:1"),
     ] {
         station.host.execute(&format!("ip address flush dev {INTERFACE}"))?;
-        station.host.execute(&format!("ip address add {address}/112 dev {INTERFACE}"))?;
+        trio::give_address(&station.host, INTERFACE, &format!("{address}/112"))?;
         station.set(&format!("peer {} allowed-ips {peer}/128", other.keys.public))?;
     }
     let inner = InnerTunnel {
