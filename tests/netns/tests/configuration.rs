@@ -51,6 +51,9 @@ fn main() -> ExitCode {
             "no user is configured",
             "run_as is not set",
         ]),
+        Scenario::new("one_connection_can_be_handed_in", connection_handed_in)
+            .needs(&["wgd"])
+            .expecting(STOCK),
         Scenario::new("a_tun_and_a_socket_can_be_handed_in", handed_in).needs(&["wgd"]).expecting(STOCK),
     ])
 }
@@ -357,6 +360,40 @@ for fd in tun, api.fileno():
 os.environ.update(WG_TUN_FD=str(tun), WG_UAPI_FD=str(api.fileno()), WG_THREADS='4', WG_SUDO='1', LOG_LEVEL='verbose')
 os.execv(sys.argv[1], [sys.argv[1], '-f', 'whatever'])
 ";
+
+/// Keeps one end of a pair, hands the other to wgd as boringtun-cli takes it, and asks over it.
+const ASKER: &str = "
+import os, signal, socket, sys
+ours, theirs = socket.socketpair()
+pid = os.fork()
+if pid == 0:
+    os.set_inheritable(theirs.fileno(), True)
+    os.execv(sys.argv[1], [sys.argv[1], '-f', '--uapi-fd', str(theirs.fileno()), 'wg0'])
+theirs.close()
+for request in b'set=1\\nlisten_port=51998\\n\\n', b'get=1\\n\\n':
+    ours.sendall(request)
+    answer = b''
+    while not answer.endswith(b'\\n\\n'):
+        part = ours.recv(4096)
+        if not part:
+            sys.exit('wgd hung up')
+        answer += part
+    print(answer.decode())
+os.kill(pid, signal.SIGTERM)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+";
+
+fn connection_handed_in(scene: &Scene) -> Result<()> {
+    let web = &scene.lab.web;
+    let wgd = format!("{PROGRAMS}/wgd");
+    let answers = web.program("/usr/bin/python3").arguments(&["-c", ASKER, &wgd]).run(BOUND)?.success()?;
+    ensure!(answers.contains("listen_port=51998") && answers.matches("errno=0").count() == 2, "{answers}");
+    ensure!(
+        !web.path("/var/run/wireguard/wg0.sock").exists(),
+        "a socket of its own beside the one it was given"
+    );
+    Ok(())
+}
 
 fn handed_in(scene: &Scene) -> Result<()> {
     let web = &scene.lab.web;
