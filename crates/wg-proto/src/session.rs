@@ -8,7 +8,6 @@
 //! whether `Tunn` holds a session to seal with; nothing is sealed without one, so its queue, which
 //! drops silently, stays empty. Before a handshake begins or ends the private clock has been moved.
 
-
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;

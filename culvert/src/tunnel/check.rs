@@ -17,7 +17,7 @@ use crate::limits::{CHECK_TIMEOUT, SESSION_LIFE};
 pub(crate) struct CheckArguments {
     #[command(flatten)]
     sockets: SocketArguments,
-    /// A peer is up while its last handshake is at most this old
+    /// A peer is up while its last handshake is younger than this
     #[arg(long, value_name = "SECONDS", default_value_t = SESSION_LIFE.as_secs())]
     max_age: u64,
     /// Look at this peer alone (name or public key)
@@ -101,7 +101,7 @@ fn judge(interface: &str, peer: &PeerView, max_age: Duration) -> Verdict {
     Verdict {
         interface: interface.to_owned(),
         peer: peer.name.clone().unwrap_or_else(|| peer.public_key.clone()),
-        up: age.is_some_and(|age| age <= max_age.as_secs()),
+        up: age.is_some_and(|age| age < max_age.as_secs()),
         last_handshake_age_seconds: age,
     }
 }
@@ -119,7 +119,7 @@ mod tests {
 
     #[test]
     fn a_peer_is_up_until_its_keys_have_run_out() {
-        for (age, up) in [(Some(0), true), (Some(180), true), (Some(181), false), (None, false)] {
+        for (age, up) in [(Some(0), true), (Some(179), true), (Some(180), false), (None, false)] {
             let peer = PeerView { last_handshake_age_seconds: age, ..PeerView::default() };
             assert_eq!(judge("wg0", &peer, SESSION_LIFE).up, up, "{age:?}");
         }

@@ -251,10 +251,17 @@ fn cut(scene: &Scene) -> Result<()> {
     tells(&mut follower, &[name, "is up"], BOUND)?;
     lab.wan.cut()?;
     tells(&mut follower, &[name, "is DOWN"], DOWN_WITHIN)?;
-    let text = culvert(&lab.web, &["tunnel", "status"])?;
-    ensure!(text.contains("0 of 1 peers up") && text.contains("DOWN"), "{text}");
-    let (code, said) = lab.web.run(&["/run/bin/culvert", "tunnel", "check"])?.refusal()?;
-    ensure!(code == 1, "{code}: {said}");
+    wait::until("the table to say so", Duration::from_secs(3), || {
+        let text = culvert(&lab.web, &["tunnel", "status"])?;
+        ensure!(text.contains("0 of 1 peers up") && text.contains("DOWN"), "{text}");
+        Ok(())
+    })?;
+    // The configuration protocol tells whole seconds, so the check may be one behind.
+    wait::until("the check to fail", Duration::from_secs(3), || {
+        let (code, said) = lab.web.run(&["/run/bin/culvert", "tunnel", "check"])?.refusal()?;
+        ensure!(code == 1, "{code}: {said}");
+        Ok(())
+    })?;
     let told = follower.output().lines().len();
     lab.wan.restore()?;
     let output = follower.output().clone();
