@@ -19,6 +19,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tunnel_conf", tunnel_conf),
     ("udp_datagrams", udp_datagrams),
     ("inner_packets", inner_packets),
+    ("tunnel_control", tunnel_control),
     ("logical_path", logical_path),
     ("request_context", request_context),
     ("tunnel_events", tunnel_events),
@@ -70,6 +71,13 @@ pub fn udp_datagrams(data: &[u8]) {
         device.handle_udp(datagram, from, now(), &mut out);
         assert_eq!(out.delivered, 0, "an unauthenticated packet came through");
         assert!(out.transmitted <= datagram.len(), "{} bytes provoked {}", datagram.len(), out.transmitted);
+    }
+}
+
+/// Messages of another wgd: what is read is what would be written.
+pub fn tunnel_control(data: &[u8]) {
+    if let Some(message) = wg_proto::ControlMessage::decode(data) {
+        assert_eq!(&message.encode()[..], data);
     }
 }
 
