@@ -457,9 +457,9 @@ impl Device {
     fn set_identity(&mut self, key: Option<SecretKey>, now: Instant, out: &mut impl Output) -> Vec<PeerId> {
         let same = match (self.identities.current(), &key) {
             // A rotation has written its new key to the file already, and somebody reads the file.
-            (Some(_), Some(key)) if self.identities.iter().any(|(_, one)| one.secret().same_as(key)) => true,
+            (Some(identity), Some(key)) => identity.secret().same_as(key) || self.rotations.announces(key),
             (None, None) => true,
-            (Some(_), _) | (None, Some(_)) => false,
+            (Some(_), None) | (None, Some(_)) => false,
         };
         if same {
             return Vec::new();

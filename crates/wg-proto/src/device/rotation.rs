@@ -134,6 +134,12 @@ impl Rotations {
         self.denied.contains(key)
     }
 
+    /// Whether this is the key of ours that is being announced.
+    pub(super) fn announces(&self, key: &SecretKey) -> bool {
+        let own = self.job.as_ref().and_then(|job| job.own.as_ref());
+        own.is_some_and(|own| own.secret.same_as(key))
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let ours = self.job.iter().flat_map(|job| job.members.values()).filter(|member| !member.is_over());
         let theirs = self.theirs.values().filter(|theirs| !matches!(theirs.step, TheirStep::Settled { .. }));
@@ -655,7 +661,13 @@ impl Device {
             {
                 Some(RotationOutcome::Refused(Refusal::Busy))
             }
-            _ => None,
+            Step::Greeting
+            | Step::Announcing
+            | Step::Parked
+            | Step::Accepted
+            | Step::Keeping
+            | Step::Switching
+            | Step::Over(_) => None,
         };
         if let Some(outcome) = in_vain {
             return self.in_vain(id, outcome, now, out);
@@ -809,12 +821,12 @@ impl Device {
         let (generation, secret, compromised) = (own.generation, own.secret.clone(), job.compromised);
         let mut untold = Vec::new();
         for (&id, member) in &mut job.members {
-            match member.step {
-                Step::Over(_) => untold.push(id),
-                _ if compromised => {
-                    member.reach(Step::Over(RotationOutcome::Rotated { kept_there: true }), now)
-                }
-                _ => member.reach(Step::Switching, now),
+            if member.is_over() {
+                untold.push(id);
+            } else if compromised {
+                member.reach(Step::Over(RotationOutcome::Rotated { kept_there: true }), now);
+            } else {
+                member.reach(Step::Switching, now);
             }
         }
         let told: Vec<PeerId> = job.members.keys().copied().filter(|id| !untold.contains(id)).collect();
