@@ -1,7 +1,7 @@
 //! The control thread: configuration socket, admin socket, events, metrics, signals.
 //!
 //! Invariant: it is the only one who changes the device's configuration, one change after the other
-//! ([`Control::apply`]); the data thread carries it out. It runs on the main thread, on a runtime without
+//! (`Control::apply`); the data thread carries it out. It runs on the main thread, on a runtime without
 //! workers, and none of its clients can keep another waiting: whatever waits for a client waits in a task.
 mod admin;
 mod follow;

@@ -1,7 +1,7 @@
 //! `wgd-netcfg`: the second process, which may change the network and never sees a datagram.
 //!
 //! Invariant: it answers the closed list of [`Request`] and nothing else, for the one interface and the one
-//! configuration file it was told about before it confined itself, and within what that file says ([`permitted`]).
+//! configuration file it was told about before it confined itself, and within what that file says (`permitted`).
 //! It keeps CAP_NET_ADMIN alone (and CAP_NET_BIND_SERVICE where there is no `wgd.toml`). The process that touches
 //! packets has no capability; a flaw there reaches exactly these requests. Both helpers are forked before a key is
 //! read.
