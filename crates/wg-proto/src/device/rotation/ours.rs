@@ -1,0 +1,458 @@
+//! Rotations that we begin: every peer is told, our disk has the new key, handshakes switch to it.
+//!
+//! **Invariant:** nobody reaches [`Step::Switching`], and no old key is let go of, before the shell has
+//! answered the order to keep the new one.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use zeroize::Zeroizing;
+
+use super::messages::Answer;
+use super::{Job, Member, OwnKey, OwnStage, Retry, Step, TheirStep};
+use crate::control::{AnnouncedKey, Body, Refusal, RotationId};
+use crate::device::{Device, PeerId, present};
+use crate::identities::Generation;
+use crate::limits::our_choice::{CONTROL_GREETING, CONTROL_PATIENCE, CONTROL_UNREACHABLE};
+use crate::peer::Keys;
+use crate::rotation::{
+    KeptKey, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest, RotationStep,
+    Ticket, Verdict,
+};
+use crate::{Output, PresharedKey, PublicKey, SecretKey};
+
+impl Device {
+    /// Begins to replace a key. How it goes on is told by [`Output::rotation`].
+    pub fn rotate(
+        &mut self,
+        request: &RotationRequest,
+        now: Instant,
+        out: &mut impl Output,
+    ) -> Result<(), RotateError> {
+        if self.rotations.job.is_some() {
+            return Err(RotateError::Busy);
+        }
+        if self.identities.current().is_none() {
+            return Err(RotateError::NoKey);
+        }
+        let ids: Vec<PeerId> = match (request.kind, &request.peer) {
+            (RotationKind::Preshared, Some(key)) => vec![*self.by_key.get(key).ok_or(RotateError::NoPeer)?],
+            (RotationKind::Static, Some(key)) if !self.by_key.contains_key(key) => {
+                return Err(RotateError::NoPeer);
+            }
+            (RotationKind::Preshared, None) | (RotationKind::Static, _) => {
+                self.peers.iter().flatten().map(|(_, peer)| peer.id()).collect()
+            }
+        };
+        if ids.is_empty() && request.kind == RotationKind::Preshared {
+            return Err(RotateError::NoPeer);
+        }
+        let none = |_| RotateError::NoRandomness;
+        let own = match request.kind {
+            RotationKind::Static => {
+                let secret = SecretKey::generate().map_err(none)?;
+                let generation = self.identities.announce(secret.clone());
+                let stage = OwnStage::Announcing;
+                Some(OwnKey { id: RotationId::random().map_err(none)?, generation, secret, stage })
+            }
+            RotationKind::Preshared => None,
+        };
+        let mut members = BTreeMap::new();
+        for id in ids {
+            let (number, preshared) = match &own {
+                Some(own) => (own.id, None),
+                None => {
+                    let key = PresharedKey::generate().map_err(none)?;
+                    (RotationId::random().map_err(none)?, Some(key))
+                }
+            };
+            let retry = Retry::now(now);
+            members.insert(
+                id,
+                Member { id: number, preshared, alone: None, step: Step::Greeting, since: now, retry },
+            );
+        }
+        let RotationRequest { kind, compromised, .. } = *request;
+        self.rotations.job = Some(Job { kind, compromised, began: now, own, members, kept: None });
+        self.service_rotations(now, out);
+        Ok(())
+    }
+
+    /// Answers to what we began.
+    pub(super) fn hear_answer(
+        &mut self,
+        id: PeerId,
+        number: Option<RotationId>,
+        answer: Answer,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        let Some(job) = &mut self.rotations.job else { return };
+        let Some(member) = job.members.get_mut(&id) else { return };
+        if number.is_some_and(|number| number != member.id) {
+            return;
+        }
+        match (answer, &member.step) {
+            (Answer::Welcome, Step::Greeting) => member.reach(Step::Announcing, now),
+            (Answer::Accept, Step::Announcing) => {
+                let resumes = job.own.as_ref().is_some_and(|own| own.stage == OwnStage::Switching);
+                member.reach(if resumes { Step::Switching } else { Step::Accepted }, now);
+                self.tell_step(id, RotationStep::Accepted, out);
+            }
+            (Answer::Refuse(Refusal::Busy), Step::Announcing | Step::Parked) => {
+                member.step = Step::Parked;
+                self.tell_step(id, RotationStep::Waiting, out);
+            }
+            (Answer::Refuse(refusal), Step::Announcing | Step::Parked) => {
+                self.finish_member(id, RotationOutcome::Refused(refusal), now, out);
+            }
+            (Answer::Unknown { under_the_old }, Step::Switching) => {
+                member.reach(Step::Announcing, now);
+                if under_the_old {
+                    // Handshakes that it could not answer begin anew once it has the key.
+                    let (peers, _, cx) = self.parts(now, out);
+                    present(peers, id).drop_next(cx.ranges);
+                }
+            }
+            (Answer::Confirm { kept }, Step::Switching) => {
+                let number = member.id;
+                self.promote(id, now, out);
+                self.say(id, Body::Done, number, now, out);
+                self.finish_member(id, RotationOutcome::Rotated { kept_there: kept }, now, out);
+            }
+            (
+                Answer::Welcome
+                | Answer::Accept
+                | Answer::Refuse(_)
+                | Answer::Confirm { .. }
+                | Answer::Unknown { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    pub(super) fn service_job(&mut self, now: Instant, out: &mut impl Output) {
+        let Some(job) = &self.rotations.job else { return };
+        let (compromised, began) = (job.compromised, job.began);
+        let ids: Vec<PeerId> = job.members.keys().copied().collect();
+        for id in ids {
+            self.service_member(id, compromised, began, now, out);
+        }
+        self.advance_own(now, out);
+        self.finish_job(now, out);
+    }
+
+    fn service_member(
+        &mut self,
+        id: PeerId,
+        compromised: bool,
+        began: Instant,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        let theirs_first =
+            self.rotations.theirs.get(&id).is_some_and(|it| !matches!(it.step, TheirStep::Settled { .. }));
+        let reachable = self.address_of(id).is_some();
+        let can_seal = present(&mut self.peers, id).can_seal();
+        let Some(job) = &mut self.rotations.job else { return };
+        let own = job.own.as_ref().map(|own| (own.generation, own.secret.public_key()));
+        let Some(member) = job.members.get_mut(&id).filter(|member| !member.is_over()) else { return };
+        let waited = now.saturating_duration_since(member.since);
+        let in_vain = match member.step {
+            Step::Greeting if !reachable => Some(RotationOutcome::NotWgd),
+            Step::Greeting if can_seal && waited >= CONTROL_GREETING => Some(RotationOutcome::NotWgd),
+            Step::Greeting if waited >= CONTROL_UNREACHABLE => Some(RotationOutcome::Unreachable),
+            Step::Announcing | Step::Parked if compromised && waited >= CONTROL_GREETING => {
+                Some(RotationOutcome::Unreachable)
+            }
+            Step::Announcing | Step::Parked
+                if now.saturating_duration_since(began) >= CONTROL_PATIENCE && job.kept.is_none() =>
+            {
+                Some(RotationOutcome::Refused(Refusal::Busy))
+            }
+            Step::Greeting
+            | Step::Announcing
+            | Step::Parked
+            | Step::Accepted
+            | Step::Keeping
+            | Step::Switching
+            | Step::Over(_) => None,
+        };
+        if let Some(outcome) = in_vain {
+            return self.in_vain(id, outcome, now, out);
+        }
+        if member.step == Step::Accepted && member.preshared.is_some() {
+            member.reach(Step::Keeping, now);
+        }
+        if !member.retry.is_due(now) {
+            return;
+        }
+        let number = member.id;
+        let preshared = member.preshared.clone();
+        match member.step {
+            Step::Greeting => {
+                if member.retry.tries == 1 {
+                    self.tell_step(id, RotationStep::Greeting, out);
+                }
+                self.say(id, Body::Hello, number, now, out);
+            }
+            Step::Parked | Step::Announcing if theirs_first => member.step = Step::Parked,
+            Step::Parked | Step::Announcing => {
+                member.step = Step::Announcing;
+                let key = match (preshared, own) {
+                    (Some(key), _) => AnnouncedKey::Preshared(Zeroizing::new(*key.reveal_bytes())),
+                    (None, Some((_, public))) => AnnouncedKey::Static(*public.as_bytes()),
+                    (None, None) => return,
+                };
+                self.hold_ours(id, now, out);
+                self.say(id, Body::Announce { key, compromised }, number, now, out);
+                self.tell_step(id, RotationStep::Announced, out);
+            }
+            Step::Keeping => {
+                let peer = present(&mut self.peers, id).public_key();
+                if let Some(key) = preshared {
+                    let ticket = Ticket { id: number, rehearsal: false };
+                    out.rotation(RotationOutput::Keep { ticket, key: KeptKey::Preshared { peer, key } });
+                }
+            }
+            Step::Switching => {
+                let waits_long = member.retry.tries > 1;
+                self.with_peer(id, now, out, |peer, cx| peer.offer_next(cx));
+                // A peer that started anew knows nothing of the new key, and says so if it is asked under the old.
+                if waits_long || present(&mut self.peers, id).next_is_used() {
+                    self.say(id, Body::Switched, number, now, out);
+                }
+                self.tell_step(id, RotationStep::Switching, out);
+            }
+            Step::Accepted | Step::Over(_) => {}
+        }
+    }
+
+    /// With this peer it cannot be done as it is meant to be.
+    fn in_vain(&mut self, id: PeerId, outcome: RotationOutcome, now: Instant, out: &mut impl Output) {
+        let Some(job) = &mut self.rotations.job else { return };
+        let Some(member) = job.members.get_mut(&id) else { return };
+        if job.compromised && member.preshared.is_some() {
+            member.alone = Some(outcome);
+            return member.reach(Step::Keeping, now);
+        }
+        let number = member.id;
+        if member.step != Step::Greeting {
+            self.say(id, Body::Withdraw, number, now, out);
+        }
+        self.finish_member(id, outcome, now, out);
+    }
+
+    pub(super) fn finish_member(
+        &mut self,
+        id: PeerId,
+        outcome: RotationOutcome,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        let rotated = matches!(outcome, RotationOutcome::Rotated { .. });
+        let Some(member) = self.rotations.job.as_mut().and_then(|job| job.members.get_mut(&id)) else {
+            return;
+        };
+        member.reach(Step::Over(outcome), now);
+        if rotated {
+            self.tell_step(id, RotationStep::Done, out);
+        } else if self.rotations.theirs.get(&id).is_none_or(|it| matches!(it.step, TheirStep::Settled { .. }))
+        {
+            // Whatever is held there is ours.
+            let (peers, _, cx) = self.parts(now, out);
+            let peer = present(peers, id);
+            if peer.has_held_next() {
+                peer.drop_next(cx.ranges);
+            }
+        }
+    }
+
+    /// The new keys live on our side from the announcement on: a peer that starts anew may have them alone.
+    fn hold_ours(&mut self, id: PeerId, now: Instant, out: &mut impl Output) {
+        let Some(job) = &self.rotations.job else { return };
+        let own = job.own.as_ref().map(|own| own.generation);
+        let preshared = job.members.get(&id).and_then(|member| member.preshared.clone());
+        self.with_peer(id, now, out, |peer, cx| {
+            if !peer.has_held_next() {
+                let mut keys = peer.keys().clone();
+                keys.own = own.unwrap_or(keys.own);
+                keys.preshared = preshared.or(keys.preshared);
+                peer.hold_next(keys, cx.ranges);
+            }
+        });
+    }
+
+    /// A pre-shared key is on our disk.
+    pub(super) fn switch_preshared(&mut self, id: PeerId, now: Instant, out: &mut impl Output) {
+        self.tell_step(id, RotationStep::Kept, out);
+        let Some(job) = &mut self.rotations.job else { return };
+        let compromised = job.compromised;
+        let Some(member) = job.members.get_mut(&id) else { return };
+        let (alone, preshared) = (member.alone.clone(), member.preshared.clone());
+        if !compromised {
+            return member.reach(Step::Switching, now);
+        }
+        self.with_peer(id, now, out, |peer, cx| {
+            let keys = Keys { preshared, ..peer.keys().clone() };
+            peer.replace_keys(keys, cx);
+            peer.initiate(cx);
+        });
+        let outcome = alone.unwrap_or(RotationOutcome::Rotated { kept_there: true });
+        self.finish_member(id, outcome, now, out);
+    }
+
+    /// Goes on with our static key when every peer has it or cannot be told.
+    fn advance_own(&mut self, now: Instant, out: &mut impl Output) {
+        let Some(job) = &mut self.rotations.job else { return };
+        let Some(own) = &mut job.own else { return };
+        match own.stage {
+            OwnStage::Announcing => {
+                let stopped = |member: &Member| {
+                    matches!(
+                        member.step,
+                        Step::Over(RotationOutcome::Unreachable | RotationOutcome::Refused(_))
+                    )
+                };
+                if !job.compromised && job.members.values().any(stopped) {
+                    return self.abandon_job(now, out);
+                }
+                if !job.members.values().all(|member| member.is_over() || member.step == Step::Accepted) {
+                    return;
+                }
+                own.stage = OwnStage::Keeping;
+                let ticket = Ticket { id: own.id, rehearsal: false };
+                out.rotation(RotationOutput::Keep { ticket, key: KeptKey::Own(own.secret.clone()) });
+            }
+            OwnStage::Keeping | OwnStage::Switching => {}
+        }
+    }
+
+    /// Our static key is on our disk.
+    pub(super) fn switch_own(&mut self, now: Instant, out: &mut impl Output) {
+        let Some(job) = &mut self.rotations.job else { return };
+        let Some(own) = &mut job.own else { return };
+        own.stage = OwnStage::Switching;
+        let (generation, secret, compromised) = (own.generation, own.secret.clone(), job.compromised);
+        let mut untold = Vec::new();
+        for (&id, member) in &mut job.members {
+            if member.is_over() {
+                untold.push(id);
+            } else if compromised {
+                member.reach(Step::Over(RotationOutcome::Rotated { kept_there: true }), now);
+            } else {
+                member.reach(Step::Switching, now);
+            }
+        }
+        let told: Vec<PeerId> = job.members.keys().copied().filter(|id| !untold.contains(id)).collect();
+        for id in told {
+            self.tell_step(id, RotationStep::Kept, out);
+        }
+        if compromised {
+            if let Some(old) = self.identities.current().map(crate::identity::Identity::public) {
+                self.rotations.denied.insert(old);
+            }
+            let ids: Vec<PeerId> = self.peers.iter().flatten().map(|(_, peer)| peer.id()).collect();
+            for id in &ids {
+                self.with_peer(*id, now, out, |peer, cx| {
+                    peer.forget_sessions(generation, cx.ranges);
+                });
+            }
+            self.identities.establish(generation);
+            self.identities.retain(|_| false);
+            self.tell_own_key(secret.public_key(), now, out);
+            for id in ids {
+                self.with_peer(id, now, out, |peer, cx| peer.initiate(cx));
+            }
+            return;
+        }
+        for id in untold {
+            self.await_own(id, generation, now, out);
+        }
+    }
+
+    /// The peer is on its own: it gets our new key from its operator, and until then it has the old one.
+    fn await_own(&mut self, id: PeerId, generation: Generation, now: Instant, out: &mut impl Output) {
+        self.with_peer(id, now, out, |peer, cx| {
+            let keys = Keys { own: generation, ..peer.keys().clone() };
+            peer.await_next(keys, cx.ranges);
+        });
+    }
+
+    fn finish_job(&mut self, now: Instant, out: &mut impl Output) {
+        let over = |job: &Job| {
+            let own = job.own.as_ref().is_none_or(|own| own.stage == OwnStage::Switching);
+            own && job.members.values().all(Member::is_over)
+        };
+        if !self.rotations.job.as_ref().is_some_and(over) {
+            return;
+        }
+        let Some(job) = self.rotations.job.take() else { return };
+        let public_key = job.own.as_ref().map(|own| own.secret.public_key());
+        if let Some(own) = &job.own
+            && self.identities.current_generation() != own.generation
+        {
+            self.identities.establish(own.generation);
+            self.tell_own_key(own.secret.public_key(), now, out);
+            // Peers that came meanwhile.
+            let late: Vec<PeerId> = self
+                .peers
+                .iter()
+                .flatten()
+                .map(|(_, peer)| peer)
+                .filter(|peer| !peer.uses(own.generation))
+                .map(|peer| peer.id())
+                .collect();
+            for id in late {
+                self.await_own(id, own.generation, now, out);
+            }
+        }
+        self.tell_verdict(job, public_key, out);
+    }
+
+    /// The old keys stay in force, with everybody.
+    pub(super) fn abandon_job(&mut self, now: Instant, out: &mut impl Output) {
+        let Some(mut job) = self.rotations.job.take() else { return };
+        for (&id, member) in &mut job.members {
+            if member.is_over() {
+                continue;
+            }
+            if member.step != Step::Greeting {
+                self.say(id, Body::Withdraw, member.id, now, out);
+            }
+            member.step = Step::Over(RotationOutcome::Abandoned);
+            let theirs = self.rotations.theirs.get(&id);
+            if theirs.is_none_or(|it| matches!(it.step, TheirStep::Settled { .. })) {
+                let (peers, _, cx) = self.parts(now, out);
+                let peer = present(peers, id);
+                if peer.has_held_next() {
+                    peer.drop_next(cx.ranges);
+                }
+            }
+        }
+        self.tell_verdict(job, None, out);
+    }
+
+    fn tell_verdict(&self, job: Job, public_key: Option<PublicKey>, out: &mut impl Output) {
+        let outcome = |step: Step| match step {
+            Step::Over(outcome) => outcome,
+            Step::Greeting
+            | Step::Announcing
+            | Step::Parked
+            | Step::Accepted
+            | Step::Keeping
+            | Step::Switching => RotationOutcome::Abandoned,
+        };
+        let peers = job.members.into_iter().filter_map(|(id, member)| {
+            let (_, peer) = self.peers.get(id)?.as_ref()?;
+            Some((peer.identity(), outcome(member.step)))
+        });
+        out.rotation(RotationOutput::Finished(Verdict {
+            kind: job.kind,
+            compromised: job.compromised,
+            public_key,
+            kept: job.kept,
+            peers: peers.collect(),
+        }));
+    }
+}

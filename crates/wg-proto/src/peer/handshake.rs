@@ -1,0 +1,212 @@
+//! A peer's handshakes: those we begin, those we answer, and what follows when one is completed.
+//!
+//! **Invariant:** a response moves the endpoint only once it has authenticated, and an initiation alone only
+//! if it cannot be a recording from this daemon's last life.
+
+use std::time::{Duration, Instant};
+
+use super::{Context, Lane, Peer, Place, find};
+use crate::identities::Generation;
+use crate::initiation::Timestamp;
+use crate::session::Session;
+use crate::timers::Role;
+use crate::{DeviceEvent, DropReason, Endpoint, Output, PublicKey};
+
+impl Peer {
+    /// An initiation that has passed the gate, by a key of the peer's to a key of ours; each lane with these
+    /// keys answers, and the initiator takes the answer that fits its pre-shared key.
+    pub(crate) fn accept_initiation(
+        &mut self,
+        initiation: &[u8],
+        (own, by, made): (Generation, PublicKey, Timestamp),
+        from: Endpoint,
+        cx: &mut Context<'_, impl Output>,
+    ) -> Result<(), DropReason> {
+        let fits = |lane: &Lane| lane.keys.own == own && lane.keys.peer == by;
+        let lanes = [fits(&self.current), self.next.as_ref().is_some_and(|next| fits(&next.lane))];
+        if lanes == [false, false] {
+            return Err(DropReason::UnknownPeer);
+        }
+        if self.last_initiation.is_some_and(|last| made <= last) {
+            self.handshakes.responder_failed += 1;
+            return Err(DropReason::Replay);
+        }
+        self.last_initiation = Some(made);
+        let mut result = Err(DropReason::NoSession);
+        for (place, _) in [Place::Current, Place::Next].into_iter().zip(lanes).filter(|(_, fits)| *fits) {
+            if !self.ensure_session(place, cx) {
+                continue;
+            }
+            let lane = match (place, &mut self.next) {
+                (Place::Next, Some(next)) => &mut next.lane,
+                (Place::Next | Place::Current | Place::Draining, _) => &mut self.current,
+            };
+            let Some(session) = &mut lane.session else { continue };
+            match session.accept_initiation(initiation, cx.scratch) {
+                Ok(response) => {
+                    self.wire.transmit_to(from, response, cx.out);
+                    result = Ok(());
+                }
+                Err(reason) if result.is_err() => result = Err(reason),
+                Err(_) => {}
+            }
+        }
+        if let Err(reason) = result {
+            self.handshakes.responder_failed += 1;
+            return Err(reason);
+        }
+        let follows = (!self.initiations_may_be_replayed).then_some(from);
+        if let Some((from, to)) = self.wire.received(initiation.len(), follows) {
+            let peer = self.identity();
+            cx.out.event(DeviceEvent::Roamed { peer, from, to });
+        }
+        self.timers.received(cx.now);
+        self.timers.sent(cx.now);
+        self.timers.handshake_message_sent(cx.now);
+        Ok(())
+    }
+
+    /// The answer to an initiation of ours; it has passed the gate.
+    pub(crate) fn accept_response(
+        &mut self,
+        receiver_index: u32,
+        response: &[u8],
+        from: Endpoint,
+        cx: &mut Context<'_, impl Output>,
+    ) -> Result<(), DropReason> {
+        let place = self.place_of(receiver_index);
+        let session = find(&mut self.current, &mut self.next, &mut self.draining, receiver_index)
+            .ok_or(DropReason::UnknownIndex)?;
+        // The keepalive that follows goes where the response came from, so that comes first; whether
+        // the response authenticates is known before anything is sent.
+        let wire = &mut self.wire;
+        let out = &mut *cx.out;
+        let mut roamed = None;
+        let mut authentic = false;
+        let result = session.accept_response(response, cx.scratch, |datagram| {
+            if !std::mem::replace(&mut authentic, true) {
+                roamed = wire.received(response.len(), Some(from));
+            }
+            wire.transmit(datagram, out);
+        });
+        if let Err(reason) = result {
+            if reason == DropReason::DecryptFailed {
+                match place {
+                    // Made with the keys of the other lane; perhaps the peer has those alone.
+                    Some(place) if self.next.is_some() => self.other_is_due = Some(place.other()),
+                    Some(_) | None => self.handshakes.initiator_failed += 1,
+                }
+            }
+            return Err(reason);
+        }
+        let took = self.timers.initiation_answered(cx.now);
+        self.timers.received(cx.now);
+        if let Some((from, to)) = roamed {
+            let peer = self.identity();
+            cx.out.event(DeviceEvent::Roamed { peer, from, to });
+        }
+        self.handshakes.initiator_completed += 1;
+        self.handshake_completed(place, Role::Initiator, took, cx.now, cx.out);
+        if place == Some(Place::Next) {
+            self.next_is_in_use(cx);
+        }
+        self.flush(cx);
+        Ok(())
+    }
+
+    /// A cookie in answer to a handshake message of ours.
+    pub(crate) fn accept_cookie(
+        &mut self,
+        receiver_index: u32,
+        reply: &[u8],
+        cx: &mut Context<'_, impl Output>,
+    ) -> Result<(), DropReason> {
+        let session = self.session_mut(receiver_index).ok_or(DropReason::UnknownIndex)?;
+        session.accept_cookie(reply, cx.scratch)?;
+        self.wire.rx_bytes += reply.len() as u64;
+        self.wire.rx_packets += 1;
+        Ok(())
+    }
+
+    /// Begins a handshake unless one is under way, or one of our messages may still be answered.
+    pub(crate) fn initiate(&mut self, cx: &mut Context<'_, impl Output>) {
+        if self.wire.endpoint.is_none() || !self.timers.may_initiate(cx.now) {
+            return;
+        }
+        let offered = self.next.as_ref().is_some_and(|next| next.offered);
+        self.initiate_in(if offered { Place::Next } else { Place::Current }, cx);
+    }
+
+    pub(super) fn initiate_in(&mut self, place: Place, cx: &mut Context<'_, impl Output>) {
+        if self.wire.endpoint.is_none() || !self.ensure_session(place, cx) {
+            return;
+        }
+        let lane = match (place, &mut self.next) {
+            (Place::Next, Some(next)) => &mut next.lane,
+            (Place::Next | Place::Current | Place::Draining, _) => &mut self.current,
+        };
+        let Some(session) = &mut lane.session else { return };
+        if let Some(initiation) = session.initiate(cx.scratch) {
+            self.wire.transmit(initiation, cx.out);
+            self.attempting = true;
+            self.timers.sent(cx.now);
+            self.timers.initiation_sent(cx.now);
+        } else if !session.can_agree() {
+            self.drop_staged(cx);
+        }
+    }
+
+    /// `false` if there can be none: no key of ours, or no range is left.
+    fn ensure_session(&mut self, place: Place, cx: &mut Context<'_, impl Output>) -> bool {
+        let lane = match (place, &mut self.next) {
+            (Place::Next, Some(next)) => &mut next.lane,
+            (Place::Next | Place::Draining, _) => return false,
+            (Place::Current, _) => &mut self.current,
+        };
+        if lane.session.is_none() {
+            let Some(identity) = cx.identities.get(lane.keys.own) else { return false };
+            let Some(range) = cx.ranges.take(self.id) else { return false };
+            lane.session = Some(Session::new(identity, &lane.keys.peer, lane.keys.preshared.as_ref(), range));
+        }
+        true
+    }
+
+    pub(super) fn handshake_completed(
+        &mut self,
+        place: Option<Place>,
+        role: Role,
+        took: Option<Duration>,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        self.attempting = false;
+        self.unanswered = 0;
+        self.initiations_may_be_replayed = false;
+        self.other_is_due = None;
+        self.proofs += 1;
+        match (place, &mut self.next) {
+            (Some(Place::Current), _) => self.current.proven = self.proofs,
+            (Some(Place::Next), Some(next)) => next.lane.proven = self.proofs,
+            (Some(Place::Next | Place::Draining) | None, _) => {}
+        }
+        self.timers.handshake_completed(now, role);
+        let peer = self.identity();
+        if self.timers.up(now) {
+            out.event(DeviceEvent::PeerUp { peer: self.identity() });
+        }
+        out.event(DeviceEvent::Handshake { peer, took });
+    }
+
+    /// No answer for 90 s. Packets that waited are dropped; the next one, or a peer that is to be kept
+    /// alive, begins anew, so that a path that comes back is found within one retry.
+    pub(super) fn gave_up(&mut self, cx: &mut Context<'_, impl Output>) {
+        self.timers.handshake_over();
+        if std::mem::take(&mut self.attempting) {
+            self.handshakes.initiator_failed += 1;
+        }
+        self.drop_staged(cx);
+        if self.wants_keepalives() {
+            self.initiate(cx);
+        }
+    }
+}
