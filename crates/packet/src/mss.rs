@@ -6,6 +6,7 @@
 //! **Invariant:** nothing but the two bytes of the option and the two of the TCP checksum changes, the size is
 //! never raised, and a packet whose checksum was right has a right one afterwards (RFC 1624 §3, eqn. 3).
 
+use crate::checksum;
 use crate::ip::{IPV4_HEADER_BYTES, IPV6_HEADER_BYTES};
 use crate::{IpHeader, IpVersion};
 
@@ -74,13 +75,13 @@ impl Clamp {
     pub fn apply(self, packet: &mut [u8]) {
         packet[self.value_at..self.value_at + 2].copy_from_slice(&self.fits.to_be_bytes());
         let at = self.tcp_at + 16;
-        let checksum = u16::from_be_bytes([packet[at], packet[at + 1]]);
+        let sum = u16::from_be_bytes([packet[at], packet[at + 1]]);
         // The sum is over words that begin at even places of the TCP header. An option can begin at an odd one;
         // then its bytes stand in two words, and count there as if they were swapped.
         let odd = (self.value_at - self.tcp_at) % 2 == 1;
         let word = |value: u16| if odd { value.swap_bytes() } else { value };
-        let checksum = replaced(checksum, word(self.announced), word(self.fits));
-        packet[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+        let sum = checksum::update(sum, word(self.announced), word(self.fits));
+        packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
     }
 }
 
@@ -99,17 +100,6 @@ fn find_value(options: &[u8]) -> Option<usize> {
             _ => at += usize::from(*options.get(at + 1).filter(|length| **length >= 2)?),
         }
     }
-}
-
-/// RFC 1624 §3, equation 3: HC' = ~(~HC + ~m + m').
-fn replaced(checksum: u16, old: u16, new: u16) -> u16 {
-    let mut sum = u32::from(!checksum) + u32::from(!old) + u32::from(new);
-    sum = (sum & 0xffff) + (sum >> 16);
-    sum = (sum & 0xffff) + (sum >> 16);
-    // Two carries are enough for three words.
-    #[expect(clippy::cast_possible_truncation, reason = "folded to 16 bits above")]
-    let folded = sum as u16;
-    !folded
 }
 
 #[cfg(test)]

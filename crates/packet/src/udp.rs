@@ -3,6 +3,7 @@
 //! **Invariant:** a [`Datagram`] is read only from a packet that is no fragment and has neither IPv4 options
 //! nor IPv6 extension headers, so that two readers of the same bytes never see different datagrams.
 
+use crate::checksum;
 use std::net::{IpAddr, SocketAddr};
 
 use crate::ip::{IPV4_HEADER_BYTES, IPV6_HEADER_BYTES};
@@ -57,8 +58,7 @@ impl<'a> Datagram<'a> {
     pub fn to_packet(&self) -> Option<Vec<u8>> {
         let udp_length = u16::try_from(UDP_HEADER_BYTES + self.payload.len()).ok()?;
         let mut packet = Vec::with_capacity(IPV6_HEADER_BYTES + usize::from(udp_length));
-        let mut pseudo = Sum::default();
-        match (self.source.ip(), self.destination.ip()) {
+        let pseudo = match (self.source.ip(), self.destination.ip()) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let total = u16::try_from(IPV4_HEADER_BYTES).ok()?.checked_add(udp_length)?;
                 packet.extend([0x45, 0]);
@@ -67,10 +67,9 @@ impl<'a> Datagram<'a> {
                 packet.extend([0, 0, 0x40, 0, HOP_LIMIT, UDP, 0, 0]);
                 packet.extend(source.octets());
                 packet.extend(destination.octets());
-                let mut sum = Sum::default();
-                sum.add(&packet);
-                packet[10..12].copy_from_slice(&sum.finish().to_be_bytes());
-                pseudo.add(&packet[12..20]);
+                let sum = checksum::of(&packet);
+                packet[10..12].copy_from_slice(&sum.to_be_bytes());
+                checksum::add(0, &packet[12..20])
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 packet.extend([0x60, 0, 0, 0]);
@@ -78,47 +77,24 @@ impl<'a> Datagram<'a> {
                 packet.extend([UDP, HOP_LIMIT]);
                 packet.extend(source.octets());
                 packet.extend(destination.octets());
-                pseudo.add(&packet[8..40]);
+                checksum::add(0, &packet[8..40])
             }
             (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
-        }
+        };
         let start = packet.len();
         packet.extend(self.source.port().to_be_bytes());
         packet.extend(self.destination.port().to_be_bytes());
         packet.extend(udp_length.to_be_bytes());
         packet.extend([0, 0]);
         packet.extend(self.payload);
-        pseudo.add(&[0, UDP]);
-        pseudo.add(&udp_length.to_be_bytes());
-        pseudo.add(&packet[start..]);
+        let sum = pseudo + u64::from(UDP) + u64::from(udp_length);
         // Zero means "no checksum" (RFC 768), so a sum of zero is sent as its other form.
-        let checksum = match pseudo.finish() {
+        let checksum = match checksum::finish(checksum::add(sum, &packet[start..])) {
             0 => 0xffff,
             sum => sum,
         };
         packet[start + 6..start + 8].copy_from_slice(&checksum.to_be_bytes());
         Some(packet)
-    }
-}
-
-/// The Internet checksum, RFC 1071. Parts of odd length come last.
-#[derive(Default)]
-struct Sum(u64);
-
-impl Sum {
-    fn add(&mut self, bytes: &[u8]) {
-        for pair in bytes.chunks(2) {
-            let low = pair.get(1).copied().unwrap_or(0);
-            self.0 += u64::from(u16::from_be_bytes([pair[0], low]));
-        }
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "folded until it fits")]
-    fn finish(mut self) -> u16 {
-        while self.0 > 0xffff {
-            self.0 = (self.0 & 0xffff) + (self.0 >> 16);
-        }
-        !(self.0 as u16)
     }
 }
 
@@ -145,14 +121,9 @@ mod tests {
     #[test]
     fn sums_over_the_checksum_are_all_ones() {
         let packet = datagram("10.0.0.1:7", "10.0.0.2:9", b"odd").to_packet().unwrap();
-        let mut header = Sum::default();
-        header.add(&packet[..20]);
-        assert_eq!(header.finish(), 0);
-        let mut whole = Sum::default();
-        whole.add(&packet[12..20]);
-        whole.add(&[0, UDP, 0, 11]);
-        whole.add(&packet[20..]);
-        assert_eq!(whole.finish(), 0);
+        assert_eq!(checksum::of(&packet[..20]), 0);
+        let pseudo = checksum::add(checksum::add(0, &packet[12..20]), &[0, UDP, 0, 11]);
+        assert_eq!(checksum::finish(checksum::add(pseudo, &packet[20..])), 0);
     }
 
     #[test]
