@@ -13,7 +13,8 @@ const QUIET: &[&str] = &["boringtun=off"];
 /// configured with `wg set` or `wg setconf`, as wireguard-go does.
 ///
 /// It has to be started as root (CAP_NET_ADMIN). Before the first packet it gives up every capability and most
-/// system calls; a second process, wgd-netcfg, keeps CAP_NET_ADMIN alone and answers a short list of requests.
+/// system calls; a second process, wgd-netcfg, keeps CAP_NET_ADMIN (without a
+/// wgd.toml also CAP_NET_BIND_SERVICE, for ports below 1024) and answers a short list of requests.
 #[derive(Debug, Parser)]
 #[command(name = "wgd", version, after_long_help = EXAMPLES)]
 pub struct Cli {
