@@ -8,6 +8,7 @@ pub mod blind;
 pub mod key;
 pub mod provider;
 pub mod row;
+pub mod stream;
 pub mod wrap;
 
 pub use key::Key256;

@@ -134,7 +134,7 @@ mod tests {
         assert_eq!(open(&key(1), b"", &sealed).unwrap_err(), OpenError::Version(9));
     }
 
-    /// Made with Python's `cryptography`; the recipe is in `docs/formats/keys.md`.
+    /// Made with Python's `cryptography`.
     #[test]
     fn a_sealed_row_is_what_the_format_page_says() {
         let salt = std::array::from_fn(|i| u8::try_from(i).unwrap());
