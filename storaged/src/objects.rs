@@ -7,9 +7,10 @@
 //! seals them is a later part of storaged. `docs/formats/objects.md` describes the layout and says that it
 //! may still change.
 
+pub mod backend;
 pub mod buffers;
-pub mod disk;
 pub mod get;
+mod mounted;
 pub mod network_fs;
 pub mod pool;
 pub mod put;
@@ -18,8 +19,8 @@ pub mod volume;
 #[cfg(test)]
 mod tests;
 
+pub use backend::{Backend, Found, Reading, Space, Writing};
 pub use buffers::{Buffer, Buffers, TransferSlot};
-pub use disk::{Disk, Space};
 pub use pool::Pool;
 pub use put::{Put, PutError};
 pub use volume::{NasVolume, VolumeError};

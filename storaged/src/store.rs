@@ -15,7 +15,7 @@ use crate::ledger::apply::Note;
 use crate::ledger::{Action, Command, Ending, Ledger, LedgerUnavailable, Origin, Outcome, Reader};
 use crate::limits::{STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
 use crate::metrics::{Metrics, signed};
-use crate::objects::{Buffers, Disk, Pool};
+use crate::objects::{Backend, Buffers, Found, Pool};
 use crate::policy::Policy;
 use crate::strangers::{Noted, Stranger, Strangers};
 use crate::whois::Whois;
@@ -55,7 +55,7 @@ pub struct VolumeState {
     /// The name in the configuration.
     pub name: String,
     /// The volume.
-    pub disk: Arc<dyn Disk>,
+    pub disk: Arc<dyn Backend>,
     usable: AtomicBool,
     /// A look that has not come back holds one thread; another would only hold one more.
     looking: Arc<Semaphore>,
@@ -63,7 +63,7 @@ pub struct VolumeState {
 
 impl VolumeState {
     /// A volume that was just opened, so it is usable.
-    pub fn new(name: String, disk: Arc<dyn Disk>) -> VolumeState {
+    pub fn new(name: String, disk: Arc<dyn Backend>) -> VolumeState {
         VolumeState { name, disk, usable: AtomicBool::new(true), looking: Arc::new(Semaphore::new(1)) }
     }
 
@@ -75,12 +75,12 @@ impl VolumeState {
 
 impl Store {
     /// The volume with this id.
-    pub fn disk(&self, volume: FileId) -> Option<&Arc<dyn Disk>> {
+    pub fn disk(&self, volume: FileId) -> Option<&Arc<dyn Backend>> {
         self.volumes.iter().map(|state| &state.disk).find(|disk| disk.id() == volume)
     }
 
     /// Where a new object goes.
-    pub fn volume_for_writing(&self) -> Option<&Arc<dyn Disk>> {
+    pub fn volume_for_writing(&self) -> Option<&Arc<dyn Backend>> {
         self.volumes.iter().find(|state| state.is_usable()).map(|state| &state.disk)
     }
 
@@ -236,15 +236,21 @@ impl Store {
     }
 }
 
-fn count_unknown(disk: &dyn Disk, reader: &Reader) -> Result<u64, String> {
+fn count_unknown(disk: &dyn Backend, reader: &Reader) -> Result<u64, String> {
     let mut without_name: u64 = 0;
     let mut unknown = Vec::new();
-    let walked = disk.walk(&mut |id| match id {
-        Some(id) if matches!(reader.file(id), Ok(Some(_))) => {}
-        Some(id) => unknown.push(id),
-        None => without_name += 1,
+    let mut come_back = Vec::new();
+    let walked = disk.walk(&mut |found| match found {
+        Found::Object(id) if matches!(reader.file(id), Ok(Some(_))) => {}
+        Found::Temporary(id) if matches!(reader.file(id), Ok(Some(_))) => come_back.push(id),
+        Found::Object(id) | Found::Temporary(id) => unknown.push(id),
+        Found::Stray(_) => without_name += 1,
     });
     walked.map_err(|error| error.to_string())?;
+    for id in come_back {
+        // The object was durable under its name before the file was recorded.
+        disk.open(id).and_then(|_| disk.remove_temporary(id)).map_err(|error| error.to_string())?;
+    }
     // Asked after the walk: an upload that runs has its intent before it has its file, and one that has
     // ended since has its row.
     let open = reader.open_intents().map_err(|error| error.to_string())?;

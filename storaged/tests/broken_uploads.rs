@@ -3,7 +3,6 @@
 
 mod support;
 
-use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +11,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 use storaged::ledger::{Action, Ending};
-use storaged::objects::{Disk, Space};
+use storaged::objects::{Backend, Found, Reading, Space, Writing};
 use storaged::store::VolumeState;
 use store_proto::{FileId, headers};
 use support::{Lab, digest, eventually};
@@ -143,40 +142,25 @@ async fn a_volume_that_hangs_is_told_and_tidied_when_it_comes_back() {
 /// A volume whose syncs wait while a test says so.
 #[derive(Debug)]
 struct Hanging {
-    inner: Arc<dyn Disk>,
+    inner: Arc<dyn Backend>,
     hangs: Arc<AtomicBool>,
 }
 
-impl Disk for Hanging {
+impl Backend for Hanging {
     fn id(&self) -> FileId {
         self.inner.id()
     }
-    fn create_temporary(&self, id: FileId) -> io::Result<File> {
-        self.inner.create_temporary(id)
+    fn create(&self, object: FileId) -> io::Result<Box<dyn Writing>> {
+        Ok(Box::new(HangingWriting { inner: self.inner.create(object)?, hangs: Arc::clone(&self.hangs) }))
     }
-    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
-        self.inner.write(file, bytes)
+    fn open(&self, object: FileId) -> io::Result<Box<dyn Reading>> {
+        self.inner.open(object)
     }
-    fn sync(&self, file: &File) -> io::Result<()> {
-        while self.hangs.load(Ordering::Relaxed) {
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        self.inner.sync(file)
+    fn remove(&self, object: FileId) -> io::Result<()> {
+        self.inner.remove(object)
     }
-    fn publish(&self, id: FileId) -> io::Result<()> {
-        self.inner.publish(id)
-    }
-    fn sync_directories(&self, id: FileId) -> io::Result<()> {
-        self.inner.sync_directories(id)
-    }
-    fn remove(&self, id: FileId) -> io::Result<()> {
-        self.inner.remove(id)
-    }
-    fn open(&self, id: FileId) -> io::Result<(File, u64)> {
-        self.inner.open(id)
-    }
-    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.inner.read(file, buffer, offset)
+    fn remove_temporary(&self, object: FileId) -> io::Result<()> {
+        self.inner.remove_temporary(object)
     }
     fn check(&self) -> io::Result<()> {
         self.inner.check()
@@ -184,8 +168,32 @@ impl Disk for Hanging {
     fn space(&self) -> io::Result<Space> {
         self.inner.space()
     }
-    fn walk(&self, found: &mut dyn FnMut(Option<FileId>)) -> io::Result<()> {
+    fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
         self.inner.walk(found)
+    }
+}
+
+#[derive(Debug)]
+struct HangingWriting {
+    inner: Box<dyn Writing>,
+    hangs: Arc<AtomicBool>,
+}
+
+impl Writing for HangingWriting {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.inner.write(bytes)
+    }
+    fn sync(&mut self) -> io::Result<()> {
+        while self.hangs.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        self.inner.sync()
+    }
+    fn publish(&mut self) -> io::Result<()> {
+        self.inner.publish()
+    }
+    fn settle(&mut self) -> io::Result<()> {
+        self.inner.settle()
     }
 }
 

@@ -5,21 +5,18 @@
 //! as a whole and has another SHA-256 than recorded is such an error before its last bytes; of a stretch
 //! only the length can be checked.
 
-use std::fs::File;
 use std::io;
 use std::ops::Range;
-use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use store_proto::{ContentDigest, FileId};
 
-use crate::objects::{Buffer, Disk};
+use crate::objects::{Backend, Buffer, Reading};
 
 /// An object being read.
 #[derive(Debug)]
 pub struct Get {
-    disk: Arc<dyn Disk>,
-    file: File,
+    object: Box<dyn Reading>,
     range: Range<u64>,
     /// Of a whole object, until it was compared.
     check: Option<(Sha256, ContentDigest)>,
@@ -65,13 +62,14 @@ impl Damage {
 
 impl Get {
     /// Opens an object that must be as recorded, for the bytes of `range`, which lie in it.
-    pub fn open(disk: Arc<dyn Disk>, id: FileId, recorded: Recorded, range: Range<u64>) -> io::Result<Get> {
-        let (file, found) = disk.open(id)?;
+    pub fn open(disk: &dyn Backend, id: FileId, recorded: Recorded, range: Range<u64>) -> io::Result<Get> {
+        let object = disk.open(id)?;
+        let found = object.length();
         if found != recorded.size {
             return Err(Damage::Length { found, recorded: recorded.size }.into_error());
         }
         let check = (range == (0..recorded.size)).then(|| (Sha256::new(), recorded.sha256));
-        Ok(Get { disk, file, range, check })
+        Ok(Get { object, range, check })
     }
 
     /// The next stretch; an empty buffer when all of the range was read.
@@ -81,7 +79,7 @@ impl Get {
             let most = usize::try_from(wanted).map_or(space.len(), |wanted| wanted.min(space.len()));
             let mut filled = 0;
             while filled < most {
-                match self.disk.read(&self.file, &mut space[filled..most], self.range.start + filled as u64) {
+                match self.object.read_at(&mut space[filled..most], self.range.start + filled as u64) {
                     Ok(0) => return Err(Damage::Short.into_error()),
                     Ok(count) => filled += count,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}

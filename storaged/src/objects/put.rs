@@ -1,17 +1,15 @@
-//! Writing an object: temporary → bytes → `fdatasync` → rename → `fsync` of both directories.
+//! Writing an object: temporary → bytes → `fdatasync` → rename → `fsync` of its directory.
 //!
 //! **Invariant:** until [`Put::publish`] has returned, nothing under `objects/` is promised; when it has,
-//! the object is whole and its name durable. [`Disk::remove`] takes away whatever a failed put left,
+//! the object is whole and its name durable. [`Backend::remove`] takes away whatever a failed put left,
 //! and must succeed before its intent may be closed.
 
-use std::fs::File;
 use std::io;
-use std::sync::Arc;
 
 use sha2::{Digest as _, Sha256};
 use store_proto::{ContentDigest, FileId};
 
-use crate::objects::Disk;
+use crate::objects::{Backend, Writing};
 
 /// Why an object could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -37,24 +35,22 @@ pub enum PutError {
 /// An object on its way to a volume.
 #[derive(Debug)]
 pub struct Put {
-    disk: Arc<dyn Disk>,
-    id: FileId,
-    file: File,
+    writing: Box<dyn Writing>,
     hash: Sha256,
     size: u64,
 }
 
 impl Put {
     /// Makes the temporary file.
-    pub fn begin(disk: Arc<dyn Disk>, id: FileId) -> Result<Put, PutError> {
-        let file = disk.create_temporary(id).map_err(at("make the temporary file"))?;
-        Ok(Put { disk, id, file, hash: Sha256::new(), size: 0 })
+    pub fn begin(disk: &dyn Backend, id: FileId) -> Result<Put, PutError> {
+        let writing = disk.create(id).map_err(at("make the temporary file"))?;
+        Ok(Put { writing, hash: Sha256::new(), size: 0 })
     }
 
     /// Hashes and writes. Both at once, while the bytes are in the cache.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), PutError> {
         self.hash.update(bytes);
-        self.disk.write(&self.file, bytes).map_err(at("write"))?;
+        self.writing.write(bytes).map_err(at("write"))?;
         self.size += bytes.len() as u64;
         Ok(())
     }
@@ -70,11 +66,11 @@ impl Put {
     }
 
     /// Makes it an object.
-    pub fn publish(&self) -> Result<(), PutError> {
+    pub fn publish(mut self) -> Result<(), PutError> {
         // Network file systems report a full disk or a broken server here, and not at the write.
-        self.disk.sync(&self.file).map_err(at("sync"))?;
-        self.disk.publish(self.id).map_err(at("rename"))?;
-        self.disk.sync_directories(self.id).map_err(at("sync the directories"))
+        self.writing.sync().map_err(at("sync"))?;
+        self.writing.publish().map_err(at("rename"))?;
+        self.writing.settle().map_err(at("sync the directory"))
     }
 }
 

@@ -7,26 +7,21 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
-use nix::dir::Dir;
-use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
-use nix::sys::stat::{Mode, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, fdatasync, fsync, unlinkat};
+use arc_swap::ArcSwap;
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
 use serde::{Deserialize, Serialize};
 use store_proto::FileId;
 
 use crate::ledger::StoreId;
-use crate::objects::disk::{Disk, Space};
+use crate::objects::backend::{Backend, Found, Reading, Space, Writing};
+use crate::objects::mounted::{Mounted, OBJECTS, TEMPORARY, open_below};
 
 /// The marker's file name.
 pub const MARKER: &str = ".culvert-volume";
-const OBJECTS: &str = "objects";
-const TEMPORARY: &str = "tmp";
 /// A marker is below 200 bytes; more is not ours.
 const MARKER_BYTES: u64 = 4096;
 
@@ -106,12 +101,8 @@ pub struct NasVolume {
     name: String,
     path: PathBuf,
     marker: Marker,
-    /// (device, inode) of the directory at start.
-    identity: (u64, u64),
-    objects: OwnedFd,
-    temporary: OwnedFd,
-    /// The shards whose names are known to be on the disk, a bit each.
-    durable_shards: Mutex<[u128; 2]>,
+    /// What is mounted there now.
+    mounted: ArcSwap<Mounted>,
 }
 
 impl NasVolume {
@@ -160,19 +151,13 @@ impl NasVolume {
                 expected,
             });
         }
-        let metadata = directory.metadata().map_err(fail("look at the directory", path))?;
-        let below = |directory: &File, below: &str| {
-            open_below(directory, below, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
-                .map_err(fail("open the directory", &path.join(below)))
-        };
         Ok(NasVolume {
             name: name.to_owned(),
             path: path.to_owned(),
             marker,
-            identity: (metadata.dev(), metadata.ino()),
-            objects: below(&directory, OBJECTS)?.into(),
-            temporary: below(&directory, TEMPORARY)?.into(),
-            durable_shards: Mutex::default(),
+            mounted: ArcSwap::from_pointee(
+                Mounted::open(directory).map_err(fail("open its directories", path))?,
+            ),
         })
     }
 
@@ -185,166 +170,51 @@ impl NasVolume {
     pub fn path(&self) -> &Path {
         &self.path
     }
-
-    fn shard(&self, shard: &str) -> io::Result<File> {
-        open_below(&self.objects, shard, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())
-    }
-
-    /// Opens the shard of an object that is about to be published, making it if it is not there. Its name is
-    /// then on the disk: a directory that is there may have been made by a thread that has yet to sync it, or
-    /// by a process that died before it did, so the first use of each shard syncs whoever made it.
-    fn shard_to_publish(&self, id: FileId) -> io::Result<File> {
-        let (shard, _) = place(id);
-        let opened = match self.shard(&shard) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                match mkdirat(&self.objects, shard.as_str(), Mode::from_bits_truncate(0o700)) {
-                    // Another thread was first: as good.
-                    Ok(()) | Err(Errno::EEXIST) => {}
-                    Err(error) => return Err(error.into()),
-                }
-                self.shard(&shard)?
-            }
-            other => other?,
-        };
-        if !self.is_durable(id) {
-            fsync(&self.objects)?;
-            let (word, bit) = shard_bit(id);
-            self.durable_shards()[word] |= bit;
-        }
-        Ok(opened)
-    }
-
-    fn is_durable(&self, id: FileId) -> bool {
-        let (word, bit) = shard_bit(id);
-        self.durable_shards()[word] & bit != 0
-    }
-
-    fn durable_shards(&self) -> MutexGuard<'_, [u128; 2]> {
-        self.durable_shards.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
-impl Disk for NasVolume {
+impl Backend for NasVolume {
     fn id(&self) -> FileId {
         self.marker.volume_id
     }
 
-    fn create_temporary(&self, id: FileId) -> io::Result<File> {
-        let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL;
-        open_below(&self.temporary, &id.to_string(), flags, Mode::from_bits_truncate(0o600))
+    fn create(&self, object: FileId) -> io::Result<Box<dyn Writing>> {
+        Ok(Box::new(Mounted::create(&self.mounted.load_full(), object)?))
     }
 
-    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()> {
-        let mut file = file;
-        file.write_all(bytes)
+    fn open(&self, object: FileId) -> io::Result<Box<dyn Reading>> {
+        Ok(Box::new(self.mounted.load().read(object)?))
     }
 
-    fn sync(&self, file: &File) -> io::Result<()> {
-        Ok(fdatasync(file)?)
+    fn remove(&self, object: FileId) -> io::Result<()> {
+        self.mounted.load().remove(object)
     }
 
-    fn publish(&self, id: FileId) -> io::Result<()> {
-        let (_, name) = place(id);
-        let directory = self.shard_to_publish(id)?;
-        let temporary = id.to_string();
-        match renameat(&self.temporary, temporary.as_str(), &directory, name.as_str()) {
-            Ok(()) => Ok(()),
-            // A network file system may answer with an error although it did it (a lost reply, repeated):
-            // what is there decides.
-            Err(error) => {
-                let moved = fstatat(&directory, name.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW).is_ok()
-                    && fstatat(&self.temporary, temporary.as_str(), AtFlags::AT_SYMLINK_NOFOLLOW)
-                        == Err(Errno::ENOENT);
-                if moved { Ok(()) } else { Err(error.into()) }
-            }
-        }
-    }
-
-    fn sync_directories(&self, id: FileId) -> io::Result<()> {
-        fsync(self.shard(&place(id).0)?)?;
-        fsync(&self.temporary)?;
-        Ok(())
-    }
-
-    fn remove(&self, id: FileId) -> io::Result<()> {
-        remove_if_there(&self.temporary, &id.to_string())?;
-        fsync(&self.temporary)?;
-        let (shard, name) = place(id);
-        match self.shard(&shard) {
-            Ok(directory) => {
-                remove_if_there(&directory, &name)?;
-                fsync(&directory)?;
-                Ok(())
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn open(&self, id: FileId) -> io::Result<(File, u64)> {
-        let (shard, name) = place(id);
-        let file = open_below(&self.objects, &format!("{shard}/{name}"), OFlag::O_RDONLY, Mode::empty())?;
-        let metadata = file.metadata()?;
-        if !metadata.is_file() {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "an object is not a regular file"));
-        }
-        Ok((file, metadata.len()))
-    }
-
-    fn read(&self, file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        file.read_at(buffer, offset)
+    fn remove_temporary(&self, object: FileId) -> io::Result<()> {
+        self.mounted.load().remove_temporary(object)
     }
 
     fn check(&self) -> io::Result<()> {
         let directory = open_directory(&self.path)?;
-        let metadata = directory.metadata()?;
-        if (metadata.dev(), metadata.ino()) != self.identity {
-            return Err(io::Error::other("another directory is in the volume's place"));
-        }
         let marker = read_marker(&self.name, &self.path, &directory).map_err(io::Error::other)?;
         if marker != self.marker {
-            return Err(io::Error::other("the marker has changed"));
+            return Err(io::Error::other("another volume's marker is in its place"));
+        }
+        if !self.mounted.load().is_still(&directory) {
+            // Unmounted and mounted again, or served anew: the marker says that it is ours. Whatever is
+            // being written through the old mount fails there.
+            self.mounted.store(Arc::new(Mounted::open(directory)?));
+            tracing::warn!(volume = %self.name, "the volume was mounted anew and is taken back");
         }
         Ok(())
     }
 
     fn space(&self) -> io::Result<Space> {
-        let found = nix::sys::statvfs::fstatvfs(&self.objects)?;
-        let unit = found.fragment_size();
-        Ok(Space {
-            available_bytes: found.blocks_available().saturating_mul(unit),
-            size_bytes: found.blocks().saturating_mul(unit),
-        })
+        self.mounted.load().space()
     }
 
-    fn walk(&self, found: &mut dyn FnMut(Option<FileId>)) -> io::Result<()> {
-        for name in names(&self.temporary, ".")? {
-            found(FileId::parse(&name).ok());
-        }
-        for shard in names(&self.objects, ".")? {
-            let is_shard = shard.len() == 2 && shard.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
-            if !is_shard {
-                found(None);
-                continue;
-            }
-            for rest in names(&self.objects, &shard)? {
-                found(FileId::parse(&format!("{shard}{rest}")).ok());
-            }
-        }
-        Ok(())
+    fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+        self.mounted.load().walk(found)
     }
-}
-
-/// `ab/cdef…`: 256 directories keep each small without a second level.
-fn place(id: FileId) -> (String, String) {
-    let text = id.to_string();
-    (text[..2].to_owned(), text[2..].to_owned())
-}
-
-/// Where the bit of an object's shard is.
-fn shard_bit(id: FileId) -> (usize, u128) {
-    let shard = id.as_bytes()[0];
-    (usize::from(shard >> 7), 1 << (shard & 0x7f))
 }
 
 fn open_directory(path: &Path) -> io::Result<File> {
@@ -376,40 +246,6 @@ fn read_marker(name: &str, path: &Path, directory: &File) -> Result<Marker, Volu
         return Err(VolumeError::BadMarker { name, path, why });
     }
     Ok(marker)
-}
-
-/// Opens `name` below `directory`: no `..`, no symbolic link, no other file system.
-fn open_below(directory: impl std::os::fd::AsFd, name: &str, flags: OFlag, mode: Mode) -> io::Result<File> {
-    let flags = flags | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW;
-    let how = OpenHow::new().flags(flags).mode(mode).resolve(
-        ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_SYMLINKS | ResolveFlag::RESOLVE_NO_XDEV,
-    );
-    let opened = match openat2(directory.as_fd(), name, how) {
-        // Kernels before 5.6, and sandboxes that do not know the call. Names are ids, so this is a second
-        // line of defence and its absence opens nothing.
-        Err(Errno::ENOSYS) => openat(directory.as_fd(), name, flags, mode),
-        other => other,
-    };
-    Ok(File::from(opened?))
-}
-
-fn remove_if_there(directory: impl std::os::fd::AsFd, name: &str) -> io::Result<()> {
-    match unlinkat(directory, name, UnlinkatFlags::NoRemoveDir) {
-        Ok(()) | Err(Errno::ENOENT) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn names(directory: &OwnedFd, below: &str) -> io::Result<Vec<String>> {
-    let opened = open_below(directory, below, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
-    let mut names = Vec::new();
-    for entry in Dir::from_fd(opened.into())? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name != "." && name != ".." {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 #[cfg(test)]
@@ -457,44 +293,25 @@ mod tests {
     }
 
     #[test]
-    fn an_object_is_not_followed_through_a_link() {
+    fn a_volume_that_is_mounted_anew_is_taken_back() {
         let (folder, store) = made();
-        let volume = NasVolume::open("main", &folder.path().join("v"), store).unwrap();
+        let path = folder.path().join("v");
+        let volume = NasVolume::open("main", &path, store).unwrap();
         let id = FileId::from_bytes([0xab; 16]);
-        let (shard, name) = place(id);
-        std::fs::create_dir(folder.path().join("v/objects").join(&shard)).unwrap();
-        std::fs::write(folder.path().join("secret"), b"x").unwrap();
-        std::os::unix::fs::symlink("../../../secret", folder.path().join("v/objects").join(shard).join(name))
-            .unwrap();
-        assert!(volume.open(id).is_err());
-    }
-
-    #[test]
-    fn a_walk_names_what_is_there() {
-        let (folder, store) = made();
-        let volume = NasVolume::open("main", &folder.path().join("v"), store).unwrap();
-        let (a, b) = (FileId::from_bytes([1; 16]), FileId::from_bytes([2; 16]));
-        for id in [a, b] {
-            volume.create_temporary(id).unwrap();
-        }
-        volume.publish(a).unwrap();
-        std::fs::write(folder.path().join("v/tmp/stray"), b"").unwrap();
-        let mut found = Vec::new();
-        volume.walk(&mut |id| found.push(id)).unwrap();
-        found.sort();
-        assert_eq!(found, [None, Some(a), Some(b)]);
-    }
-
-    #[test]
-    fn a_shard_that_a_dead_process_made_is_synced_before_it_is_used() {
-        let (folder, store) = made();
-        let volume = NasVolume::open("main", &folder.path().join("v"), store).unwrap();
-        let (id, other) = (FileId::from_bytes([0xab; 16]), FileId::from_bytes([0x2b; 16]));
-        std::fs::create_dir(folder.path().join("v/objects/ab")).unwrap();
-        assert!(!volume.is_durable(id));
-        volume.create_temporary(id).unwrap();
-        volume.publish(id).unwrap();
-        assert!(volume.is_durable(id) && !volume.is_durable(other));
+        let mut before = volume.create(id).unwrap();
+        before.write(b"whole").unwrap();
+        before.publish().unwrap();
+        // The same files under another inode, as after a mount.
+        let away = folder.path().join("away");
+        std::fs::rename(&path, &away).unwrap();
+        volume.check().unwrap_err();
+        let copied = std::process::Command::new("cp").arg("-a").arg(&away).arg(&path).status().unwrap();
+        assert!(copied.success());
+        std::fs::remove_dir_all(&away).unwrap();
+        assert!(volume.open(id).is_err(), "the old directories are gone");
+        volume.check().unwrap();
+        assert_eq!(volume.open(id).unwrap().length(), 5);
+        volume.create(FileId::from_bytes([0xac; 16])).unwrap().publish().unwrap();
     }
 
     fn made() -> (tempfile::TempDir, StoreId) {

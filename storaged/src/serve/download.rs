@@ -100,7 +100,7 @@ impl Feeding {
         let (id, object) = (row.file_id, Recorded { size: row.size, sha256: row.sha256 });
         let opened = match self.store.disk(row.volume).cloned() {
             Some(disk) => {
-                let opening = self.store.pool.run(move || Get::open(disk, id, object, range)).await;
+                let opening = self.store.pool.run(move || Get::open(disk.as_ref(), id, object, range)).await;
                 opening.map_err(Into::into).and_then(|opened| opened)
             }
             None => Err(std::io::Error::other("the file's volume is not configured")),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use store_proto::{ContentDigest, FileId};
 use tokio::sync::oneshot;
 
-use crate::objects::{Buffer, Disk, Pool, Put, PutError, TransferSlot};
+use crate::objects::{Backend, Buffer, Pool, Put, PutError, TransferSlot};
 
 /// Where the bytes of one upload go.
 #[derive(Debug)]
@@ -31,10 +31,10 @@ impl Sink {
     pub async fn open(
         pool: Pool,
         slot: TransferSlot,
-        disk: Arc<dyn Disk>,
+        disk: Arc<dyn Backend>,
         id: FileId,
     ) -> Result<Sink, PutError> {
-        let put = pool.run(move || Put::begin(disk, id)).await.map_err(|_| lost())??;
+        let put = pool.run(move || Put::begin(disk.as_ref(), id)).await.map_err(|_| lost())??;
         let buffer = slot.take().await;
         Ok(Sink { pool, slot, buffer, stage: Stage::Idle(put) })
     }

@@ -19,7 +19,7 @@ use store_proto::{
 use crate::denial::Denial;
 use crate::ledger::{Action, Command, Ending, FileRow, Outcome, tables};
 use crate::limits::{LINGER, LINGER_BYTES, TRANSFER_WAIT};
-use crate::objects::{Disk, PutError, TransferSlot};
+use crate::objects::{Backend, PutError, TransferSlot};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
 use crate::serve::patience::{Patience, Waited};
@@ -89,7 +89,7 @@ struct Upload {
     admitted: Admitted,
     announced: Announced,
     max_bytes: u64,
-    disk: Arc<dyn Disk>,
+    disk: Arc<dyn Backend>,
     slot: TransferSlot,
     patience: Patience,
 }
@@ -196,7 +196,7 @@ impl Upload {
 /// An object whose intent stands.
 struct Begun<'a> {
     store: &'a Store,
-    disk: &'a Arc<dyn Disk>,
+    disk: &'a Arc<dyn Backend>,
     patience: &'a Patience,
     id: FileId,
     intent: u64,
