@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use store_proto::{Cohort, UserName};
 
 use crate::config::{Config, Environment, Fixed, KeySource, Raw};
-use crate::ledger::apply::Note;
+use crate::ledger::Note;
 use crate::ledger::audit::Question;
 use crate::ledger::{Action, Ending, Origin, Record, tables};
 use crate::limits::{TRAIL_DAYS, TRAIL_RECORDS};

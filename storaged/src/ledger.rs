@@ -5,21 +5,32 @@
 //!
 //! The layout is described in `docs/formats/ledger.md`.
 
-pub mod apply;
+pub mod application;
 pub mod audit;
+pub mod command;
+pub mod download;
+pub mod files;
+pub mod intents;
+pub mod note;
 pub mod read;
 pub mod record;
 pub mod recover;
+pub mod state;
 pub mod tables;
+pub mod upload;
 pub mod writer;
 
 #[cfg(test)]
 mod tests;
 
-pub use apply::{Command, Outcome};
-pub use read::Reader;
+pub use application::Application;
+pub use command::{Ask, Command, Outcome};
+pub use files::FileRow;
+pub use note::Note;
+pub use read::{Reader, Snapshot};
 pub use record::{Action, Ending, Host, Origin, Phase, Record};
-pub use tables::{FileRow, StoreId};
+pub use state::{StateTable, View};
+pub use tables::{CorruptError, StoreId};
 pub use writer::{Ledger, LedgerUnavailable};
 
 use std::path::{Path, PathBuf};

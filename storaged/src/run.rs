@@ -24,7 +24,7 @@ use tunnel_events::{Event, What};
 use crate::admin::Admin;
 use crate::config::{Config, Environment, Fixed, Raw};
 use crate::init::LEDGER_FILE;
-use crate::ledger::apply::Note;
+use crate::ledger::Note;
 use crate::ledger::{self, Action, Ending, Host, Ledger, Origin, recover};
 use crate::limits::{EVENT_QUEUE, IO_PATIENCE, IO_THREADS};
 use crate::metrics::{LedgerTime, Metrics};

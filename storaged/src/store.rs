@@ -11,8 +11,8 @@ use store_proto::{Cohort, FileId, LogicalPath, ServerRole};
 use tokio::sync::Semaphore;
 
 use crate::denial::Denial;
-use crate::ledger::apply::Note;
-use crate::ledger::{Action, Command, Ending, Ledger, LedgerUnavailable, Origin, Outcome, Reader};
+use crate::ledger::Note;
+use crate::ledger::{Action, Ending, Ledger, LedgerUnavailable, Origin, Reader};
 use crate::limits::{STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
 use crate::metrics::{Metrics, signed};
 use crate::objects::{Backend, Buffers, Found, Pool};
@@ -87,18 +87,9 @@ impl Store {
     /// Records something that has no before, and counts it.
     pub async fn note(&self, note: Note) -> Result<u64, LedgerUnavailable> {
         let (action, ending) = (note.action, note.ending);
-        match self.ledger.submit(Command::Note(note)).await? {
-            Outcome::Recorded(index) => {
-                self.metrics.operation(action, ending, None);
-                Ok(index)
-            }
-            Outcome::Begun { .. }
-            | Outcome::Opened { .. }
-            | Outcome::Stored(_)
-            | Outcome::PathTaken(_)
-            | Outcome::UnknownFile
-            | Outcome::UnknownIntent => unreachable!("a note is answered with its record"),
-        }
+        let index = self.ledger.submit(note).await?;
+        self.metrics.operation(action, ending, None);
+        Ok(index)
     }
 
     /// Counts the refusal of somebody who is not known, and records it unless there were many like it. It

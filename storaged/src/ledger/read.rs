@@ -2,18 +2,29 @@
 
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _};
+use redb::{
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
+    ReadableTableMetadata as _,
+};
+use serde::de::DeserializeOwned;
 use store_proto::{Cohort, FileId, LogicalPath};
 
+use crate::ledger::files::{self, FileRow};
+use crate::ledger::intents::{INTENTS, IntentRow};
 use crate::ledger::record::Record;
-use crate::ledger::tables::{
-    CorruptError, FILES, FileRow, INTENTS, IntentRow, META, META_STORED_BYTES, PATHS, RECORDS, decode,
-};
+use crate::ledger::state::{self, Entry, StateTable, View};
+use crate::ledger::tables::{CorruptError, Counter, META, RECORDS, STATE, decode};
 
 /// Reads what is durable; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
     database: Arc<Database>,
+}
+
+/// The state as it was at one moment; it never waits for the writer and never changes.
+pub struct Snapshot {
+    transaction: ReadTransaction,
+    state: ReadOnlyTable<&'static [u8], &'static [u8]>,
 }
 
 /// Sizes, for metrics and status.
@@ -35,22 +46,21 @@ impl Reader {
         Reader { database }
     }
 
+    /// The state of this moment, for several questions with one answer.
+    pub fn snapshot(&self) -> Result<Snapshot, CorruptError> {
+        let transaction = self.begin()?;
+        let state = transaction.open_table(STATE)?;
+        Ok(Snapshot { transaction, state })
+    }
+
     /// The file with this id.
     pub fn file(&self, id: FileId) -> Result<Option<FileRow>, CorruptError> {
-        let files = self.begin()?.open_table(FILES)?;
-        files.get(id.as_bytes())?.map(|row| decode("file", row.value())).transpose()
+        files::find(&self.snapshot()?, id)
     }
 
     /// The file at this path.
     pub fn file_at(&self, cohort: &Cohort, path: &LogicalPath) -> Result<Option<FileRow>, CorruptError> {
-        let transaction = self.begin()?;
-        let paths = transaction.open_table(PATHS)?;
-        let Some(id) = paths.get((cohort.as_str(), path.as_str()))?.map(|id| *id.value()) else {
-            return Ok(None);
-        };
-        let files = transaction.open_table(FILES)?;
-        let row = files.get(&id)?.ok_or_else(|| CorruptError::Row("a path leads to no file".into()))?;
-        decode("file", row.value()).map(Some)
+        files::at(&self.snapshot()?, cohort, path)
     }
 
     /// At most `limit` files of a cohort, by path, from behind `after`. The flag: there are more.
@@ -60,27 +70,7 @@ impl Reader {
         after: Option<&str>,
         limit: usize,
     ) -> Result<(Vec<FileRow>, bool), CorruptError> {
-        let transaction = self.begin()?;
-        let paths = transaction.open_table(PATHS)?;
-        let files = transaction.open_table(FILES)?;
-        let mut rows = Vec::new();
-        for entry in paths.range((cohort.as_str(), after.unwrap_or(""))..)? {
-            let (key, id) = entry?;
-            let (of_cohort, path) = key.value();
-            if of_cohort != cohort.as_str() {
-                break;
-            }
-            if after == Some(path) {
-                continue;
-            }
-            if rows.len() == limit {
-                return Ok((rows, true));
-            }
-            let row =
-                files.get(id.value())?.ok_or_else(|| CorruptError::Row("a path leads to no file".into()))?;
-            rows.push(decode("file", row.value())?);
-        }
-        Ok((rows, false))
+        files::list(&self.snapshot()?, cohort, after, limit)
     }
 
     /// The newest record.
@@ -107,32 +97,58 @@ impl Reader {
 
     /// The operations that have not ended.
     pub fn open_intents(&self) -> Result<Vec<(u64, IntentRow)>, CorruptError> {
-        let intents = self.begin()?.open_table(INTENTS)?;
-        let mut open = Vec::new();
-        for entry in intents.iter()? {
-            let (index, row) = entry?;
-            open.push((index.value(), decode("intent", row.value())?));
-        }
-        Ok(open)
+        let open = self.snapshot()?.scan(&INTENTS, &[], None, usize::MAX)?;
+        open.into_iter().map(|(key, row)| Ok((index_of(&key)?, row))).collect()
     }
 
     /// Sizes.
     pub fn totals(&self) -> Result<Totals, CorruptError> {
-        let transaction = self.begin()?;
-        let meta = transaction.open_table(META)?;
-        let stored_bytes = meta
-            .get(META_STORED_BYTES)?
-            .and_then(|bytes| bytes.value().try_into().ok())
-            .map_or(0, u64::from_le_bytes);
+        let snapshot = self.snapshot()?;
         Ok(Totals {
-            records: transaction.open_table(RECORDS)?.len()?,
-            files: transaction.open_table(FILES)?.len()?,
-            open_intents: transaction.open_table(INTENTS)?.len()?,
-            stored_bytes,
+            records: snapshot.transaction.open_table(RECORDS)?.len()?,
+            files: snapshot.counter(Counter::Files)?,
+            open_intents: snapshot.scan(&INTENTS, &[], None, usize::MAX)?.len() as u64,
+            stored_bytes: snapshot.counter(Counter::StoredBytes)?,
         })
     }
 
-    fn begin(&self) -> Result<redb::ReadTransaction, CorruptError> {
+    fn begin(&self) -> Result<ReadTransaction, CorruptError> {
         self.database.begin_read().map_err(|error| CorruptError::Row(error.to_string()))
+    }
+}
+
+fn index_of(key: &[u8]) -> Result<u64, CorruptError> {
+    let bytes = key.try_into().map_err(|_| CorruptError::Row("the key of an intent".into()))?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+impl Snapshot {
+    /// A number that the ledger keeps.
+    pub fn counter(&self, counter: Counter) -> Result<u64, CorruptError> {
+        let meta = self.transaction.open_table(META)?;
+        let bytes = meta.get(counter.name())?.and_then(|bytes| bytes.value().try_into().ok());
+        Ok(bytes.map_or(0, u64::from_le_bytes))
+    }
+}
+
+impl View for Snapshot {
+    fn get<V: DeserializeOwned>(&self, table: &StateTable<V>, key: &[u8]) -> Result<Option<V>, CorruptError> {
+        state::get(&self.state, table, key)
+    }
+
+    fn scan<V: DeserializeOwned>(
+        &self,
+        table: &StateTable<V>,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Entry<V>>, CorruptError> {
+        state::scan(&self.state, table, prefix, after, limit)
+    }
+}
+
+impl std::fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").finish_non_exhaustive()
     }
 }

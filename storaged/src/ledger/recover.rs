@@ -4,8 +4,8 @@
 //! lies on a volume is counted and kept. Removal comes before the record of it: a crash in between leaves
 //! the intent open, and the next start does it again.
 
-use crate::ledger::apply::{Command, Outcome};
-use crate::ledger::tables::{CorruptError, IntentKind, IntentRow};
+use crate::ledger::intents::{Command, IntentKind, IntentRow, Outcome};
+use crate::ledger::tables::CorruptError;
 use crate::ledger::writer::{Ledger, LedgerUnavailable};
 
 /// What was closed.
@@ -58,13 +58,10 @@ pub fn recover(
             IntentKind::Download => recovered.downloads += 1,
         }
         match ledger.submit_blocking(Command::CloseCrashed { intent })? {
-            Outcome::Recorded(_) => {}
-            Outcome::Begun { .. }
-            | Outcome::Opened { .. }
-            | Outcome::Stored(_)
-            | Outcome::PathTaken(_)
-            | Outcome::UnknownFile
-            | Outcome::UnknownIntent => unreachable!("an intent that was just read closes into a record"),
+            Outcome::Closed(_) => {}
+            Outcome::UnknownIntent => {
+                unreachable!("an intent that was just read is open: nothing serves yet")
+            }
         }
     }
     Ok(recovered)

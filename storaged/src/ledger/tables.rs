@@ -7,27 +7,41 @@ use redb::{
     TableDefinition, WriteTransaction,
 };
 use serde::{Deserialize, Serialize};
-use store_proto::{Cohort, ContentDigest, FileId, FileMeta, FileType, LogicalPath, UploadReceipt};
+use store_proto::FileId;
 
-use crate::ledger::record::{Origin, Record};
+use crate::ledger::record::Record;
 
 /// The version of the whole layout; `meta.format_version`.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// Record index → canonical JSON of the record.
 pub const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
-/// File id → JSON of [`FileRow`].
-pub const FILES: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("files");
-/// (cohort, path) → file id. Ordered, so it is also the listing.
-pub const PATHS: TableDefinition<'_, (&str, &str), &[u8; 16]> = TableDefinition::new("paths");
-/// Index of the intent record → JSON of [`IntentRow`]; a row here is an operation that has not ended.
-pub const INTENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("intents");
+/// Every row of every [`StateTable`](crate::ledger::state::StateTable).
+pub const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
 /// Facts about the ledger itself.
 pub const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 pub(crate) const META_FORMAT_VERSION: &str = "format_version";
 pub(crate) const META_STORE_ID: &str = "store_id";
-pub(crate) const META_STORED_BYTES: &str = "stored_bytes";
+
+/// A number that is kept rather than counted each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Counter {
+    /// Files.
+    Files,
+    /// Bytes of all files.
+    StoredBytes,
+}
+
+impl Counter {
+    /// Its name in `meta`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Counter::Files => "files",
+            Counter::StoredBytes => "stored_bytes",
+        }
+    }
+}
 
 /// Names a store, in its ledger and on each of its volumes: 128 random bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,118 +68,16 @@ pub fn random_id() -> Result<FileId, getrandom::Error> {
     Ok(FileId::from_bytes(bytes))
 }
 
-/// A stored file.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FileRow {
-    /// The cohort it belongs to.
-    pub cohort: Cohort,
-    /// When its arrival was recorded.
-    pub created_ms: u64,
-    /// Its id, which is also the object's name on the volume.
-    pub file_id: FileId,
-    /// What kind of data it is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file_type: Option<FileType>,
-    /// The record of its arrival.
-    pub ledger_index: u64,
-    /// Its name in the cohort.
-    pub path: LogicalPath,
-    /// SHA-256 of its bytes.
-    pub sha256: ContentDigest,
-    /// Its length.
-    pub size: u64,
-    /// Whether it may be read.
-    pub state: FileState,
-    /// The row's version.
-    pub v: u32,
-    /// The volume that holds the object.
-    pub volume: FileId,
-}
-
-/// Whether a file may be read. More states follow with the malware scan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FileState {
-    /// It may.
-    Available,
-}
-
-impl FileRow {
-    /// What edge is told.
-    pub fn to_meta(&self) -> FileMeta {
-        FileMeta {
-            file_id: self.file_id,
-            cohort: self.cohort.clone(),
-            path: self.path.clone(),
-            size: self.size,
-            sha256: self.sha256,
-            etag: self.sha256.to_etag(),
-            file_type: self.file_type.clone(),
-            created_at: rfc3339(self.created_ms),
-            ledger_index: self.ledger_index,
-        }
-    }
-
-    /// What an upload is answered with.
-    pub fn to_receipt(&self) -> UploadReceipt {
-        UploadReceipt {
-            file_id: self.file_id,
-            cohort: self.cohort.clone(),
-            size: self.size,
-            sha256: self.sha256,
-            etag: self.sha256.to_etag(),
-            ledger_index: self.ledger_index,
-            stored_at: rfc3339(self.created_ms),
-        }
-    }
-}
-
 /// RFC 3339 in UTC with milliseconds.
 pub fn rfc3339(unix_ms: u64) -> String {
     let time = i64::try_from(unix_ms).ok().and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
     time.map_or_else(|| format!("{unix_ms} ms"), |time| format!("{time:.3}"))
 }
 
-/// An operation that has begun and not ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct IntentRow {
-    /// The cohort.
-    pub cohort: Cohort,
-    /// The file.
-    pub file_id: FileId,
-    /// Its type.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub file_type: Option<FileType>,
-    /// What is being done.
-    pub kind: IntentKind,
-    /// Who asked.
-    pub origin: Origin,
-    /// The file's name.
-    pub path: LogicalPath,
-    /// The row's version.
-    pub v: u32,
-    /// The volume it is written to or read from.
-    pub volume: FileId,
-}
-
-/// What is being done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum IntentKind {
-    /// An object is being written under this id.
-    Upload,
-    /// An object is being read.
-    Download,
-}
-
 /// The tables of one write transaction.
 pub(crate) struct Tables<'txn> {
     pub(crate) records: Table<'txn, u64, &'static [u8]>,
-    pub(crate) files: Table<'txn, &'static [u8; 16], &'static [u8]>,
-    pub(crate) paths: Table<'txn, (&'static str, &'static str), &'static [u8; 16]>,
-    pub(crate) intents: Table<'txn, u64, &'static [u8]>,
+    pub(crate) state: Table<'txn, &'static [u8], &'static [u8]>,
     pub(crate) meta: Table<'txn, &'static str, &'static [u8]>,
 }
 
@@ -173,9 +85,7 @@ impl<'txn> Tables<'txn> {
     pub(crate) fn open(transaction: &'txn WriteTransaction) -> Result<Self, redb::TableError> {
         Ok(Tables {
             records: transaction.open_table(RECORDS)?,
-            files: transaction.open_table(FILES)?,
-            paths: transaction.open_table(PATHS)?,
-            intents: transaction.open_table(INTENTS)?,
+            state: transaction.open_table(STATE)?,
             meta: transaction.open_table(META)?,
         })
     }
@@ -189,7 +99,6 @@ pub(crate) fn initialize(database: &Database, store: StoreId, first: &Record) ->
         let mut tables = Tables::open(&transaction)?;
         tables.meta.insert(META_FORMAT_VERSION, FORMAT_VERSION.to_le_bytes().as_slice())?;
         tables.meta.insert(META_STORE_ID, store.0.as_bytes().as_slice())?;
-        tables.meta.insert(META_STORED_BYTES, 0u64.to_le_bytes().as_slice())?;
         tables.records.insert(first.index, first.to_bytes().as_slice())?;
     }
     transaction.commit()?;
@@ -230,9 +139,7 @@ pub(crate) fn check_format(transaction: &ReadTransaction) -> Result<StoreId, Cor
         .ok_or_else(|| CorruptError::Row("no store id".into()))?;
     // Opening them proves that they have the types that this version expects.
     let records = transaction.open_table(RECORDS)?;
-    transaction.open_table(FILES)?;
-    transaction.open_table(PATHS)?;
-    transaction.open_table(INTENTS)?;
+    transaction.open_table(STATE)?;
     let (count, last) = (records.len()?, records.last()?);
     let last = last.map(|(index, _)| index.value());
     if last.is_none_or(|last| last + 1 != count) {

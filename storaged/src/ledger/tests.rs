@@ -32,8 +32,8 @@ impl Observer for Silent {
     fn failed(&self, _commands: usize) {}
 }
 
-pub(super) fn begin_upload(cohort: &str, path: &str, id: FileId) -> Command {
-    Command::BeginUpload {
+pub(super) fn begin_upload(cohort: &str, path: &str, id: FileId) -> upload::Command {
+    upload::Command::Begin {
         origin: Origin { user: Some(UserName::parse("ada").unwrap()), ..Origin::default() },
         cohort: Cohort::parse(cohort).unwrap(),
         path: LogicalPath::parse(path).unwrap(),
@@ -43,8 +43,8 @@ pub(super) fn begin_upload(cohort: &str, path: &str, id: FileId) -> Command {
     }
 }
 
-pub(super) fn finish_upload(intent: u64, content: u8) -> Command {
-    Command::FinishUpload { intent, size: u64::from(content), sha256: content_digest(content) }
+pub(super) fn finish_upload(intent: u64, content: u8) -> upload::Command {
+    upload::Command::Finish { intent, size: u64::from(content), sha256: content_digest(content) }
 }
 
 pub(super) fn content_digest(content: u8) -> ContentDigest {

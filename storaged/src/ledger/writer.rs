@@ -11,7 +11,8 @@ use std::thread::JoinHandle;
 use redb::{Database, Durability};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::ledger::apply::{Application, Command, Outcome, Position};
+use crate::ledger::application::{Application, Position};
+use crate::ledger::command::{Ask, Command, Outcome};
 use crate::ledger::read::Reader;
 use crate::ledger::record::Host;
 use crate::ledger::tables::{CorruptError, Tables};
@@ -73,17 +74,19 @@ impl Ledger {
     }
 
     /// Waits until the command is durable.
-    pub async fn submit(&self, command: Command) -> Result<Outcome, LedgerUnavailable> {
+    pub async fn submit<C: Ask>(&self, command: C) -> Result<C::Outcome, LedgerUnavailable> {
         let (answer, outcome) = oneshot::channel();
-        self.queue.send(Request { command, answer }).await.map_err(|_| LedgerUnavailable)?;
-        outcome.await.map_err(|_| LedgerUnavailable)?
+        let request = Request { command: command.into_command(), answer };
+        self.queue.send(request).await.map_err(|_| LedgerUnavailable)?;
+        outcome.await.map_err(|_| LedgerUnavailable)?.map(own::<C>)
     }
 
     /// As [`submit`](Self::submit), for threads outside the runtime.
-    pub fn submit_blocking(&self, command: Command) -> Result<Outcome, LedgerUnavailable> {
+    pub fn submit_blocking<C: Ask>(&self, command: C) -> Result<C::Outcome, LedgerUnavailable> {
         let (answer, outcome) = oneshot::channel();
-        self.queue.blocking_send(Request { command, answer }).map_err(|_| LedgerUnavailable)?;
-        outcome.blocking_recv().map_err(|_| LedgerUnavailable)?
+        let request = Request { command: command.into_command(), answer };
+        self.queue.blocking_send(request).map_err(|_| LedgerUnavailable)?;
+        outcome.blocking_recv().map_err(|_| LedgerUnavailable)?.map(own::<C>)
     }
 
     /// What the ledger holds.
@@ -95,6 +98,10 @@ impl Ledger {
     pub fn is_usable(&self) -> bool {
         self.usable.load(Ordering::Relaxed)
     }
+}
+
+fn own<C: Ask>(outcome: Outcome) -> C::Outcome {
+    C::of(outcome).expect("an area's commands lead to its own outcomes: `areas!` applies them so")
 }
 
 /// Why the writer does not start.
@@ -176,7 +183,7 @@ impl<T: Time, O: Observer> Writer<T, O> {
             let mut application =
                 Application { tables: &mut tables, position: &mut position, host: &self.host, now_ms };
             for command in commands {
-                outcomes.push(application.apply(command)?);
+                outcomes.push(command.apply(&mut application)?);
             }
         }
         transaction.commit()?;

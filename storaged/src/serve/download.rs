@@ -16,8 +16,9 @@ use hyper::Request;
 use store_proto::{Action as Asked, FileId, ProblemKind, headers};
 use tokio::sync::mpsc;
 
-use crate::ledger::apply::Note;
-use crate::ledger::{Action, Command, Ending, FileRow, Origin, Outcome};
+use crate::ledger::Note;
+use crate::ledger::download::{Command, Outcome};
+use crate::ledger::{Action, Ending, FileRow, Origin};
 use crate::limits::{SEND_IDLE, TRANSFER_WAIT};
 use crate::objects::TransferSlot;
 use crate::objects::get::{Get, Recorded};
@@ -25,7 +26,7 @@ use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, AnswerBody, Refusal};
 use crate::serve::permissions::unreadable;
 use crate::serve::routes::deny;
-use crate::serve::upload::{expect_record, unexpected};
+use crate::serve::upload::unexpected;
 use crate::store::Store;
 
 /// Serves a file.
@@ -75,7 +76,7 @@ async fn begin(
     asked: Option<Range<u64>>,
 ) -> Result<Answer, Refusal> {
     let detail = asked.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
-    let outcome = store.ledger.submit(Command::BeginDownload { origin, file_id, detail }).await?;
+    let outcome = store.ledger.submit(Command::Begin { origin, file_id, detail }).await?;
     if outcome == Outcome::UnknownFile {
         return Err(Refusal::of(ProblemKind::UnknownFile));
     }
@@ -171,8 +172,13 @@ impl Feeding {
     }
 
     async fn finish(&self, ending: Ending, error: Option<String>, sent: u64) -> Result<(), Refusal> {
-        let command = Command::FinishDownload { intent: self.intent, ending, error, sent };
-        expect_record(&self.store.ledger.submit(command).await?)
+        let command = Command::Finish { intent: self.intent, ending, error, sent };
+        match self.store.ledger.submit(command).await? {
+            Outcome::Ended(_) => Ok(()),
+            other @ (Outcome::Opened { .. } | Outcome::UnknownFile | Outcome::UnknownIntent) => {
+                Err(unexpected(&other))
+            }
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use store_proto::limits::{DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT};
 use store_proto::{Action as Asked, Cohort, Listing, LogicalPath};
 
 use crate::denial::Denial;
-use crate::ledger::apply::Note;
+use crate::ledger::Note;
 use crate::ledger::{Action, Ending};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};

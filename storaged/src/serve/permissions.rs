@@ -12,7 +12,7 @@ use store_proto::{
 };
 
 use crate::denial::Denial;
-use crate::ledger::apply::Note;
+use crate::ledger::Note;
 use crate::ledger::{Action, Ending, FileRow};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};

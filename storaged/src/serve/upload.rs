@@ -17,7 +17,8 @@ use store_proto::{
 };
 
 use crate::denial::Denial;
-use crate::ledger::{Action, Command, Ending, FileRow, Outcome, tables};
+use crate::ledger::upload::{Command, Outcome};
+use crate::ledger::{Action, Ending, FileRow, tables};
 use crate::limits::{LINGER, LINGER_BYTES, TRANSFER_WAIT};
 use crate::objects::{Backend, PutError, TransferSlot};
 use crate::serve::admission::Admitted;
@@ -179,7 +180,7 @@ impl Upload {
     }
 
     async fn begin(&self, file_id: FileId) -> Result<u64, Refusal> {
-        let command = Command::BeginUpload {
+        let command = Command::Begin {
             origin: self.admitted.origin.clone(),
             cohort: self.announced.cohort.clone(),
             path: self.announced.path.clone(),
@@ -272,7 +273,7 @@ struct Ended {
 impl Begun<'_> {
     async fn finish(&self, (size, sha256): (u64, ContentDigest)) -> Result<Finished, Ended> {
         let failed = |refusal| Ended { ending: Ending::Failed, refusal };
-        let command = Command::FinishUpload { intent: self.intent, size, sha256 };
+        let command = Command::Finish { intent: self.intent, size, sha256 };
         // Without an answer the file may or may not be recorded: the object stays, and the next start knows.
         let outcome = self.store.ledger.submit(command).await.map_err(|error| failed(error.into()))?;
         if let Outcome::Stored(file) = outcome {
@@ -309,8 +310,14 @@ impl Begun<'_> {
             return Err(Refusal::of(ProblemKind::BackendUnavailable));
         }
         self.store.metrics.operation(Action::ScratchCleanup, Ending::Succeeded, None);
-        let command = Command::AbandonUpload { intent: self.intent, ending, error, received };
-        expect_record(&self.store.ledger.submit(command).await?)
+        let command = Command::Abandon { intent: self.intent, ending, error, received };
+        match self.store.ledger.submit(command).await? {
+            Outcome::Abandoned(_) => Ok(()),
+            other @ (Outcome::Begun { .. }
+            | Outcome::Stored(_)
+            | Outcome::PathTaken(_)
+            | Outcome::UnknownIntent) => Err(unexpected(&other)),
+        }
     }
 }
 
@@ -332,11 +339,7 @@ fn linger(mut body: Incoming) {
     });
 }
 
-pub(super) fn expect_record(outcome: &Outcome) -> Result<(), Refusal> {
-    if matches!(outcome, Outcome::Recorded(_)) { Ok(()) } else { Err(unexpected(outcome)) }
-}
-
-pub(super) fn unexpected(outcome: &Outcome) -> Refusal {
+pub(super) fn unexpected(outcome: &impl std::fmt::Debug) -> Refusal {
     tracing::error!(?outcome, "the ledger answered with what the command cannot lead to");
     Refusal::of(ProblemKind::Internal)
 }

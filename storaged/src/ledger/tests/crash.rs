@@ -62,11 +62,13 @@ fn work(disk: &Disk, fail_at: usize) -> Acknowledged {
     for number in 0..12u8 {
         let id = FileId::from_bytes([number; 16]);
         let begun = ledger.submit_blocking(begin_upload("c", &format!("p{number}"), id));
-        let Ok(Outcome::Begun { intent }) = begun else { break };
+        let Ok(upload::Outcome::Begun { intent }) = begun else { break };
         acknowledged.begun.push(id);
         // Every third is left open, as a crash would.
         if number % 3 != 2 {
-            let Ok(Outcome::Stored(_)) = ledger.submit_blocking(finish_upload(intent, number)) else { break };
+            let Ok(upload::Outcome::Stored(_)) = ledger.submit_blocking(finish_upload(intent, number)) else {
+                break;
+            };
             acknowledged.stored.push(id);
         }
     }

@@ -9,8 +9,8 @@ use redb::backends::InMemoryBackend;
 use store_proto::{Cohort, FileId};
 
 use super::*;
-use crate::ledger::apply::Note;
 use crate::ledger::audit::Question;
+use crate::ledger::download::{self, Command as Read};
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -96,7 +96,8 @@ fn apply(ledger: &Ledger, time: &TestTime, model: &mut Model, number: u8, step: 
         Step::Begin { cohort, path } => {
             let (cohort, path) = (format!("c{cohort}"), format!("p{path}"));
             let id = FileId::from_bytes([number; 16]);
-            let Outcome::Begun { intent } = ledger.submit_blocking(begin_upload(&cohort, &path, id)).unwrap()
+            let upload::Outcome::Begun { intent } =
+                ledger.submit_blocking(begin_upload(&cohort, &path, id)).unwrap()
             else {
                 panic!("an upload begins")
             };
@@ -107,10 +108,10 @@ fn apply(ledger: &Ledger, time: &TestTime, model: &mut Model, number: u8, step: 
             let outcome = ledger.submit_blocking(finish_upload(intent, *content)).unwrap();
             match model.files.get(&(cohort.clone(), path.clone())) {
                 Some((existing, _)) => {
-                    assert!(matches!(outcome, Outcome::PathTaken(file) if file.file_id == *existing));
+                    assert!(matches!(outcome, upload::Outcome::PathTaken(file) if file.file_id == *existing));
                 }
                 None => {
-                    assert!(matches!(outcome, Outcome::Stored(file) if file.file_id == id));
+                    assert!(matches!(outcome, upload::Outcome::Stored(file) if file.file_id == id));
                     model.files.insert((cohort, path), (id, *content));
                     model.uploads.retain(|(open, ..)| *open != intent);
                 }
@@ -118,17 +119,22 @@ fn apply(ledger: &Ledger, time: &TestTime, model: &mut Model, number: u8, step: 
         }
         Step::Abandon { which } => {
             let Some((intent, ..)) = pick(&model.uploads, *which).cloned() else { return };
-            let command =
-                Command::AbandonUpload { intent, ending: Ending::Aborted, error: "gone".into(), received: 1 };
-            assert!(matches!(ledger.submit_blocking(command.clone()).unwrap(), Outcome::Recorded(_)));
-            assert_eq!(ledger.submit_blocking(command).unwrap(), Outcome::UnknownIntent);
+            let command = upload::Command::Abandon {
+                intent,
+                ending: Ending::Aborted,
+                error: "gone".into(),
+                received: 1,
+            };
+            let ended = ledger.submit_blocking(command.clone()).unwrap();
+            assert!(matches!(ended, upload::Outcome::Abandoned(_)));
+            assert_eq!(ledger.submit_blocking(command).unwrap(), upload::Outcome::UnknownIntent);
             model.uploads.retain(|(open, ..)| *open != intent);
         }
         Step::Read { which } => {
             let files: Vec<FileId> = model.files.values().map(|(id, _)| *id).collect();
             let Some(file_id) = pick(&files, *which).copied() else { return };
-            let command = Command::BeginDownload { origin: Origin::default(), file_id, detail: None };
-            let Outcome::Opened { intent, file } = ledger.submit_blocking(command).unwrap() else {
+            let command = Read::Begin { origin: Origin::default(), file_id, detail: None };
+            let download::Outcome::Opened { intent, file } = ledger.submit_blocking(command).unwrap() else {
                 panic!("a stored file opens")
             };
             assert_eq!(file.file_id, file_id);
@@ -136,19 +142,20 @@ fn apply(ledger: &Ledger, time: &TestTime, model: &mut Model, number: u8, step: 
         }
         Step::EndRead { which } => {
             let Some(intent) = pick(&model.downloads, *which).copied() else { return };
-            let command = Command::FinishDownload { intent, ending: Ending::Succeeded, error: None, sent: 1 };
-            assert!(matches!(ledger.submit_blocking(command).unwrap(), Outcome::Recorded(_)));
+            let command = Read::Finish { intent, ending: Ending::Succeeded, error: None, sent: 1 };
+            assert!(matches!(ledger.submit_blocking(command).unwrap(), download::Outcome::Ended(_)));
             model.downloads.retain(|open| *open != intent);
         }
         Step::Unknown => {
             let file_id = FileId::from_bytes([0xff; 16]);
-            let command = Command::BeginDownload { origin: Origin::default(), file_id, detail: None };
-            assert_eq!(ledger.submit_blocking(command).unwrap(), Outcome::UnknownFile);
-            assert_eq!(ledger.submit_blocking(finish_upload(u64::MAX, 1)).unwrap(), Outcome::UnknownIntent);
+            let command = Read::Begin { origin: Origin::default(), file_id, detail: None };
+            assert_eq!(ledger.submit_blocking(command).unwrap(), download::Outcome::UnknownFile);
+            let unknown = ledger.submit_blocking(finish_upload(u64::MAX, 1)).unwrap();
+            assert_eq!(unknown, upload::Outcome::UnknownIntent);
         }
         Step::Deny => {
             let note = Note::new(Action::AccessDenied, Ending::Denied, Origin::default());
-            assert!(matches!(ledger.submit_blocking(Command::Note(note)).unwrap(), Outcome::Recorded(_)));
+            assert!(ledger.submit_blocking(note).unwrap() > 0);
         }
         Step::Clock(to) => time.0.store(*to, Ordering::Relaxed),
     }

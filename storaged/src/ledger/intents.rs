@@ -1,0 +1,128 @@
+//! Operations that have begun and not ended, and area *intent*: ending what a dead process left open.
+//!
+//! **Invariant:** an intent is open if and only if no outcome names it; it is closed by the area that
+//! opened it, or at the next start.
+
+use serde::{Deserialize, Serialize};
+use store_proto::{Cohort, FileId, FileType, LogicalPath};
+
+use crate::ledger::application::Application;
+use crate::ledger::record::{Action, Ending, Origin, Phase, Record};
+use crate::ledger::state::{StateTable, View};
+use crate::ledger::tables::CorruptError;
+use crate::ledger::{download, upload};
+
+/// Index of the intent's record, big-endian → what was begun.
+pub const INTENTS: StateTable<IntentRow> = StateTable::new("intents");
+
+/// An operation that has begun and not ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IntentRow {
+    /// The cohort.
+    pub cohort: Cohort,
+    /// The file.
+    pub file_id: FileId,
+    /// Its type.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file_type: Option<FileType>,
+    /// What is being done.
+    pub kind: IntentKind,
+    /// Who asked.
+    pub origin: Origin,
+    /// The file's name.
+    pub path: LogicalPath,
+    /// The row's version.
+    pub v: u32,
+    /// The volume it is written to or read from.
+    pub volume: FileId,
+}
+
+/// What is being done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IntentKind {
+    /// An object is being written under this id.
+    Upload,
+    /// An object is being read.
+    Download,
+}
+
+/// What is asked of this area.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// A process died in the midst of this; what it left on the volume is gone.
+    CloseCrashed {
+        /// The open intent.
+        intent: u64,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Closed; the index of its last record.
+    Closed(u64),
+    /// There is no such open intent.
+    UnknownIntent,
+}
+
+impl Command {
+    pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {
+        let Command::CloseCrashed { intent } = self;
+        let Some(row) = app.get(&INTENTS, &intent.to_be_bytes())? else { return Ok(Outcome::UnknownIntent) };
+        app.delete(&INTENTS, &intent.to_be_bytes())?;
+        let error = "crash".to_owned();
+        let index = match row.kind {
+            IntentKind::Upload => upload::close(app, intent, &row, Ending::Failed, error, None)?,
+            IntentKind::Download => download::close(app, intent, &row, Ending::Failed, Some(error), None)?,
+        };
+        Ok(Outcome::Closed(index))
+    }
+}
+
+/// Appends the intent's record and opens it.
+pub(crate) fn open(
+    app: &mut Application<'_, '_>,
+    action: Action,
+    row: &IntentRow,
+    detail: Option<String>,
+) -> Result<u64, CorruptError> {
+    let mut record = about(app, action, Phase::Intent, row);
+    record.detail = detail;
+    let index = app.append(record)?;
+    app.put(&INTENTS, &index.to_be_bytes(), row)?;
+    Ok(index)
+}
+
+/// An open intent of this kind.
+pub(crate) fn find(
+    view: &impl View,
+    index: u64,
+    kind: IntentKind,
+) -> Result<Option<IntentRow>, CorruptError> {
+    Ok(view.get(&INTENTS, &index.to_be_bytes())?.filter(|row| row.kind == kind))
+}
+
+/// Closes an open intent of this kind; the records of its end are the caller's to append.
+pub(crate) fn take(
+    app: &mut Application<'_, '_>,
+    index: u64,
+    kind: IntentKind,
+) -> Result<Option<IntentRow>, CorruptError> {
+    let row = find(app, index, kind)?;
+    if row.is_some() {
+        app.delete(&INTENTS, &index.to_be_bytes())?;
+    }
+    Ok(row)
+}
+
+/// A record about the intent's file.
+pub(crate) fn about(app: &Application<'_, '_>, action: Action, phase: Phase, row: &IntentRow) -> Record {
+    let mut record = app.record(action, phase, row.origin.clone());
+    record.cohort = Some(row.cohort.clone());
+    record.path = Some(row.path.clone());
+    record.file_id = Some(row.file_id);
+    record.file_type = row.file_type.clone();
+    record
+}

@@ -1,0 +1,110 @@
+//! The state beside the records: typed tables that lie in one table of the database.
+//!
+//! **Invariant:** a row's place in the database is its table's name ‖ 0 ‖ its key, so no two tables can
+//! touch; a row that does not parse is damage, never an absent row.
+
+use std::fmt;
+use std::marker::PhantomData;
+use std::ops::Bound;
+
+use redb::ReadableTable;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::ledger::tables::{CorruptError, decode};
+
+/// A table of rows `V` under keys of bytes. Made as a constant by the area that owns it.
+pub struct StateTable<V> {
+    name: &'static str,
+    row: PhantomData<fn() -> V>,
+}
+
+impl<V> StateTable<V> {
+    /// The table with this name; no other may have it.
+    pub const fn new(name: &'static str) -> StateTable<V> {
+        StateTable { name, row: PhantomData }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Where the row with this key lies.
+    pub(crate) fn place(&self, key: &[u8]) -> Vec<u8> {
+        let mut place = Vec::with_capacity(self.name.len() + 1 + key.len());
+        place.extend_from_slice(self.name.as_bytes());
+        place.push(0);
+        place.extend_from_slice(key);
+        place
+    }
+}
+
+impl<V> fmt::Debug for StateTable<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("StateTable").field(&self.name).finish()
+    }
+}
+
+/// A row's key and the row.
+pub type Entry<V> = (Vec<u8>, V);
+
+/// Reading state: within a command, or in a snapshot.
+pub trait View {
+    /// The row with this key.
+    fn get<V: DeserializeOwned>(&self, table: &StateTable<V>, key: &[u8]) -> Result<Option<V>, CorruptError>;
+
+    /// At most `limit` rows whose keys begin with `prefix`, in the order of the keys, from behind `after`.
+    fn scan<V: DeserializeOwned>(
+        &self,
+        table: &StateTable<V>,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Entry<V>>, CorruptError>;
+}
+
+/// `get` over the database's table.
+pub(crate) fn get<V: DeserializeOwned>(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    table: &StateTable<V>,
+    key: &[u8],
+) -> Result<Option<V>, CorruptError> {
+    let place = table.place(key);
+    rows.get(place.as_slice())?.map(|row| decode(table.name, row.value())).transpose()
+}
+
+/// `scan` over the database's table.
+pub(crate) fn scan<V: DeserializeOwned>(
+    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    table: &StateTable<V>,
+    prefix: &[u8],
+    after: Option<&[u8]>,
+    limit: usize,
+) -> Result<Vec<Entry<V>>, CorruptError> {
+    let wanted = table.place(prefix);
+    let begin = match after {
+        Some(after) => Bound::Excluded(table.place(after)),
+        None => Bound::Included(wanted.clone()),
+    };
+    let begin = match &begin {
+        Bound::Excluded(place) => Bound::Excluded(place.as_slice()),
+        Bound::Included(place) => Bound::Included(place.as_slice()),
+        Bound::Unbounded => Bound::Unbounded,
+    };
+    let mut found = Vec::new();
+    for entry in rows.range::<&[u8]>((begin, Bound::Unbounded))? {
+        let (place, row) = entry?;
+        let place = place.value();
+        if !place.starts_with(&wanted) || found.len() == limit {
+            break;
+        }
+        found.push((place[table.name.len() + 1..].to_vec(), decode(table.name, row.value())?));
+    }
+    Ok(found)
+}
+
+/// What a row can be.
+pub trait Row: Serialize + DeserializeOwned {}
+
+impl<V: Serialize + DeserializeOwned> Row for V {}
