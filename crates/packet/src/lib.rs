@@ -4,11 +4,17 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod coalesce;
 pub mod echo;
 pub mod ip;
+#[cfg(test)]
+mod made;
 pub mod mss;
 pub mod nesting;
+pub mod split;
+pub mod tcp;
 pub mod udp;
+pub mod virtio;
 
 pub use ip::{IpError, IpHeader, IpVersion};
 pub use udp::Datagram;
