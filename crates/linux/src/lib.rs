@@ -18,6 +18,7 @@ pub mod netns;
 pub mod packet_socket;
 mod privilege;
 pub mod seccomp;
+pub mod secret_memory;
 pub mod tun;
 pub mod udp;
 pub mod unix_datagram;
