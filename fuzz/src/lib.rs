@@ -7,7 +7,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use store_proto::{ContentDigest, LogicalPath, RequestContext};
+use store_proto::{Capability, CapabilitySigner, ContentDigest, LogicalPath, RequestContext};
 use wg_proto::{Device, DeviceEvent, DeviceUpdate, Endpoint, Output, PeerUpdate};
 
 /// A parser and what must hold for it.
@@ -22,6 +22,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tunnel_control", tunnel_control),
     ("logical_path", logical_path),
     ("request_context", request_context),
+    ("capability", capability),
     ("tunnel_events", tunnel_events),
     ("repr_digest", repr_digest),
     ("byte_range", byte_range),
@@ -106,6 +107,19 @@ pub fn request_context(data: &[u8]) {
     if let Ok(context) = RequestContext::decode(data) {
         let again = RequestContext::decode(context.encode().as_bytes());
         assert!(again.is_ok_and(|again| again.encode() == context.encode()), "a context changed on its way");
+    }
+}
+
+/// A link from anybody: one spelling, and no claims without this store's signature.
+pub fn capability(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(capability) = Capability::parse(text) else { return };
+    assert_eq!(capability.expose(), text, "a capability has another spelling");
+    // The seeds are signed with this key; whoever finds another text that verifies has forged one.
+    let key = CapabilitySigner::from_seed(&[7; 32]).key();
+    if let Ok(claims) = capability.verify(&key) {
+        let again = CapabilitySigner::from_seed(&[7; 32]).sign(claims.clone());
+        assert_eq!(again.expose(), text, "claims that do not lead back to their text");
     }
 }
 

@@ -6,6 +6,7 @@
 //! **Invariant:** this crate does no IO, reads no clock, and knows neither `edge` nor `storaged`.
 #![forbid(unsafe_code)]
 
+pub mod capability;
 pub mod context;
 pub mod digest;
 pub mod file;
@@ -20,6 +21,10 @@ pub mod problem;
 pub mod routes;
 pub mod token;
 
+pub use capability::{
+    Capability, CapabilityClaims, CapabilityError, CapabilityKey, CapabilityMethod, CapabilitySigner,
+    NewCapability,
+};
 pub use context::{ContextError, Proof, RequestContext};
 pub use digest::{ContentDigest, DigestError, ETag};
 pub use file::{FileMeta, Listing, UploadReceipt};

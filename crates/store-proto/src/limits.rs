@@ -5,6 +5,9 @@
 /// Seconds that the clocks of edge and storaged may differ (requirement A-138).
 pub const MAX_CLOCK_SKEW_SECONDS: u64 = 60;
 
+/// A capability runs out within seven days (requirements C.2).
+pub const MAX_CAPABILITY_SECONDS: u64 = 7 * 24 * 3600;
+
 // ---- Our choice ---------------------------------------------------------------------------------
 
 /// A whole path: what fits a header line and every operating system's path limit on the client's side.
@@ -30,3 +33,8 @@ pub const MAX_PERMISSION_REQUEST_BYTES: usize = 16 * 1024;
 pub const DEFAULT_LIST_LIMIT: u32 = 100;
 /// Files in one page of a listing at most: about 1 MiB of JSON with the longest paths.
 pub const MAX_LIST_LIMIT: u32 = 1000;
+/// A capability's text: prefix, version, method, ids, expiry, range, network and signature come to 190 characters at
+/// most; the rest is room for a later version.
+pub const MAX_CAPABILITY_BYTES: usize = 256;
+/// Uses that one capability may be made for: a link for a class, not a public address.
+pub const MAX_CAPABILITY_USES: u32 = 10_000;
