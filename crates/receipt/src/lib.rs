@@ -11,7 +11,13 @@ pub mod checkpoint;
 pub mod limits;
 pub mod merkle;
 pub mod note;
+pub mod receipt;
+pub mod record;
+pub mod verify;
 
 pub use checkpoint::{Checkpoint, CheckpointError, SignedCheckpoint};
 pub use merkle::Hash;
 pub use note::{LogKey, LogSigner, Note, NoteError};
+pub use receipt::{Parts, Receipt, ReceiptError};
+pub use record::{StoredFile, commitment, commitment_leaf};
+pub use verify::{Fault, Report, Step, Trust, verify, verify_hashed};

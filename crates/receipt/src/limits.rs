@@ -21,3 +21,9 @@ pub const MAX_NOTE_BYTES: usize = 16 * 1024;
 pub const MAX_NOTE_SIGNATURES: usize = 16;
 /// A key's name, which is the log's origin.
 pub const MAX_KEY_NAME_BYTES: usize = 128;
+/// A record's bytes: the longest path, each byte of it escaped, and some.
+pub const MAX_RECORD_BYTES: usize = 16 * 1024;
+/// A receipt as JSON: record, proof and checkpoint, escaped once more.
+pub const MAX_RECEIPT_BYTES: usize = 64 * 1024;
+/// A piece of the file that is hashed at once.
+pub const READ_BYTES: usize = 256 * 1024;

@@ -74,7 +74,8 @@ impl fmt::Display for KeyId {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogKey {
     name: String,
-    key: VerifyingKey,
+    /// With its point worked out, which makes it large.
+    key: Box<VerifyingKey>,
 }
 
 impl LogKey {
@@ -104,7 +105,7 @@ impl LogKey {
         if key.is_weak() {
             return Err(KeyError::Point);
         }
-        let key = LogKey { name: name.to_owned(), key };
+        let key = LogKey { name: name.to_owned(), key: Box::new(key) };
         let computed = key.id();
         if computed != found {
             return Err(KeyError::OtherId { found, computed });
@@ -170,7 +171,7 @@ impl LogSigner {
 
     /// The public half.
     pub fn log_key(&self) -> LogKey {
-        LogKey { name: self.name.clone(), key: self.key.verifying_key() }
+        LogKey { name: self.name.clone(), key: Box::new(self.key.verifying_key()) }
     }
 
     /// Signs a text, which must end with a line break and be such as [`Note::parse`] takes.

@@ -1,5 +1,6 @@
 //! What is known of a stored file, and what an upload is answered with.
 
+use receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
 use crate::{Cohort, ContentDigest, ETag, FileId, FileType, LogicalPath};
@@ -45,6 +46,9 @@ pub struct UploadReceipt {
     pub ledger_index: u64,
     /// RFC 3339, UTC.
     pub stored_at: String,
+    /// What proves all that with no server, if the store could make it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub receipt: Option<Receipt>,
 }
 
 /// A page of a cohort's files, ordered by path.

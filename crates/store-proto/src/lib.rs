@@ -33,4 +33,5 @@ pub use names::{Cohort, EdgeName, FileId, FileType, NameError, RequestId, UserNa
 pub use permission::{FileSelector, Permission, PermissionRequest, UploadPermission};
 pub use policy::{Action, Role, ServerRole};
 pub use problem::{ProblemBody, ProblemKind};
+pub use receipt::Receipt;
 pub use token::{Token, TokenDigest, TokenError};

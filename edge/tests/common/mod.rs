@@ -199,6 +199,7 @@ async fn upload(state: &FakeState, mut body: Incoming) -> Response<Body> {
         etag: sha256.to_etag(),
         ledger_index: 1,
         stored_at: "2026-11-21T00:00:00Z".into(),
+        receipt: None,
     };
     json(201, &receipt)
 }

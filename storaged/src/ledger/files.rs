@@ -77,6 +77,7 @@ impl FileRow {
             etag: self.sha256.to_etag(),
             ledger_index: self.ledger_index,
             stored_at: rfc3339(self.created_ms),
+            receipt: None,
         }
     }
 }
