@@ -7,9 +7,11 @@
 
 pub mod application;
 pub mod audit;
+pub mod cleanup;
 pub mod command;
 pub mod download;
 pub mod files;
+pub mod hold;
 pub mod intents;
 pub mod note;
 pub mod read;

@@ -83,3 +83,14 @@ pub const TRAIL_DAYS: u64 = 36_525;
 pub const EVENT_QUEUE: usize = 256;
 /// How often readiness follows the ledger and the volumes.
 pub const READINESS_CHECK: Duration = Duration::from_millis(500);
+
+/// The first pause after a cleanup that failed; it doubles with each …
+pub const CLEANUP_RETRY_FIRST_MS: u64 = 60_000;
+/// … up to this, so that a volume that is away for a weekend costs a record an hour.
+pub const CLEANUP_RETRY_LAST_MS: u64 = 3_600_000;
+/// What a cleanup keeps of an error.
+pub const CLEANUP_ERROR_BYTES: usize = 200;
+/// What a hold keeps of its reason: a case number and a sentence.
+pub const HOLD_REASON_BYTES: usize = 500;
+/// Legal holds that stand at once; more is a rule for a cohort, not holds on files.
+pub const HOLDS: usize = 10_000;

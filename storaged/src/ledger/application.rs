@@ -46,6 +46,11 @@ impl Application<'_, '_> {
         record
     }
 
+    /// The index that the next appended record gets.
+    pub fn next_index(&self) -> u64 {
+        self.position.next_index
+    }
+
     /// Makes the record part of the trail, and says under which index.
     pub fn append(&mut self, mut record: Record) -> Result<u64, CorruptError> {
         record.index = self.position.next_index;

@@ -5,7 +5,7 @@
 
 use crate::ledger::application::Application;
 use crate::ledger::tables::CorruptError;
-use crate::ledger::{download, intents, note, upload};
+use crate::ledger::{cleanup, download, hold, intents, note, upload};
 
 /// A command of one area, which the ledger answers with that area's outcome.
 pub trait Ask: Send + 'static {
@@ -67,6 +67,10 @@ areas! {
     Upload = upload;
     /// A file goes out.
     Download = download;
+    /// Temporary things on the volumes are gone.
+    Cleanup = cleanup;
+    /// Nothing is deleted while it stands.
+    Hold = hold;
     /// What a dead process had begun is ended.
     Intent = intents;
     /// Something that has no before.

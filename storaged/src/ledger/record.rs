@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use crate::ledger::cleanup::Fields;
 use serde::{Deserialize, Serialize};
 use store_proto::{Cohort, ContentDigest, EdgeName, FileId, FileType, LogicalPath, RequestId, UserName};
 
@@ -17,6 +18,9 @@ pub const RECORD_VERSION: u32 = 1;
 pub struct Record {
     /// What was done or tried.
     pub action: Action,
+    /// What it says about something that must go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cleanup: Option<Fields>,
     /// The cohort it was about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cohort: Option<Cohort>,
@@ -213,6 +217,10 @@ actions! {
     AccessListed = "access.listed";
     /// A file's metadata was served.
     AccessMetadata = "access.metadata";
+    /// Nothing of a file or cohort may be deleted from here on.
+    HoldPlaced = "admin.hold_placed";
+    /// A hold stands no more.
+    HoldReleased = "admin.hold_released";
     /// The store was made.
     AdminInit = "admin.init";
     /// storaged began to serve.
@@ -242,6 +250,7 @@ impl Record {
     pub fn new(action: Action, phase: Phase, host: Host, origin: Origin) -> Record {
         Record {
             action,
+            cleanup: None,
             cohort: None,
             detail: None,
             ending: None,

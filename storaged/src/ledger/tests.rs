@@ -1,6 +1,7 @@
 //! The ledger against a model, and on a disk that fails.
 
 mod crash;
+mod end_of_life;
 mod model;
 
 use std::sync::Arc;
