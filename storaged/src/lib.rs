@@ -10,6 +10,7 @@ pub mod config;
 pub mod denial;
 pub mod host;
 pub mod init;
+pub mod keys;
 pub mod ledger;
 pub mod limits;
 pub mod listen;
