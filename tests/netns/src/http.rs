@@ -2,7 +2,7 @@
 //!
 //! One connection, one request. Not for anything but tests: it trusts the server's framing.
 
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
+use std::io::{self, BufRead, BufReader, Read, Write as _};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
@@ -138,7 +138,7 @@ impl Exchange {
 
     /// Reads the answer.
     pub fn response(self) -> Result<Response> {
-        read_response(BufReader::new(&self.stream), self.head_only)
+        read_response(&mut BufReader::new(&self.stream), self.head_only)
     }
 }
 
@@ -183,7 +183,17 @@ impl Response {
     }
 }
 
-fn read_response(mut reader: BufReader<&TcpStream>, head_only: bool) -> Result<Response> {
+/// Reads an answer.
+pub fn read_response(reader: &mut impl BufRead, head_only: bool) -> Result<Response> {
+    let mut response = read_head(reader)?;
+    if !head_only && response.status != 204 && response.status != 304 {
+        response.body = read_body(reader, &response)?;
+    }
+    Ok(response)
+}
+
+/// Reads an answer up to its body.
+pub fn read_head(reader: &mut impl BufRead) -> Result<Response> {
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).context("read the status line")? == 0 {
@@ -194,20 +204,15 @@ fn read_response(mut reader: BufReader<&TcpStream>, head_only: bool) -> Result<R
             .nth(1)
             .and_then(|status| status.trim().parse().ok())
             .with_context(|| format!("not a status line: {line:?}"))?;
-        let headers = read_headers(&mut reader)?;
+        let headers = read_headers(reader)?;
         // 100 Continue and its kin come before the answer.
-        if status < 200 {
-            continue;
+        if status >= 200 {
+            return Ok(Response { status, headers, body: Vec::new() });
         }
-        let mut response = Response { status, headers, body: Vec::new() };
-        if !head_only && status != 204 && status != 304 {
-            response.body = read_body(&mut reader, &response)?;
-        }
-        return Ok(response);
     }
 }
 
-fn read_headers(reader: &mut BufReader<&TcpStream>) -> Result<Vec<(String, String)>> {
+fn read_headers(reader: &mut impl BufRead) -> Result<Vec<(String, String)>> {
     let mut headers = Vec::new();
     loop {
         let mut line = String::new();
@@ -221,7 +226,8 @@ fn read_headers(reader: &mut BufReader<&TcpStream>) -> Result<Vec<(String, Strin
     }
 }
 
-fn read_body(reader: &mut BufReader<&TcpStream>, response: &Response) -> Result<Vec<u8>> {
+/// Reads what follows the head.
+pub(crate) fn read_body(reader: &mut impl BufRead, response: &Response) -> Result<Vec<u8>> {
     let mut body = Vec::new();
     if response.header("Transfer-Encoding").is_some_and(|coding| coding.contains("chunked")) {
         loop {

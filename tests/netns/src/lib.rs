@@ -27,6 +27,7 @@ pub mod process_status;
 pub mod program;
 pub mod reexec;
 pub mod runner;
+pub mod store;
 pub mod stream;
 pub mod traffic;
 pub mod trio;

@@ -244,7 +244,7 @@ fn describe(panic: &(dyn Any + Send)) -> String {
 }
 
 /// Prints a line.
-pub(crate) fn say(line: &str) {
+pub fn say(line: &str) {
     print(&format!("{line}\n"));
 }
 
