@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 
 fn kills(scene: &Scene, portion: u64, rounds: u64) -> Result<()> {
     let seed = seed()?.wrapping_add(portion);
-    runner::say(&format!("{SEED_VARIABLE}={seed}")));
+    runner::say(&format!("{SEED_VARIABLE}={seed}"));
     let mut numbers = Numbers::new(seed);
     let mut left = rounds;
     while left > 0 {
@@ -97,7 +97,7 @@ fn one_store(folder: &std::path::Path, rounds: u64, numbers: &mut Numbers) -> Re
     let daemon = store.start()?;
     store.keep_promises(&mut told).with_context(|| format!("at the end; it said:\n{}", daemon.log()))?;
     daemon.stop()?;
-    runner::say(&format!("{uploads} uploads were acknowledged before {rounds} kills")));
+    runner::say(&format!("{uploads} uploads were acknowledged before {rounds} kills"));
     Ok(())
 }
 
