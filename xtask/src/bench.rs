@@ -5,6 +5,7 @@
 mod figures;
 mod peers;
 mod process_time;
+mod store;
 mod transfer;
 mod tunnel;
 
@@ -26,14 +27,24 @@ pub(crate) enum Bench {
     Peers(peers::Options),
     /// A file up and down the whole path: rates, CPU per byte and memory of each daemon, beside the machine's limits
     Transfer(transfer::Options),
+    /// storaged alone: files over loopback HTTP beside nginx, small files beside the bare loop, the ledger beside
+    /// PostgreSQL, all beside the machine's limits
+    Store(store::Options),
 }
 
 /// Outside: builds with optimisation and goes into a world.
-pub(crate) fn run() -> Result<ExitCode> {
+pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     let path = packages::provide()?;
     let mut build = steps::cargo();
-    build.args(["build", "--release", "--package", "wgd", "--package", "edge", "--package", "storaged"]);
-    build.args(["--package", "culvert"]);
+    build.args(["build", "--release", "--package", "storaged", "--package", "culvert"]);
+    match bench {
+        Bench::Store(_) => {
+            store::provide()?;
+        }
+        Bench::Tunnel(_) | Bench::Peers(_) | Bench::Transfer(_) => {
+            build.args(["--package", "wgd", "--package", "edge"]);
+        }
+    }
     ensure!(steps::run(&mut build)?, "the programs do not build");
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     world::run_inside_with(
@@ -48,5 +59,6 @@ pub(crate) fn run_inside(bench: &Bench, world: &World) -> Result<()> {
         Bench::Tunnel(options) => tunnel::run(options, world),
         Bench::Peers(options) => peers::run(options, world),
         Bench::Transfer(options) => transfer::run(options, world),
+        Bench::Store(options) => store::run(options, world),
     }
 }

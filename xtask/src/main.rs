@@ -90,7 +90,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Netns { filter } => return netns::run(filter.as_deref()),
         Command::Conformance(options) => return conformance::run(&options),
         Command::Demo(options) => return demo::run(&options),
-        Command::Bench { .. } => return bench::run(),
+        Command::Bench { what } => return bench::run(&what),
     }
     Ok(ExitCode::SUCCESS)
 }

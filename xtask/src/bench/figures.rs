@@ -53,6 +53,15 @@ impl Figures {
         align(&lines)
     }
 
+    /// Every figure for a program to read: name, contender, median and all values.
+    pub(crate) fn json(&self) -> Vec<serde_json::Value> {
+        let of = |((name, contender), values): (&(&str, String), &Vec<f64>)| {
+            let median = self.median(name, contender);
+            serde_json::json!({"figure": name, "contender": contender, "median": median, "values": values})
+        };
+        self.values.iter().map(of).collect()
+    }
+
     fn cell(&self, row: Row, contender: &str) -> String {
         let Some(values) = self.sorted(row.name, contender) else { return "–".to_owned() };
         let digits = row.digits;
@@ -60,12 +69,17 @@ impl Figures {
         format!("{:.digits$} ({least:.digits$}–{most:.digits$})", median_of(&values))
     }
 
-    fn median(&self, row: &'static str, contender: &str) -> Option<f64> {
+    /// The middle of a contender's values.
+    pub(crate) fn median(&self, row: &str, contender: &str) -> Option<f64> {
         self.sorted(row, contender).map(|values| median_of(&values))
     }
 
-    fn sorted(&self, row: &'static str, contender: &str) -> Option<Vec<f64>> {
-        let mut values = self.values.get(&(row, contender.to_owned()))?.clone();
+    fn sorted(&self, row: &str, contender: &str) -> Option<Vec<f64>> {
+        let mut values = self
+            .values
+            .iter()
+            .find_map(|((name, whose), values)| (*name == row && whose == contender).then_some(values))?
+            .clone();
         values.sort_by(f64::total_cmp);
         Some(values)
     }
