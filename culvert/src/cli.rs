@@ -6,6 +6,7 @@ use clap_complete::Shell;
 use crate::audit::TrailArguments;
 use crate::init::InitCommand;
 use crate::key::KeyCommand;
+use crate::receipt::ReceiptCommand;
 use crate::reload::ReloadArguments;
 use crate::transfer::get::GetArguments;
 use crate::transfer::list::ListArguments;
@@ -60,6 +61,7 @@ under a path that exists are refused.\n\n\
 Examples:\n  \
   culvert put visits.csv c5/2026/visits.csv\n  \
   culvert put visits.csv c5/2026/              keeps the file's name\n  \
+  culvert put visits.csv c5/ --receipt visits.receipt\n  \
   tar c study | culvert put - c5/study.tar")]
     Put(PutArguments),
     /// Fetch a file
@@ -77,6 +79,11 @@ Examples:\n  \
   culvert ls c5\n  \
   culvert ls c5/2026/ --json | jq -r .sha256")]
     Ls(ListArguments),
+    /// Proof that a store took a file, with no server
+    Receipt {
+        #[command(subcommand)]
+        command: ReceiptCommand,
+    },
     /// The WireGuard tunnel on this machine
     Tunnel {
         #[command(subcommand)]

@@ -17,6 +17,7 @@ mod init;
 mod key;
 mod limits;
 mod problem;
+mod receipt;
 mod reload;
 mod target;
 mod transfer;
@@ -55,6 +56,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Key { command } => key::run(command, console),
         Command::Init { command } => init::run(command, console),
         Command::Reload(arguments) => reload::run(arguments, console),
+        Command::Receipt { command } => receipt::run(command, console),
         Command::Completions { shell } => completions::run(*shell),
     }
 }

@@ -18,8 +18,12 @@ pub(crate) const CONTINUE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) const READER_TIMEOUT: Duration = Duration::from_secs(5);
 /// A page of a listing is a small document.
 pub(crate) const PAGE_BYTES_AT_MOST: usize = 16 * 1024 * 1024;
-/// A receipt is a small document.
-pub(crate) const RECEIPT_BYTES_AT_MOST: usize = 64 * 1024;
+/// What an upload is answered with: a small document that holds a receipt.
+pub(crate) const RECEIPT_BYTES_AT_MOST: usize = 4 * 1024 + receipt::limits::MAX_RECEIPT_BYTES;
+/// A file with one log's key: a name, an id and 44 characters.
+pub(crate) const VKEY_BYTES_AT_MOST: u64 = 4 * 1024;
+/// The remembered keys of logs: hundreds of stores.
+pub(crate) const KNOWN_LOGS_BYTES_AT_MOST: u64 = 256 * 1024;
 /// How often plain progress lines come.
 pub(crate) const PROGRESS_LINE_EVERY: Duration = Duration::from_secs(2);
 /// How often a transfer looks whether anything moved.

@@ -3,7 +3,7 @@
 pub(crate) mod get;
 pub(crate) mod list;
 mod part_file;
-mod progress;
+pub(crate) mod progress;
 pub(crate) mod put;
 mod upload_body;
 

@@ -3,14 +3,16 @@
 //! Invariant: success is reported only when the server's receipt names the very size and SHA-256 that this
 //! side counted and hashed while sending.
 
-use std::fs::File;
-use std::io::Read;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
 use http::{Method, StatusCode};
+use receipt::Step;
 use serde::Serialize;
 use store_proto::headers::CULVERT_FILE_TYPE;
 use store_proto::{FileType, Token, UploadReceipt};
@@ -23,6 +25,7 @@ use crate::console::{Console, printable};
 use crate::failure::Failure;
 use crate::http_client::{self, Moved, expect_success, unless_interrupted, watched};
 use crate::limits::{READER_TIMEOUT, RECEIPT_BYTES_AT_MOST};
+use crate::receipt::KnownLogs;
 use crate::target::RemoteFile;
 
 #[derive(Debug, Args)]
@@ -36,6 +39,9 @@ pub(crate) struct PutArguments {
     /// What kind of data it is, as the server's policy names it
     #[arg(long, value_name = "TYPE", value_parser = parse_file_type)]
     file_type: Option<FileType>,
+    /// Save the receipt here, for `culvert receipt verify`; a file that exists is not replaced
+    #[arg(long, value_name = "RECEIPT")]
+    receipt: Option<PathBuf>,
     #[command(flatten)]
     server: ServerArguments,
 }
@@ -55,20 +61,78 @@ struct Report {
 }
 
 pub(crate) fn run(arguments: &PutArguments, console: Console) -> Result<(), Failure> {
+    if let Some(path) = arguments.receipt.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
+        return Err(Failure::refused(format!("{}: exists already; nothing was sent", path.display())));
+    }
     let source = Source::open(&arguments.source)?;
     let target = RemoteFile::for_upload(&arguments.destination, source.name.as_deref())?;
     let token = arguments.server.token(console)?;
     let (report, sent) = http_client::runtime()?
         .block_on(unless_interrupted(upload(arguments, source, &target, &token, console)))?;
     verify(&report.receipt, &sent)?;
+    let verifiable = keep_receipt(arguments, &report, &sent, console);
     console.report(&report, |report| {
         let Report { receipt, created, path } = report;
         let word = if *created { "stored" } else { "was stored already" };
-        format!(
+        let mut text = format!(
             "{path}: {word}, {} bytes, sha256 {}, file {}, ledger record {}",
             receipt.size, receipt.sha256, receipt.file_id, receipt.ledger_index
-        )
-    })
+        );
+        if let Ok(Some(command)) = &verifiable {
+            text.push_str(&format!("\nto prove it without the server: {command}"));
+        }
+        text
+    })?;
+    verifiable.map(|_| ())
+}
+
+/// Looks whether the receipt proves what was sent, and saves it where it is wanted. What goes wrong here is told
+/// after the report: the file is stored all the same.
+fn keep_receipt(
+    arguments: &PutArguments,
+    report: &Report,
+    sent: &Sent,
+    console: Console,
+) -> Result<Option<String>, Failure> {
+    let Some(receipt) = &report.receipt.receipt else {
+        return match &arguments.receipt {
+            Some(path) => {
+                Err(Failure::failed(format!("{}: not written: the server sent no receipt", path.display())))
+            }
+            None => Ok(None),
+        };
+    };
+    let judged =
+        receipt::verify_hashed(receipt, sent.size, sent.sha256.as_bytes(), receipt::Trust::SelfContained);
+    if let Some((step, fault)) = Step::ALL.into_iter().find_map(|step| Some((step, judged.fault(step)?))) {
+        return Err(Failure::failed(format!(
+            "the file is stored, but THE SERVER'S RECEIPT PROVES NOTHING: {}: {fault}",
+            step.name()
+        )));
+    }
+    let Some(path) = &arguments.receipt else { return Ok(None) };
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(|error| not_saved(path, &error))?;
+    file.write_all(receipt.to_json().as_bytes())
+        .and_then(|()| file.sync_all())
+        .map_err(|error| not_saved(path, &error))?;
+    let key = receipt.log_key();
+    if KnownLogs::of_this_user().remember(key)? {
+        console.say(&format!("remembered the key of a log not seen before: {key}"));
+    }
+    Ok(Some(format!(
+        "culvert receipt verify {} {} --log-key {key}",
+        printable(&path.display().to_string()),
+        printable(&arguments.source.display().to_string())
+    )))
+}
+
+fn not_saved(path: &Path, error: &std::io::Error) -> Failure {
+    Failure::failed(format!("the file is stored, but its receipt is not: {}: {error}", path.display()))
 }
 
 /// What is sent, and how long it is if that is known.
