@@ -52,6 +52,9 @@ pub(crate) struct StoragedArguments {
     /// The internal key file to write [default: /etc/culvert/internal.key]
     #[arg(long, value_name = "FILE")]
     internal_key: Option<PathBuf>,
+    /// The root key file to write; all keys of the store hang on it [default: root.key beside the internal key]
+    #[arg(long, value_name = "FILE")]
+    root_key: Option<PathBuf>,
     /// An address of the tunnel, and the port [default: 10.100.0.11:8001]
     #[arg(long, value_name = "ADDRESS:PORT")]
     bind_address: Option<SocketAddr>,
@@ -126,6 +129,7 @@ fn options(arguments: &StoragedArguments) -> InitOptions {
     InitOptions {
         config_path: arguments.config.clone().unwrap_or(default.config_path),
         internal_key_path: arguments.internal_key.clone().unwrap_or(default.internal_key_path),
+        root_key_path: arguments.root_key.clone(),
         role: match arguments.role {
             RoleWord::Services => ServerRole::Services,
             RoleWord::Testing => ServerRole::Testing,
@@ -156,9 +160,12 @@ fn failure(error: InitError) -> Failure {
     match error {
         InitError::Exists(_) => Failure::refused(message),
         InitError::Options(_) | InitError::Config(_) | InitError::Network { .. } => Failure::usage(message),
-        InitError::Io { .. } | InitError::Random(_) | InitError::Volume(_) | InitError::Ledger(_) => {
-            Failure::failed(message)
-        }
+        InitError::Io { .. }
+        | InitError::Random(_)
+        | InitError::Volume(_)
+        | InitError::RootKey(_)
+        | InitError::Keys(_)
+        | InitError::Ledger(_) => Failure::failed(message),
     }
 }
 
@@ -171,6 +178,7 @@ fn as_json(report: &InitReport) -> serde_json::Value {
         "store_id": report.store_id.to_string(),
         "config": report.config_path,
         "internal_key": report.internal_key_path,
+        "root_key": report.root_key_path,
         "ledger": report.ledger_path,
         "tokens": tokens.collect::<Vec<_>>(),
     })
@@ -185,11 +193,12 @@ fn as_text(report: &InitReport) -> String {
         })
         .collect();
     format!(
-        "store {}\nconfiguration  {}\ninternal key   {}  (the edge needs a copy)\nledger         {}\n\n\
+        "store {}\nconfiguration  {}\ninternal key   {}  (the edge needs a copy)\nroot key       {}  (lost, it loses every file)\nledger         {}\n\n\
          These tokens are shown once and kept nowhere:\n\n{}",
         report.store_id,
         report.config_path.display(),
         report.internal_key_path.display(),
+        report.root_key_path.display(),
         report.ledger_path.display(),
         table(&["USER", "ROLE", "TOKEN"], &rows)
     )

@@ -19,6 +19,8 @@ use crate::limits::{CONFIG_BYTES_AT_MOST, DESCRIPTORS_AT_MOST};
 const VERB: &str = "reload";
 /// A key of a daemon's configuration that names a file ends like this.
 const FILE_KEY_SUFFIX: &str = "_file";
+/// Read at a start alone, so it is handed to nobody else.
+const ROOT_KEY: &str = "root_key_file";
 
 #[derive(Debug, Args)]
 pub(crate) struct ReloadArguments {
@@ -133,7 +135,7 @@ fn open_all(config: &Path) -> Result<Vec<Handed>, Failure> {
 fn file_keys(table: &toml::Table) -> Vec<(&str, &str)> {
     table
         .iter()
-        .filter(|(key, _)| key.ends_with(FILE_KEY_SUFFIX))
+        .filter(|(key, _)| key.ends_with(FILE_KEY_SUFFIX) && *key != ROOT_KEY)
         .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
         .collect()
 }
@@ -151,7 +153,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name);
         std::fs::write(path("key"), "k").unwrap();
-        let text = format!("name = \"web1\"\ninternal_api_key_file = {:?}\n", path("key"));
+        let text = format!(
+            "name = \"web1\"\ninternal_api_key_file = {:?}\nroot_key_file = \"/nonexistent\"\n",
+            path("key")
+        );
         std::fs::write(path("edge.toml"), &text).unwrap();
         let mut files = open_all(&path("edge.toml")).unwrap();
         let keys: Vec<_> = files.iter().map(|it| it.key.as_str()).collect();

@@ -73,7 +73,9 @@ pub struct Fixed {
     pub tunnel_interface: String,
     /// The prefix that holds it.
     pub tunnel_prefix: IpNet,
-    /// Where the ledger is.
+    /// The root key: a path or `credential:NAME`. Read when the store is opened.
+    pub root_key_file: String,
+    /// Where the ledger and the keys are.
     pub state_dir: PathBuf,
     /// Where metrics are served.
     pub metrics_listen: SocketAddr,
@@ -210,6 +212,7 @@ pub fn describe(config: &Config) -> String {
     line("tunnel_interface", quote(&fixed.tunnel_interface));
     line("tunnel_prefix", quote(&fixed.tunnel_prefix));
     line("allowed_hosts", format!("{:?}", policy.allowed_hosts));
+    line("root_key_file", quote(&fixed.root_key_file));
     line("state_dir", quote(&fixed.state_dir.display()));
     line("metrics_listen", quote(&fixed.metrics_listen));
     line("admin_socket", quote(&fixed.admin_socket.display()));
@@ -261,6 +264,7 @@ fn changed_fixed_keys(old: &Raw, new: &Raw) -> Vec<&'static str> {
         ("bind_address", old.bind_address != new.bind_address),
         ("tunnel_interface", old.tunnel_interface != new.tunnel_interface),
         ("tunnel_prefix", old.tunnel_prefix != new.tunnel_prefix),
+        ("root_key_file", old.root_key_file != new.root_key_file),
         ("state_dir", old.state_dir != new.state_dir),
         ("metrics_listen", old.metrics_listen != new.metrics_listen),
         ("admin_socket", old.admin_socket != new.admin_socket),
@@ -297,6 +301,7 @@ fn fixed(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Optio
     if let (Some(role), Some(address), Some(prefix)) = (role, bind_address, tunnel_prefix) {
         check_bind_address(problems, role, address, prefix);
     }
+    let root_key_file: Option<String> = required(problems, "root_key_file", raw.root_key_file.as_ref());
     let state_dir = directory(problems, "state_dir", raw.state_dir.as_deref());
     let metrics_listen = or_default(problems, "metrics_listen", raw.metrics_listen.as_ref(), DEFAULT_METRICS);
     let admin_socket = raw.admin_socket.as_deref().unwrap_or(DEFAULT_ADMIN).into();
@@ -328,6 +333,7 @@ fn fixed(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Optio
         bind_address: bind_address?,
         tunnel_interface: tunnel_interface?,
         tunnel_prefix: tunnel_prefix?,
+        root_key_file: root_key_file?,
         state_dir: state_dir?,
         metrics_listen: metrics_listen?,
         admin_socket,

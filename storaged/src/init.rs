@@ -3,6 +3,8 @@
 //! **Invariant:** nothing that exists is overwritten; the error names it. Everything is looked at before
 //! the first thing is made.
 
+mod keys;
+
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -26,6 +28,8 @@ pub struct InitOptions {
     pub config_path: PathBuf,
     /// The internal key file to write; edge needs a copy of it.
     pub internal_key_path: PathBuf,
+    /// The root key file to write; none: `root.key` beside the internal key.
+    pub root_key_path: Option<PathBuf>,
     /// What the server is.
     pub role: ServerRole,
     /// Whether a missing layer of the lock-down is an error.
@@ -94,6 +98,7 @@ impl Default for InitOptions {
         InitOptions {
             config_path: config::DEFAULT_PATH.into(),
             internal_key_path: "/etc/culvert/internal.key".into(),
+            root_key_path: None,
             role: ServerRole::Services,
             profile: Profile::Production,
             bind_address: SocketAddr::from(([10, 100, 0, 11], 8001)),
@@ -123,6 +128,8 @@ pub struct InitReport {
     pub config_path: PathBuf,
     /// The internal key file.
     pub internal_key_path: PathBuf,
+    /// The root key file.
+    pub root_key_path: PathBuf,
     /// The ledger.
     pub ledger_path: PathBuf,
     /// Each user's token, the admin's first.
@@ -173,6 +180,12 @@ pub enum InitError {
     /// A volume could not be made.
     #[error(transparent)]
     Volume(#[from] volume::VolumeError),
+    /// No root key could be drawn.
+    #[error(transparent)]
+    RootKey(#[from] crate::keys::RootKeyError),
+    /// The keys could not be made.
+    #[error(transparent)]
+    Keys(#[from] crate::keys::OpenKeysError),
     /// The ledger could not be made.
     #[error(transparent)]
     Ledger(#[from] ledger::OpenError),
@@ -181,6 +194,8 @@ pub enum InitError {
     Config(#[from] daemon::config::ConfigError),
 }
 
+/// Files of the configuration: readable for the group, writable for root alone.
+const CONFIG_MODE: u32 = 0o640;
 /// The ledger's name in the state directory.
 pub const LEDGER_FILE: &str = "ledger.redb";
 
@@ -207,6 +222,7 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
     for volume in &options.volumes {
         make_volume(volume, store_id, options.owner)?;
     }
+    let _keys = keys::make(&options, store_id)?;
     make_ledger(&ledger_path, store_id, options.role)?;
     for path in [&options.state_dir, &ledger_path] {
         give(path, options.owner)?;
@@ -214,15 +230,17 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
     if let Some(parent) = options.internal_key_path.parent() {
         make_directory(parent, 0o755)?;
     }
-    write_new(&options.internal_key_path, key_text.expose(), options.owner)?;
+    write_new(&options.internal_key_path, key_text.expose(), CONFIG_MODE, options.owner)?;
     if let Some(parent) = options.config_path.parent() {
         make_directory(parent, 0o755)?;
     }
-    write_new(&options.config_path, &text, options.owner)?;
+    write_new(&options.config_path, &text, CONFIG_MODE, options.owner)?;
+    let root_key_path = keys::root_key_path(&options);
     Ok(InitReport {
         store_id,
         config_path: options.config_path,
         internal_key_path: options.internal_key_path,
+        root_key_path,
         ledger_path,
         tokens,
     })
@@ -231,7 +249,7 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
 fn refuse_existing(options: &InitOptions, ledger: &Path) -> Result<(), InitError> {
     let markers = options.volumes.iter().map(|new| new.path.join(volume::MARKER));
     let files = [&options.config_path, &options.internal_key_path].into_iter().cloned();
-    for path in files.chain([ledger.to_owned()]).chain(markers) {
+    for path in files.chain(keys::files(options)).chain([ledger.to_owned()]).chain(markers) {
         if path.symlink_metadata().is_ok() {
             return Err(InitError::Exists(path));
         }
@@ -283,6 +301,7 @@ fn configuration(options: &InitOptions, tokens: &[IssuedToken]) -> String {
     line("tunnel_interface", &options.tunnel_interface);
     line("tunnel_prefix", &options.tunnel_prefix.to_string());
     line("internal_api_key_file", &options.internal_key_path.display().to_string());
+    line("root_key_file", &keys::root_key_path(options).display().to_string());
     line("state_dir", &options.state_dir.display().to_string());
     line("metrics_listen", &options.metrics_listen.to_string());
     line("admin_socket", &options.admin_socket.display().to_string());
@@ -359,11 +378,11 @@ fn make_directory(path: &Path, mode: u32) -> Result<(), InitError> {
     set_mode(path, mode)
 }
 
-fn write_new(path: &Path, text: &str, owner: Option<linux::User>) -> Result<(), InitError> {
+fn write_new(path: &Path, text: &str, mode: u32, owner: Option<linux::User>) -> Result<(), InitError> {
     let mut file: File = OpenOptions::new()
         .write(true)
         .create_new(true)
-        .mode(0o640)
+        .mode(mode)
         .open(path)
         .map_err(io_error("make", path))?;
     file.write_all(text.as_bytes()).map_err(io_error("write", path))?;
@@ -446,8 +465,12 @@ mod tests {
         std::fs::write(&report.config_path, &before).unwrap();
         std::fs::remove_file(&report.internal_key_path).unwrap();
         std::fs::remove_file(&report.config_path).unwrap();
-        let error = run(options(folder.path())).unwrap_err().to_string();
-        assert!(error.contains("ledger.redb exists already"), "{error}");
+        let others = [&report.root_key_path, &folder.path().join("state/keys.redb"), &report.ledger_path];
+        for path in others {
+            let error = run(options(folder.path())).unwrap_err().to_string();
+            assert!(error.contains(&format!("{} exists already", path.display())), "{error}");
+            std::fs::remove_file(path).unwrap();
+        }
     }
 
     #[test]

@@ -14,6 +14,7 @@ use daemon::readiness::Readiness;
 use daemon::signals::{Signal, Signals};
 use daemon::status::Hook;
 use daemon::{Clock, exit};
+use linux::secret_memory::Protection;
 use linux::unix_datagram::DatagramSocket;
 use linux::unix_listener::bind_unix_listener;
 use linux::{Confined, ListenFds, Privileged, Sealed, User};
@@ -24,6 +25,7 @@ use tunnel_events::{Event, What};
 use crate::admin::Admin;
 use crate::config::{Config, Environment, Fixed, Raw};
 use crate::init::LEDGER_FILE;
+use crate::keys::{Keys, RootKey};
 use crate::ledger::Note;
 use crate::ledger::{self, Action, Ending, Host, Ledger, Origin, recover};
 use crate::limits::{EVENT_QUEUE, IO_PATIENCE, IO_THREADS};
@@ -43,6 +45,7 @@ pub struct Acquired {
     admin: UnixListener,
     events: DatagramSocket,
     notify: Notify,
+    root_key: RootKey,
     registry: Registry,
     process: ProcessMetrics,
     host: Host,
@@ -78,12 +81,14 @@ pub fn acquire(privileged: &Privileged, fixed: &Fixed) -> anyhow::Result<Acquire
         .and_then(|()| DatagramSocket::bind(&fixed.events_socket, 0o660, owner))
         .with_context(|| format!("events_socket: {}", fixed.events_socket.display()))
         .map_err(|error| daemon::fail(exit::OS, error))?;
+    // Now, for Landlock will hide its file.
+    let root_key = RootKey::read(&fixed.root_key_file).map_err(|error| daemon::fail(exit::CONFIG, error))?;
     let registry = Registry::new();
     let process = ProcessMetrics::open(&registry)?;
     let notify = Notify::from_environment(privileged).context("connect to the service manager")?;
     // Now, for Landlock will hide where it is read from.
     let host = crate::host::describe(fixed.role);
-    Ok(Acquired { internal, metrics, admin, events, notify, registry, process, host })
+    Ok(Acquired { internal, metrics, admin, events, notify, root_key, registry, process, host })
 }
 
 fn bind_metrics(fixed: &Fixed) -> anyhow::Result<TcpListener> {
@@ -100,11 +105,12 @@ pub fn open(
     _confined: &Confined,
     fixed: &Fixed,
     policy: Policy,
+    root_key: RootKey,
     events: DatagramSocket,
     registry: &Registry,
     host: Host,
 ) -> anyhow::Result<(Arc<Store>, JoinHandle<()>)> {
-    assemble(fixed, policy, events, registry, host)
+    assemble(fixed, policy, root_key, events, registry, host)
 }
 
 /// What [`open`] does, for tests that serve from within their own process. The thread is the ledger's: it
@@ -112,6 +118,7 @@ pub fn open(
 pub fn assemble(
     fixed: &Fixed,
     policy: Policy,
+    root_key: RootKey,
     events: DatagramSocket,
     registry: &Registry,
     host: Host,
@@ -133,6 +140,19 @@ pub fn assemble(
     let metrics = Arc::new(Metrics::register(registry)?);
     let ledger_file = fixed.state_dir.join(LEDGER_FILE);
     let (database, store_id) = ledger::open(&ledger_file).map_err(|error| config(error.into()))?;
+    let keys = Keys::open(&fixed.state_dir, root_key).map_err(|error| config(error.into()))?;
+    if keys.store() != store_id {
+        return Err(config(anyhow::anyhow!(
+            "{}: the keys are of store {}, the ledger is of store {store_id}",
+            fixed.state_dir.display(),
+            keys.store()
+        )));
+    }
+    match keys.protection() {
+        Protection::MemfdSecret => {}
+        Protection::Locked(why) => tracing::info!(why, "the root key is in locked memory"),
+        Protection::Ordinary(why) => tracing::warn!(why, "the root key's memory is not locked"),
+    }
     let mut volumes = Vec::new();
     for volume in &fixed.volumes {
         let opened =
@@ -162,6 +182,7 @@ pub fn assemble(
         role: fixed.role,
         policy: ArcSwap::from_pointee(policy),
         ledger,
+        keys: Arc::new(keys),
         volumes,
         pool: Pool::start(IO_THREADS).context("start the input/output threads")?,
         io_patience: IO_PATIENCE,
@@ -186,8 +207,8 @@ pub fn run(config: Config, raw: Raw, environment: Environment) -> anyhow::Result
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("serve").build()?;
     // Entered, not blocked on: opening waits for the ledger's thread, which a runtime's own thread must not.
     let entered = runtime.enter();
-    let Acquired { internal, metrics, admin, events, notify, registry, process, host } = acquired;
-    let (store, writer) = open(&confined, &fixed, policy, events, &registry, host)?;
+    let Acquired { internal, metrics, admin, events, notify, root_key, registry, process, host } = acquired;
+    let (store, writer) = open(&confined, &fixed, policy, root_key, events, &registry, host)?;
     let sockets = Sockets { internal, metrics, admin, notify, registry, process, signals: Signals::new()? };
     let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| daemon::fail(exit::OS, error))?;
     drop(entered);

@@ -11,6 +11,7 @@ use store_proto::{Cohort, FileId, LogicalPath, ServerRole};
 use tokio::sync::Semaphore;
 
 use crate::denial::Denial;
+use crate::keys::Keys;
 use crate::ledger::Note;
 use crate::ledger::{Action, Ending, Ledger, LedgerUnavailable, Origin, Reader};
 use crate::limits::{STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
@@ -29,6 +30,8 @@ pub struct Store {
     pub policy: ArcSwap<Policy>,
     /// What happened.
     pub ledger: Ledger,
+    /// What opens them.
+    pub keys: Arc<Keys>,
     /// Where objects are.
     pub volumes: Vec<VolumeState>,
     /// The threads that touch them.

@@ -38,6 +38,7 @@ fn wrong_values_are_refused_by_key_and_value() {
             "internal_api_key_file = \"none\"",
             &["internal_api_key_file:", "none"],
         ),
+        ("root_key_file = \"/etc/culvert/root.key\"", "", &["root_key_file:", "missing"]),
         ("\"/var/lib/x\"", "\"var/lib/x\"", &["state_dir:", "\"var/lib/x\"", "absolute"]),
         ("[[volume]]\nname = \"main\"\npath = \"/srv/main\"", "", &["volume:", "at least one"]),
         ("cohorts = [\"c1\"]\ntoken", "cohorts = [\"c9\"]\ntoken", &["user[0].cohorts[0]:", "\"c9\""]),
@@ -153,6 +154,7 @@ bind_address = "10.100.0.11:8001"
 tunnel_interface = "wg0"
 tunnel_prefix = "10.100.0.0/24"
 internal_api_key_file = "key"
+root_key_file = "/etc/culvert/root.key"
 state_dir = "/var/lib/x"
 
 [[volume]]

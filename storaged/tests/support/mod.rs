@@ -94,7 +94,8 @@ impl Lab {
         let store = std::thread::spawn(move || {
             let _entered = handle.enter();
             let host = storaged::host::describe(fixed.role);
-            storaged::run::assemble(&fixed, policy, events, &registry, host).unwrap().0
+            let root_key = storaged::keys::RootKey::read(&fixed.root_key_file).unwrap();
+            storaged::run::assemble(&fixed, policy, root_key, events, &registry, host).unwrap().0
         });
         let mut store = tokio::task::spawn_blocking(move || store.join().unwrap()).await.unwrap();
         change(Arc::get_mut(&mut store).unwrap());
