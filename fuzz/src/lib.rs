@@ -27,6 +27,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("repr_digest", repr_digest),
     ("byte_range", byte_range),
     ("request_target", request_target),
+    ("receipt", receipt),
+    ("signed_checkpoint", signed_checkpoint),
+    ("merkle_proofs", merkle_proofs),
 ];
 
 /// The body of a `set=1` request: what is accepted can be applied, and the answer to `get=1` ends as it must.
@@ -158,6 +161,50 @@ pub fn request_target(data: &[u8]) {
         assert_eq!(parsed, Ok(edge::target::Target::File(cohort, path.clone())));
         let segments = text.splitn(6, '/').nth(5).map_or(0, |rest| rest.split('/').count());
         assert_eq!(path.as_str().split('/').count(), segments, "an encoded slash became a separator");
+    }
+}
+
+/// A receipt from anybody: what parses has one spelling, and proves no other file than its own.
+pub fn receipt(data: &[u8]) {
+    let Ok(receipt) = ::receipt::Receipt::parse(data) else { return };
+    let again = ::receipt::Receipt::parse(receipt.to_json().as_bytes());
+    assert_eq!(again.as_ref(), Ok(&receipt), "a receipt changed on its way");
+    let report = ::receipt::verify(&receipt, std::io::repeat(0), ::receipt::Trust::SelfContained, |_| {});
+    assert!(!report.is_right(), "an endless file was proven");
+}
+
+/// A signed note, a checkpoint and a key from anybody: each has one spelling, and a key of ours signed none of them.
+pub fn signed_checkpoint(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(note) = ::receipt::Note::parse(text) {
+        assert_eq!(note.as_str(), text);
+    }
+    if let Ok(signed) = ::receipt::SignedCheckpoint::parse(text) {
+        let checkpoint = signed.unverified();
+        assert!(text.starts_with(&checkpoint.to_text()), "a checkpoint with two spellings");
+        if let Ok(signer) = ::receipt::LogSigner::from_seed(&checkpoint.origin, &[0x5a; 32]) {
+            assert!(signed.verify(&signer.log_key()).is_err(), "forged");
+        }
+    }
+    if let Ok(key) = ::receipt::LogKey::parse(text) {
+        assert_eq!(key.to_string(), text);
+    }
+}
+
+/// Proofs from anybody: they lead nowhere but where the hashes lead.
+pub fn merkle_proofs(data: &[u8]) {
+    use ::receipt::merkle::{Hash, verify_consistency, verify_inclusion};
+    let Some((one, rest)) = data.split_first_chunk::<8>() else { return };
+    let Some((two, rest)) = rest.split_first_chunk::<8>() else { return };
+    let (one, two) = (u64::from_le_bytes(*one), u64::from_le_bytes(*two));
+    let hashes: Vec<Hash> = rest.as_chunks::<32>().0.iter().map(|bytes| Hash::from_bytes(*bytes)).collect();
+    let [first, second, path @ ..] = hashes.as_slice() else { return };
+    // A head can be right for one path only: the next one must be refused.
+    if verify_inclusion(first, one, two, path, second).is_ok() {
+        assert!(one < two && verify_inclusion(second, one, two, path, second).is_err() || first == second);
+    }
+    if verify_consistency(one, first, two, second, path).is_ok() {
+        assert!(one <= two, "a tree shrank");
     }
 }
 
