@@ -4,6 +4,8 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::audit::TrailArguments;
+use crate::cleanup::{CleanupCommand, EmergencyArguments, SocketArgument};
+use crate::hold::HoldCommand;
 use crate::init::InitCommand;
 use crate::key::KeyCommand;
 use crate::receipt::ReceiptCommand;
@@ -94,6 +96,21 @@ Examples:\n  \
         #[command(subcommand)]
         command: AuditCommand,
     },
+    /// Temporary things on the volumes, and that they are gone
+    Cleanup {
+        #[command(subcommand)]
+        command: CleanupCommand,
+    },
+    /// Legal holds: while one stands, nothing under it is deleted
+    Hold {
+        #[command(subcommand)]
+        command: HoldCommand,
+    },
+    /// Look that what should be so is so
+    Verify {
+        #[command(subcommand)]
+        command: VerifyCommand,
+    },
     /// WireGuard keys, as `wg` makes them
     Key {
         #[command(subcommand)]
@@ -125,6 +142,12 @@ Examples:\n  \
     /// The same as `audit trail`
     #[command(hide = true)]
     ShowPhiAuditTrail(TrailArguments),
+    /// The same as `verify cleanup`
+    #[command(hide = true)]
+    VerifyPhiCleanup(SocketArgument),
+    /// The same as `cleanup emergency`
+    #[command(hide = true)]
+    EmergencyCleanup(EmergencyArguments),
     /// The same as `tunnel status`
     #[command(hide = true)]
     CheckWireguardStatus(StatusArguments),
@@ -139,6 +162,12 @@ Examples:\n  \
   culvert audit trail --user ann --limit 20\n  \
   culvert audit trail --action access.denied --json | jq .origin")]
     Trail(TrailArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum VerifyCommand {
+    /// Whether each temporary thing is gone; marks those that are, exit code 1 if any is not
+    Cleanup(SocketArgument),
 }
 
 #[cfg(test)]

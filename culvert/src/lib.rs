@@ -8,10 +8,12 @@
 
 mod admin;
 mod audit;
+mod cleanup;
 mod cli;
 mod completions;
 mod console;
 mod failure;
+mod hold;
 mod http_client;
 mod init;
 mod key;
@@ -27,7 +29,7 @@ use std::process::ExitCode;
 
 pub use cli::Cli;
 
-use cli::{AuditCommand, Command};
+use cli::{AuditCommand, Command, VerifyCommand};
 use console::Console;
 use failure::Failure;
 
@@ -53,6 +55,11 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::CheckWireguardStatus(arguments) => tunnel::status::run(arguments, console),
         Command::Audit { command: AuditCommand::Trail(arguments) } => audit::run(arguments, console),
         Command::ShowPhiAuditTrail(arguments) => audit::run(arguments, console),
+        Command::Cleanup { command } => cleanup::run(command, console),
+        Command::EmergencyCleanup(arguments) => cleanup::emergency(arguments, console),
+        Command::Verify { command: VerifyCommand::Cleanup(at) } => cleanup::verify(at, console),
+        Command::VerifyPhiCleanup(at) => cleanup::verify(at, console),
+        Command::Hold { command } => hold::run(command, console),
         Command::Key { command } => key::run(command, console),
         Command::Init { command } => init::run(command, console),
         Command::Reload(arguments) => reload::run(arguments, console),

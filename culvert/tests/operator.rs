@@ -31,6 +31,42 @@ fn the_trail_is_asked_for_and_shown() {
 }
 
 #[test]
+fn what_is_overdue_is_a_finding() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("storaged.sock");
+    let item = json!({
+        "id": 7, "kind": "unfinished_object", "expected_cleanup_by": "2026-01-01T00:00:00.000Z",
+        "overdue": true, "cleanup_attempted_count": 3, "last_error": "it is still there",
+        "file_id": "00112233445566778899aabbccddeeff", "cleaned_up": false,
+    });
+    let server = admin(&socket, vec![json!({ "item": item }), json!({ "done": {"cleanups": 1} })]);
+    let output = culvert(&["cleanup", "list", "--overdue", "--socket", socket.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("OVERDUE it is still there"), "{}", text(&output.stdout));
+    assert_eq!(server.join().unwrap().0, json!({"verb": "cleanup.list", "args": {"overdue": true}}));
+}
+
+#[test]
+fn an_emergency_cleanup_needs_both_flags() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("storaged.sock");
+    for flags in [&["--force"][..], &["--confirm"], &[]] {
+        let server = admin(&socket, vec![json!({ "done": {"cleanups": 0} })]);
+        let mut arguments = vec!["cleanup", "emergency", "--socket", socket.to_str().unwrap()];
+        arguments.extend(flags);
+        let output = culvert(&arguments);
+        assert_eq!(output.status.code(), Some(3), "{flags:?}: {}", text(&output.stderr));
+        assert_eq!(server.join().unwrap().0["args"], json!({"confirm": false}));
+        std::fs::remove_file(&socket).unwrap();
+    }
+    let server = admin(&socket, vec![json!({ "done": {"gone": 2, "still_there": 0} })]);
+    let both = ["emergency-cleanup", "--force", "--confirm", "--socket", socket.to_str().unwrap()];
+    let output = culvert(&both);
+    assert!(output.status.success() && text(&output.stdout).contains("2 are gone"));
+    assert_eq!(server.join().unwrap().0["args"], json!({"confirm": true}));
+}
+
+#[test]
 fn a_reload_hands_over_the_configuration_and_its_keys_open() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);

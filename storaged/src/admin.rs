@@ -2,6 +2,8 @@
 //!
 //! **Invariant:** every call is recorded before it is answered; a call that cannot be recorded is refused.
 
+mod end_of_life;
+
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::Read as _;
@@ -202,6 +204,13 @@ impl Handler for Admin {
         Box::pin(async move {
             match verb {
                 "audit.trail" => self.trail(caller, args, out).await,
+                "cleanup.emergency" => self.cleanup_emergency(caller, args, out).await,
+                "cleanup.list" => self.cleanup_list(caller, args, out).await,
+                "cleanup.mark" => self.cleanup_mark(caller, args).await,
+                "cleanup.verify" => self.cleanup_verify(caller, out).await,
+                "hold.list" => self.hold_list(caller, out).await,
+                "hold.place" => self.hold_place(caller, args).await,
+                "hold.release" => self.hold_release(caller, args).await,
                 "reload" => self.reload(caller, args, descriptors).await,
                 "status" => self.status(caller).await,
                 _ => self.unknown(caller, verb).await,

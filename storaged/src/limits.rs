@@ -94,3 +94,10 @@ pub const CLEANUP_ERROR_BYTES: usize = 200;
 pub const HOLD_REASON_BYTES: usize = 500;
 /// Legal holds that stand at once; more is a rule for a cohort, not holds on files.
 pub const HOLDS: usize = 10_000;
+
+/// How often cleanups are looked at; each has its own pause between attempts.
+pub const CLEANUP_CHECK: Duration = Duration::from_secs(30);
+/// Cleanups that are looked at in one round, the most urgent first.
+pub const CLEANUP_BATCH: usize = 100_000;
+/// A volume that needs longer for one cleanup does not answer.
+pub const CLEANUP_PATIENCE: Duration = Duration::from_secs(20);

@@ -48,6 +48,16 @@ pub struct Metrics {
     pub volume_usable: IntGaugeVec,
     auth_failures: IntCounterVec,
     integrity_failures: IntCounterVec,
+    /// Attempts to take away what must not stay.
+    pub cleanups: IntCounterVec,
+    /// What must not stay and is not known to be gone.
+    pub cleanups_pending: IntGauge,
+    /// Of these, past their deadline.
+    pub cleanups_overdue: IntGauge,
+    /// How far the first of them is past it.
+    pub cleanup_oldest_overdue_seconds: Gauge,
+    /// Legal holds that stand.
+    pub legal_holds: IntGauge,
     objects: IntGauge,
     stored_bytes: IntGauge,
     open_operations: IntGauge,
@@ -121,6 +131,20 @@ impl Metrics {
                 "Objects that were to be served and were not what the ledger says.",
                 &["kind"],
             )?,
+            cleanups: made.counters(
+                "cleanups_total",
+                "Attempts to take away what must not stay, by result.",
+                &["result"],
+            )?,
+            cleanups_pending: made
+                .gauge("cleanups_pending", "Temporary things that are not known to be gone.")?,
+            cleanups_overdue: made
+                .gauge("cleanups_overdue", "Temporary things that are past their deadline.")?,
+            cleanup_oldest_overdue_seconds: made.float(
+                "cleanup_oldest_overdue_seconds",
+                "How far the most urgent temporary thing is past its deadline; 0 if none is.",
+            )?,
+            legal_holds: made.gauge("legal_holds", "Legal holds that stand.")?,
             objects: made.gauge("objects", "Files in the store.")?,
             stored_bytes: made.gauge("stored_bytes", "Bytes of all files in the store.")?,
             open_operations: made
@@ -142,6 +166,9 @@ impl Metrics {
                 "Operations that were refused because they could not be recorded.",
             )?,
         };
+        for result in ["succeeded", "failed"] {
+            metrics.cleanups.with_label_values(&[result]);
+        }
         for action in Action::ALL {
             for ending in Ending::ALL {
                 metrics.operations.with_label_values(&[action.name(), ending.name()]);

@@ -260,6 +260,7 @@ async fn serve_until_told(
     tokio::spawn(Arc::clone(&store).watch_volumes());
     tokio::spawn(Arc::clone(&store).count_unclaimed());
     tokio::spawn(Arc::clone(&store).settle_strangers_each_minute());
+    tokio::spawn(crate::reaper::run(Arc::clone(&store)));
 
     let allowed = fixed.admin_users.iter().map(|user| user.uid).chain([User::current().uid]).collect();
     let connections = fixed.connections;

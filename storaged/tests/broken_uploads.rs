@@ -162,6 +162,9 @@ impl Backend for Hanging {
     fn remove_temporary(&self, object: FileId) -> io::Result<()> {
         self.inner.remove_temporary(object)
     }
+    fn is_absent(&self, object: FileId) -> io::Result<bool> {
+        self.inner.is_absent(object)
+    }
     fn check(&self) -> io::Result<()> {
         self.inner.check()
     }

@@ -221,6 +221,14 @@ actions! {
     HoldPlaced = "admin.hold_placed";
     /// A hold stands no more.
     HoldReleased = "admin.hold_released";
+    /// The holds were read.
+    AdminHoldList = "admin.hold_list";
+    /// What must go was read.
+    AdminCleanupList = "admin.cleanup_list";
+    /// Somebody had storaged look whether it is gone.
+    AdminCleanupVerify = "admin.cleanup_verify";
+    /// Everything temporary was to go at once.
+    AdminCleanupEmergency = "admin.cleanup_emergency";
     /// The store was made.
     AdminInit = "admin.init";
     /// storaged began to serve.

@@ -25,6 +25,8 @@ pub trait Backend: Send + Sync + Debug + 'static {
     fn remove(&self, object: FileId) -> io::Result<()>;
     /// Removes the temporary alone: what a power cut may bring back of an object that was published.
     fn remove_temporary(&self, object: FileId) -> io::Result<()>;
+    /// Whether neither the object nor its temporary is there: what a cleanup needs to know.
+    fn is_absent(&self, object: FileId) -> io::Result<bool>;
     /// Whether this is still the volume it was at start. What was away and is back is taken back.
     fn check(&self) -> io::Result<()>;
     /// Room.

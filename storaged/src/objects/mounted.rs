@@ -96,6 +96,19 @@ impl Mounted {
         Ok(fsync(&self.temporary)?)
     }
 
+    /// Whether neither is there.
+    pub(super) fn is_absent(&self, object: FileId) -> io::Result<bool> {
+        if is_there(&self.temporary, &object.to_string())? {
+            return Ok(false);
+        }
+        let (shard, name) = place(object);
+        match self.shard(&shard) {
+            Ok(directory) => Ok(!is_there(&directory, &name)?),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Room.
     pub(super) fn space(&self) -> io::Result<Space> {
         let found = nix::sys::statvfs::fstatvfs(&self.objects)?;
@@ -271,6 +284,14 @@ fn remove_if_there(directory: impl std::os::fd::AsFd, name: &str) -> io::Result<
             let gone = fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) == Err(Errno::ENOENT);
             if gone { Ok(()) } else { Err(error.into()) }
         }
+    }
+}
+
+fn is_there(directory: impl std::os::fd::AsFd, name: &str) -> io::Result<bool> {
+    match fstatat(&directory, name, AtFlags::AT_SYMLINK_NOFOLLOW) {
+        Ok(_) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 

@@ -193,6 +193,10 @@ impl Backend for NasVolume {
         self.mounted.load().remove_temporary(object)
     }
 
+    fn is_absent(&self, object: FileId) -> io::Result<bool> {
+        self.mounted.load().is_absent(object)
+    }
+
     fn check(&self) -> io::Result<()> {
         let directory = open_directory(&self.path)?;
         let marker = read_marker(&self.name, &self.path, &directory).map_err(io::Error::other)?;

@@ -113,7 +113,9 @@ fn require(ledger: &Ledger, expected_by_ms: u64, object: u8) -> u64 {
     let command = Clean::Require { origin: Origin::default(), temporary };
     match ledger.submit_blocking(command).unwrap() {
         Cleaned::Required(id) => id,
-        other => panic!("{other:?}"),
+        other @ (Cleaned::Retry { .. } | Cleaned::Done(_) | Cleaned::AlreadyDone | Cleaned::Unknown) => {
+            panic!("{other:?}")
+        }
     }
 }
 
