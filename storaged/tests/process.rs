@@ -105,6 +105,44 @@ fn operators_read_the_trail_and_reload() {
 }
 
 #[test]
+fn holds_and_cleanups_are_asked_for_by_name() {
+    let made = Made::new();
+    let running = made.start();
+    let placed = made.call("hold.place", json!({"cohort": "c1", "reason": "case 12"})).unwrap();
+    let mut holds = Vec::new();
+    daemon::admin::call(&made.path("admin.sock"), "hold.list", Value::Null, &[], |item| holds.push(item))
+        .unwrap();
+    assert_eq!((&holds[0]["id"], &holds[0]["cohort"]), (&placed["id"], &json!("c1")));
+    assert!(holds[0]["placed_by"].as_str().unwrap().starts_with("uid="));
+    for (verb, args, wrong) in [
+        ("hold.place", json!({"cohort": "nowhere", "reason": "x"}), "there is no cohort nowhere"),
+        ("hold.place", json!({"cohort": "c1", "reason": " "}), "reason"),
+        ("hold.place", json!({"reason": "x"}), "either a cohort or a file"),
+        ("hold.place", json!({"file": "00112233445566778899aabbccddeeff", "reason": "x"}), "no such file"),
+        ("hold.release", json!({"id": 9999, "reason": "x"}), "no hold 9999"),
+        ("cleanup.mark", json!({"id": 9999}), "no cleanup 9999"),
+        ("cleanup.mark", json!({"id": "x"}), "invalid type"),
+    ] {
+        let error = made.call(verb, args).unwrap_err().to_string();
+        assert!(error.contains(wrong), "{verb}: {error}");
+    }
+    made.call("hold.release", json!({"id": placed["id"], "reason": "closed"})).unwrap();
+    assert_eq!(made.call("hold.list", Value::Null).unwrap(), json!({"holds": 0}));
+    assert_eq!(made.call("cleanup.list", json!({"overdue": true})).unwrap(), json!({"cleanups": 0}));
+    assert_eq!(made.call("cleanup.verify", Value::Null).unwrap(), json!({"gone": 0, "still_there": 0}));
+    assert_eq!(
+        made.call("cleanup.emergency", json!({"confirm": true})).unwrap(),
+        json!({"gone": 0, "still_there": 0})
+    );
+    let metrics = made.get_metrics();
+    let counted = ["storaged_cleanups_overdue 0", "storaged_legal_holds 0", "storaged_cleanups_pending 0"];
+    for series in counted {
+        assert!(metrics.contains(series), "{series}");
+    }
+    running.end(Signal::SIGTERM, Some(0));
+}
+
+#[test]
 fn after_kill_9_the_next_start_tidies_and_serves() {
     let made = Made::new();
     let running = made.start();
@@ -306,6 +344,15 @@ impl Made {
         let running = Running::of(child);
         wait("storaged is healthy", || self.is_healthy());
         running
+    }
+
+    fn get_metrics(&self) -> String {
+        let mut stream = TcpStream::connect(self.metrics).unwrap();
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n\r\n", self.metrics);
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
     }
 
     fn is_healthy(&self) -> bool {
