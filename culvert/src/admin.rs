@@ -32,6 +32,8 @@ pub(crate) fn call(
             CallError::Refused(refusal) if refusal.code == "unknown-verb" => {
                 Failure::cannot_tell(format!("{}: {message}", socket.display()))
             }
+            // It would leave nobody who could put it right again.
+            CallError::Refused(refusal) if refusal.code == "last-admin" => Failure::refused(message),
             CallError::Refused(_) => Failure::failed(message),
             CallError::Connect { .. } | CallError::Broken(_) | CallError::Malformed(_) => {
                 Failure::cannot_tell(message)

@@ -8,6 +8,7 @@ use crate::cleanup::{CleanupCommand, EmergencyArguments, SocketArgument};
 use crate::hold::HoldCommand;
 use crate::init::InitCommand;
 use crate::key::KeyCommand;
+use crate::people::{AccessCommand, CohortCommand, EdgeCommand, TokenCommand, UserCommand};
 use crate::receipt::ReceiptCommand;
 use crate::reload::ReloadArguments;
 use crate::transfer::get::GetArguments;
@@ -36,6 +37,8 @@ Examples:\n  \
   culvert get c5/study.sql - | psql            fetch it into a program\n\n  \
   culvert tunnel status                        peers, handshakes, loss, round trips\n  \
   culvert audit trail --cohort c5 --days 7     who did what\n  \
+  culvert user add ann --role user --cohort c5 somebody new\n  \
+  culvert access list --cohort c5              who may use it\n  \
   culvert key gen --out wg0.key                make a WireGuard key\n\n\
 With --json, standard output is JSON: one object, or one per line where there are many. An error is one JSON \
 object on standard error.\n\n\
@@ -115,6 +118,31 @@ Examples:\n  \
     Key {
         #[command(subcommand)]
         command: KeyCommand,
+    },
+    /// The people who may use the store
+    User {
+        #[command(subcommand)]
+        command: UserCommand,
+    },
+    /// What they show to say who they are
+    Token {
+        #[command(subcommand)]
+        command: TokenCommand,
+    },
+    /// The groups of files, their rules, and to whom they are open
+    Cohort {
+        #[command(subcommand)]
+        command: CohortCommand,
+    },
+    /// The edges that may deliver requests
+    Edge {
+        #[command(subcommand)]
+        command: EdgeCommand,
+    },
+    /// Who may use what, now and in the past
+    Access {
+        #[command(subcommand)]
+        command: AccessCommand,
     },
     /// The first start of a daemon
     Init {

@@ -18,6 +18,7 @@ mod http_client;
 mod init;
 mod key;
 mod limits;
+mod people;
 mod problem;
 mod receipt;
 mod reload;
@@ -61,6 +62,11 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::VerifyPhiCleanup(at) => cleanup::verify(at, console),
         Command::Hold { command } => hold::run(command, console),
         Command::Key { command } => key::run(command, console),
+        Command::User { command } => people::user(command, console),
+        Command::Token { command } => people::token(command, console),
+        Command::Cohort { command } => people::cohort(command, console),
+        Command::Edge { command } => people::edge(command, console),
+        Command::Access { command } => people::access(command, console),
         Command::Init { command } => init::run(command, console),
         Command::Reload(arguments) => reload::run(arguments, console),
         Command::Receipt { command } => receipt::run(command, console),

@@ -20,7 +20,7 @@ fn a_store_is_made_once_and_its_tokens_shown_once() {
     let config = fs::read_to_string(folder.path().join("storaged.toml")).unwrap();
     for issued in report["tokens"].as_array().unwrap() {
         let token = Token::parse(issued["token"].as_str().unwrap()).unwrap();
-        assert!(config.contains(&token.digest().to_string()) && !config.contains(token.expose()));
+        assert!(!config.contains(&token.digest().to_string()) && !config.contains(token.expose()));
     }
 
     let again = init(folder.path());

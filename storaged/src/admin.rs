@@ -2,6 +2,7 @@
 //!
 //! **Invariant:** every call is recorded before it is answered; a call that cannot be recorded is refused.
 
+mod access;
 mod end_of_life;
 
 use std::collections::VecDeque;
@@ -25,7 +26,7 @@ use crate::ledger::Note;
 use crate::ledger::audit::Question;
 use crate::ledger::{Action, Ending, Origin, Record, tables};
 use crate::limits::{TRAIL_DAYS, TRAIL_RECORDS};
-use crate::policy::Policy;
+use crate::policy::HostRules;
 use crate::store::Store;
 
 /// Answers operators.
@@ -61,9 +62,7 @@ impl Admin {
         caller: Caller,
         detail: String,
     ) -> Result<(), AdminError> {
-        let origin =
-            Origin { caller: Some(format!("uid={} pid={}", caller.uid, caller.pid)), ..Origin::default() };
-        let note = Note { detail: Some(detail), ..Note::new(action, ending, origin) };
+        let note = Note { detail: Some(detail), ..Note::new(action, ending, origin(caller)) };
         let recorded = self.store.note(note).await;
         recorded.map(drop).map_err(|error| AdminError::new("ledger-unavailable", error))
     }
@@ -99,7 +98,7 @@ impl Admin {
         let understood = self.understand(args, descriptors);
         self.store.metrics.reload_success.set(i64::from(understood.is_ok()));
         match understood {
-            Ok((policy, restart_needed)) => {
+            Ok((rules, restart_needed)) => {
                 let detail = if restart_needed.is_empty() {
                     "taken".to_owned()
                 } else {
@@ -111,7 +110,7 @@ impl Admin {
                     self.store.metrics.reload_success.set(0);
                     return Err(error);
                 }
-                self.store.policy.store(Arc::new(policy));
+                self.store.policy.swap_rules(rules).await;
                 self.store.metrics.configured(self.store.clock.unix_milliseconds());
                 tracing::info!(restart_needed = restart_needed.len(), "configuration reloaded");
                 Ok(json!({ "reloaded": true, "restart_needed": restart_needed }))
@@ -129,7 +128,7 @@ impl Admin {
         &self,
         args: Value,
         descriptors: Vec<OwnedFd>,
-    ) -> Result<(Policy, Vec<&'static str>), String> {
+    ) -> Result<(HostRules, Vec<&'static str>), String> {
         let args: Option<ReloadArgs> = serde_json::from_value(args).map_err(|error| error.to_string())?;
         let args = args.unwrap_or_default();
         let mut files = descriptors.into_iter().map(File::from);
@@ -176,9 +175,9 @@ impl Admin {
             "files": totals.files,
             "stored_bytes": totals.stored_bytes,
             "volumes": volumes,
-            "edges": policy.edges.len(),
-            "cohorts": policy.cohorts.len(),
-            "users": policy.users.len(),
+            "edges": policy.book().edges.len(),
+            "cohorts": policy.book().cohorts.len(),
+            "users": policy.book().users.len(),
             "transfers": self.store.metrics.transfers.get(),
             "free_transfer_slots": self.store.buffers.free_slots(),
             "lockdown": self.lockdown,
@@ -213,7 +212,10 @@ impl Handler for Admin {
                 "hold.release" => self.hold_release(caller, args).await,
                 "reload" => self.reload(caller, args, descriptors).await,
                 "status" => self.status(caller).await,
-                _ => self.unknown(caller, verb).await,
+                _ => match self.access(caller, verb, &args, out).await {
+                    Some(result) => result,
+                    None => self.unknown(caller, verb).await,
+                },
             }
         })
     }
@@ -294,6 +296,10 @@ impl KeySource for HandedIn {
         let file = file.ok_or_else(|| format!("no descriptor was handed in for {reference}"))?;
         SecretString::from_reader(Path::new(reference), file).map_err(|error| error.to_string())
     }
+}
+
+fn origin(caller: Caller) -> Origin {
+    Origin { caller: Some(format!("uid={} pid={}", caller.uid, caller.pid)), ..Origin::default() }
 }
 
 fn trail_item(record: &Record) -> Value {

@@ -1,7 +1,7 @@
 //! The configuration, understood.
 //!
 //! **Invariant:** a [`Config`] that exists binds no wildcard and no address outside the tunnel, has a role
-//! that was written down, and a [`Policy`] that is whole. What is wrong with a file is reported all at once,
+//! that was written down, and at least one internal key. What is wrong with a file is reported all at once,
 //! each with its key.
 
 mod raw;
@@ -15,11 +15,11 @@ use std::time::Duration;
 use daemon::config::{ConfigError, Problems};
 use daemon::secret::SecretString;
 use ipnet::IpNet;
-use store_proto::{Cohort, EdgeName, Role, ServerRole, TokenDigest, UserName};
+use store_proto::ServerRole;
 
 pub use self::raw::Raw;
 use crate::limits;
-use crate::policy::{CohortPolicy, Edge, Policy, User};
+use crate::policy::HostRules;
 
 /// Where the configuration is, unless said otherwise.
 pub const DEFAULT_PATH: &str = "/etc/culvert/storaged.toml";
@@ -57,7 +57,7 @@ pub struct Config {
     /// What stays until the next start.
     pub fixed: Fixed,
     /// What a reload swaps.
-    pub policy: Policy,
+    pub rules: HostRules,
 }
 
 /// What stays until the next start.
@@ -169,12 +169,12 @@ impl Config {
     ) -> Result<Config, ConfigError> {
         let mut problems = Problems::new(name);
         let fixed = fixed(raw, environment, &mut problems);
-        let policy = policy(raw, environment, keys, &mut problems);
+        let rules = rules(raw, environment, keys, &mut problems);
         problems.finish()?;
-        match (fixed, policy) {
-            (Some(fixed), Some(policy)) => Ok(Config { fixed, policy }),
-            // Each `None` above has left its problem behind.
-            _ => Err(ConfigError::Syntax(format!("{name}: the configuration is incomplete"))),
+        match fixed {
+            Some(fixed) => Ok(Config { fixed, rules }),
+            // It has left its problem behind.
+            None => Err(ConfigError::Syntax(format!("{name}: the configuration is incomplete"))),
         }
     }
 
@@ -185,24 +185,18 @@ impl Config {
         new: &Raw,
         environment: &Environment,
         keys: &mut dyn KeySource,
-    ) -> Result<(Policy, Vec<&'static str>), ConfigError> {
+    ) -> Result<(HostRules, Vec<&'static str>), ConfigError> {
         let mut problems = Problems::new(name);
-        let policy = policy(new, environment, keys, &mut problems);
+        let rules = rules(new, environment, keys, &mut problems);
         problems.finish()?;
-        let policy =
-            policy.ok_or_else(|| ConfigError::Syntax(format!("{name}: the configuration is incomplete")))?;
-        Ok((policy, changed_fixed_keys(old, new)))
+        Ok((rules, changed_fixed_keys(old, new)))
     }
 }
 
 /// The configuration as understood, as TOML, with secrets left out.
 pub fn describe(config: &Config) -> String {
-    let Config { fixed, policy } = config;
+    let Config { fixed, rules } = config;
     let quote = |text: &dyn Display| toml::Value::String(text.to_string()).to_string();
-    let list = |cohorts: &[Cohort]| {
-        let quoted: Vec<String> = cohorts.iter().map(|cohort| quote(cohort)).collect();
-        format!("[{}]", quoted.join(", "))
-    };
     let user = |user: &linux::User| quote(&format_args!("{}:{}", user.uid, user.gid));
     let mut text = String::new();
     let mut line = |key: &str, value: String| text.push_str(&format!("{key} = {value}\n"));
@@ -211,8 +205,8 @@ pub fn describe(config: &Config) -> String {
     line("bind_address", quote(&fixed.bind_address));
     line("tunnel_interface", quote(&fixed.tunnel_interface));
     line("tunnel_prefix", quote(&fixed.tunnel_prefix));
-    line("allowed_hosts", format!("{:?}", policy.allowed_hosts));
     line("root_key_file", quote(&fixed.root_key_file));
+    line("allowed_hosts", format!("{:?}", rules.allowed_hosts));
     line("state_dir", quote(&fixed.state_dir.display()));
     line("metrics_listen", quote(&fixed.metrics_listen));
     line("admin_socket", quote(&fixed.admin_socket.display()));
@@ -222,36 +216,18 @@ pub fn describe(config: &Config) -> String {
     line("wgd_socket", quote(&fixed.wgd_socket.display()));
     fixed.wgd_user.iter().for_each(|wgd| line("wgd_user", user(wgd)));
     fixed.run_as.iter().for_each(|run_as| line("run_as", user(run_as)));
-    text.push_str(&format!("# internal keys alive: {}, not shown\n", policy.internal_keys.len()));
+    text.push_str(&format!("# internal keys alive: {}, not shown\n", rules.internal_keys.len()));
     text.push_str(&format!(
-        "\n[limits]\nbody_idle_timeout_seconds = {}\ndrain_timeout_seconds = {}\ntransfers = {}\nconnections = {}\n",
-        policy.body_idle.as_secs(),
+        "\n[limits]\nbody_idle_timeout_seconds = {}\ndrain_timeout_seconds = {}\ntransfers = {}\nconnections = {}\nmax_file_bytes = {}\n",
+        rules.body_idle.as_secs(),
         fixed.drain.as_secs(),
         fixed.transfers,
-        fixed.connections
+        fixed.connections,
+        rules.max_file_bytes
     ));
     for volume in &fixed.volumes {
         let path = quote(&volume.path.display());
         text.push_str(&format!("\n[[volume]]\nname = {}\npath = {path}\n", quote(&volume.name)));
-    }
-    for cohort in &policy.cohorts {
-        let most = cohort.max_file_bytes;
-        text.push_str(&format!("\n[[cohort]]\nname = {}\nmax_file_bytes = {most}\n", quote(&cohort.name)));
-    }
-    for edge in &policy.edges {
-        text.push_str(&format!(
-            "\n[[edge]]\nname = {}\ncohorts = {}\n",
-            quote(&edge.name),
-            list(&edge.cohorts)
-        ));
-    }
-    for user in &policy.users {
-        text.push_str(&format!(
-            "\n[[user]]\nname = {}\nrole = {}\ncohorts = {}\n# token_sha256 is not shown\n",
-            quote(&user.name),
-            quote(&user.role.name()),
-            list(&user.cohorts)
-        ));
     }
     text
 }
@@ -407,17 +383,14 @@ fn volumes(raw: &Raw, problems: &mut Problems) -> Vec<Volume> {
     volumes
 }
 
-fn policy(
+fn rules(
     raw: &Raw,
     environment: &Environment,
     keys: &mut dyn KeySource,
     problems: &mut Problems,
-) -> Option<Policy> {
+) -> HostRules {
+    refuse_people(raw, problems);
     let internal_keys = internal_keys(raw, environment, keys, problems);
-    let cohorts = cohorts(raw, problems);
-    let known: HashSet<&Cohort> = cohorts.iter().map(|cohort| &cohort.name).collect();
-    let edges = edges(raw, &known, problems);
-    let users = users(raw, &known, problems);
     let allowed_hosts = match (&environment.allowed_hosts, &raw.allowed_hosts) {
         (Some(list), _) => list.split(',').map(|host| host.trim().to_ascii_lowercase()).collect(),
         (None, Some(list)) => list.iter().map(|host| host.to_ascii_lowercase()).collect(),
@@ -432,7 +405,22 @@ fn policy(
         raw.limits.body_idle_timeout_seconds,
         limits::BODY_IDLE,
     );
-    Some(Policy { allowed_hosts, internal_keys, edges, cohorts, users, body_idle })
+    let max_file_bytes = raw.limits.max_file_bytes.unwrap_or(limits::MAX_FILE_BYTES);
+    HostRules { allowed_hosts, internal_keys, body_idle, max_file_bytes }
+}
+
+/// They live in the ledger, where each change of them is recorded.
+fn refuse_people(raw: &Raw, problems: &mut Problems) {
+    for (key, stands, command) in [
+        ("user", raw.user.is_some(), "culvert user add NAME --role ROLE"),
+        ("cohort", raw.cohort.is_some(), "culvert cohort add NAME"),
+        ("edge", raw.edge.is_some(), "culvert edge add NAME --cohort COHORT"),
+    ] {
+        if stands {
+            let what = format_args!("[[{key}]] lives in the ledger now: take it out and run `{command}`");
+            problems.add(key, what);
+        }
+    }
 }
 
 fn internal_keys(
@@ -453,86 +441,6 @@ fn internal_keys(
         alive.extend(problems.take("internal_api_key_next_file", keys.read(file)));
     }
     alive
-}
-
-fn cohorts(raw: &Raw, problems: &mut Problems) -> Vec<CohortPolicy> {
-    let largest = raw.limits.max_file_bytes.unwrap_or(limits::MAX_FILE_BYTES);
-    let mut names = HashSet::new();
-    let mut cohorts = Vec::new();
-    for (i, cohort) in raw.cohort.iter().enumerate() {
-        let key = format!("cohort[{i}].name");
-        let Some(name) = problems.take(&key, named(&cohort.name, Cohort::parse)) else { continue };
-        if !names.insert(name.clone()) {
-            problems.add(&key, format_args!("{name:?} stands twice", name = name.as_str()));
-        }
-        let max_file_bytes = cohort.max_file_bytes.unwrap_or(largest).min(largest);
-        cohorts.push(CohortPolicy { name, max_file_bytes });
-    }
-    cohorts
-}
-
-fn edges(raw: &Raw, known: &HashSet<&Cohort>, problems: &mut Problems) -> Vec<Edge> {
-    let mut names = HashSet::new();
-    let mut edges = Vec::new();
-    for (i, edge) in raw.edge.iter().enumerate() {
-        let cohorts = known_cohorts(&format!("edge[{i}].cohorts"), &edge.cohorts, known, problems);
-        let key = format!("edge[{i}].name");
-        let Some(name) = problems.take(&key, named(&edge.name, EdgeName::parse)) else { continue };
-        if !names.insert(name.clone()) {
-            problems.add(&key, format_args!("{:?} stands twice", name.as_str()));
-        }
-        edges.push(Edge { name, cohorts });
-    }
-    edges
-}
-
-fn users(raw: &Raw, known: &HashSet<&Cohort>, problems: &mut Problems) -> Vec<User> {
-    let mut names = HashSet::new();
-    let mut users: Vec<User> = Vec::new();
-    for (i, user) in raw.user.iter().enumerate() {
-        let key = |part: &str| format!("user[{i}].{part}");
-        let cohorts = known_cohorts(&key("cohorts"), &user.cohorts, known, problems);
-        let name = problems.take(&key("name"), named(&user.name, UserName::parse));
-        let role = Role::parse(&user.role);
-        if role.is_none() {
-            let what = format_args!("{:?} is none of viewer, user, admin, auditor", user.role);
-            problems.add(&key("role"), what);
-        }
-        // The value is not repeated: somebody may have pasted the token itself.
-        let token = problems.take(&key("token_sha256"), TokenDigest::parse(&user.token_sha256));
-        let (Some(name), Some(role), Some(token)) = (name, role, token) else { continue };
-        if !names.insert(name.clone()) {
-            problems.add(&key("name"), format_args!("{:?} stands twice", name.as_str()));
-        }
-        if users.iter().any(|other| other.token.matches(&token)) {
-            problems.add(&key("token_sha256"), "is another user's too");
-        }
-        users.push(User { name, role, cohorts, token });
-    }
-    users
-}
-
-fn known_cohorts(
-    key: &str,
-    names: &[String],
-    known: &HashSet<&Cohort>,
-    problems: &mut Problems,
-) -> Vec<Cohort> {
-    let mut cohorts = Vec::new();
-    for (i, name) in names.iter().enumerate() {
-        match Cohort::parse(name) {
-            Ok(cohort) if known.contains(&cohort) => cohorts.push(cohort),
-            Ok(_) => {
-                problems.add(&format!("{key}[{i}]"), format_args!("there is no [[cohort]] named {name:?}"))
-            }
-            Err(error) => problems.add(&format!("{key}[{i}]"), format_args!("{name:?}: {error}")),
-        }
-    }
-    cohorts
-}
-
-fn named<T, E: Display>(text: &str, parse: impl FnOnce(&str) -> Result<T, E>) -> Result<T, String> {
-    parse(text).map_err(|error| format!("{text:?}: {error}"))
 }
 
 fn required<T: std::str::FromStr<Err: Display>>(

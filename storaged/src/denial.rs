@@ -30,6 +30,10 @@ pub enum Denial {
     EdgeMismatch,
     /// The token stands for nobody.
     Token,
+    /// The token has run out.
+    TokenExpired,
+    /// The user is shut out.
+    UserDisabled,
     /// No such cohort.
     UnknownCohort,
     /// The cohort is not this edge's.
@@ -48,7 +52,7 @@ pub enum Denial {
 
 impl Denial {
     /// Every reason.
-    pub const ALL: [Denial; 19] = [
+    pub const ALL: [Denial; 21] = [
         Denial::PeerUnanswered,
         Denial::PeerUnknown,
         Denial::PeerNotRegistered,
@@ -61,6 +65,8 @@ impl Denial {
         Denial::ClockSkew,
         Denial::EdgeMismatch,
         Denial::Token,
+        Denial::TokenExpired,
+        Denial::UserDisabled,
         Denial::UnknownCohort,
         Denial::EdgeCohort,
         Denial::UserCohort,
@@ -85,6 +91,8 @@ impl Denial {
             Denial::ClockSkew => "clock_skew",
             Denial::EdgeMismatch => "edge_mismatch",
             Denial::Token => "token",
+            Denial::TokenExpired => "token_expired",
+            Denial::UserDisabled => "user_disabled",
             Denial::UnknownCohort => "unknown_cohort",
             Denial::EdgeCohort => "edge_cohort",
             Denial::UserCohort => "user_cohort",
@@ -93,6 +101,11 @@ impl Denial {
             Denial::Malformed => "malformed",
             Denial::TooLarge => "too_large",
         }
+    }
+
+    /// Whether the cohort exists and is not open to whom the request is for: what masking hides.
+    pub const fn is_closed_cohort(self) -> bool {
+        matches!(self, Denial::EdgeCohort | Denial::UserCohort)
     }
 
     /// What the sender is told. What failed among the locks is told to edge's operator, who is one of us;
@@ -110,7 +123,7 @@ impl Denial {
             }
             Denial::Host => ProblemKind::WrongStore,
             Denial::ClockSkew => ProblemKind::ClockSkew,
-            Denial::Token => ProblemKind::Unauthenticated,
+            Denial::Token | Denial::TokenExpired | Denial::UserDisabled => ProblemKind::Unauthenticated,
             Denial::UnknownCohort => ProblemKind::UnknownCohort,
             Denial::EdgeCohort | Denial::UserCohort | Denial::Role => ProblemKind::CohortForbidden,
             Denial::Path => ProblemKind::InvalidPath,

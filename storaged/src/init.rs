@@ -5,6 +5,7 @@
 
 mod keys;
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
@@ -17,7 +18,9 @@ use ipnet::IpNet;
 use store_proto::{Cohort, EdgeName, FileId, Role, ServerRole, Token, UserName};
 
 use crate::config::{self, Profile};
-use crate::ledger::{self, Action, Ending, Origin, Phase, Record, StoreId};
+use crate::ledger::access::{self, Book, CohortRules, Wish};
+use crate::ledger::{self, Action, Ending, Ledger, Origin, Phase, Record, StoreId};
+use crate::metrics::LedgerTime;
 use crate::objects::network_fs::network_file_system;
 use crate::objects::volume::{self, NasVolume};
 
@@ -208,7 +211,8 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
     getrandom::fill(key.as_mut())?;
     let key_text = daemon::secret::SecretString::new(URL_SAFE_NO_PAD.encode(key.as_ref()));
     let tokens = issue_tokens(&options)?;
-    let text = configuration(&options, &tokens);
+    let wishes = people(&options, &tokens)?;
+    let text = configuration(&options);
     // Storaged's own eyes, before anything is written.
     check(&options, &text, key_text.clone())?;
 
@@ -224,6 +228,7 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
     }
     let _keys = keys::make(&options, store_id)?;
     make_ledger(&ledger_path, store_id, options.role)?;
+    seed(&ledger_path, options.role, wishes)?;
     for path in [&options.state_dir, &ledger_path] {
         give(path, options.owner)?;
     }
@@ -274,6 +279,73 @@ fn issue_tokens(options: &InitOptions) -> Result<Vec<IssuedToken>, InitError> {
     Ok(issued)
 }
 
+/// What the ledger is asked for, in an order in which it can be granted. Tried on an empty book.
+fn people(options: &InitOptions, tokens: &[IssuedToken]) -> Result<Vec<Wish>, InitError> {
+    let or_all = |cohorts: &[Cohort]| -> BTreeSet<Cohort> {
+        if cohorts.is_empty() { options.cohorts.iter() } else { cohorts.iter() }.cloned().collect()
+    };
+    let mut wishes = Vec::new();
+    for cohort in &options.cohorts {
+        wishes.push(Wish::AddCohort { cohort: cohort.clone(), rules: CohortRules::default() });
+    }
+    for edge in &options.edges {
+        wishes.push(Wish::AddEdge { edge: edge.name.clone(), cohorts: or_all(&edge.cohorts) });
+    }
+    for issued in tokens {
+        let user = options.users.iter().find(|user| user.name == issued.user);
+        let cohorts = or_all(user.map_or(&[], |user| &user.cohorts));
+        wishes.push(Wish::AddUser { user: issued.user.clone(), role: issued.role, cohorts });
+        wishes.push(Wish::IssueToken {
+            token: ledger::tables::random_id()?,
+            user: issued.user.clone(),
+            sha256: issued.token.digest(),
+            expires_ms: None,
+            label: Some("init".to_owned()),
+        });
+    }
+    let mut book = Book::default();
+    for wish in &wishes {
+        let changes = wish.decide(&book, 0).map_err(|refusal| InitError::Options(refusal.to_string()))?;
+        for change in changes {
+            book.take(&change).map_err(|misfit| InitError::Options(misfit.to_string()))?;
+        }
+    }
+    Ok(wishes)
+}
+
+/// Has the new ledger record who may do what.
+fn seed(path: &Path, role: ServerRole, wishes: Vec<Wish>) -> Result<(), InitError> {
+    struct Unwatched;
+    impl ledger::writer::Observer for Unwatched {
+        fn committed(&self, _commands: usize, _seconds: f64) {}
+        fn failed(&self, _commands: usize) {}
+    }
+    let (database, _) = ledger::open(path)?;
+    let failed =
+        |error: &dyn std::fmt::Display| io_error("record in", path)(io::Error::other(error.to_string()));
+    let time = LedgerTime::new(daemon::Clock);
+    let (ledger, writer) = Ledger::start(database, crate::host::describe(role), time, Unwatched)
+        .map_err(|error| failed(&error))?;
+    // In a thread of its own: whoever calls may be a runtime's thread, which must not wait.
+    let asking = std::thread::spawn(move || {
+        wishes.into_iter().try_for_each(|wish| {
+            let command = access::Command::Change { origin: caller(), wish: Box::new(wish) };
+            match ledger.submit_blocking(command) {
+                Ok(access::Outcome::Changed(_)) => Ok(()),
+                Ok(outcome) => Err(format!("{outcome:?}")),
+                Err(unavailable) => Err(unavailable.to_string()),
+            }
+        })
+    });
+    let asked = asking.join().unwrap_or_else(|_| Err("a thread panicked".to_owned()));
+    let ended = writer.join().map_err(|_| "the ledger's thread panicked".to_owned());
+    asked.and(ended).map_err(|error| failed(&error))
+}
+
+fn caller() -> Origin {
+    Origin { caller: Some(format!("uid={}", linux::User::current().uid)), ..Origin::default() }
+}
+
 fn check(options: &InitOptions, text: &str, key: daemon::secret::SecretString) -> Result<(), InitError> {
     struct FreshKey(daemon::secret::SecretString);
     impl config::KeySource for FreshKey {
@@ -287,10 +359,11 @@ fn check(options: &InitOptions, text: &str, key: daemon::secret::SecretString) -
     Ok(())
 }
 
-fn configuration(options: &InitOptions, tokens: &[IssuedToken]) -> String {
+fn configuration(options: &InitOptions) -> String {
     let mut text = String::from(
         "# storaged's configuration, made by `culvert init storaged`.\n\
-         # Users, edges, cohorts, limits and keys: `culvert reload storaged`. The rest: restart.\n\n",
+         # Limits and keys: `culvert reload storaged`. The rest: restart.\n\
+         # Users, cohorts and edges are in the ledger: `culvert user`, `culvert cohort`, `culvert edge`.\n\n",
     );
     let mut line = |key: &str, value: &str| {
         text.push_str(&format!("{key} = {}\n", quote(value)));
@@ -313,32 +386,9 @@ fn configuration(options: &InitOptions, tokens: &[IssuedToken]) -> String {
     if let Some(user) = options.owner {
         line("run_as", &format!("{}:{}", user.uid, user.gid));
     }
-    let list = |cohorts: &[Cohort]| {
-        let cohorts = if cohorts.is_empty() { &options.cohorts } else { cohorts };
-        let quoted: Vec<String> = cohorts.iter().map(|cohort| quote(cohort.as_str())).collect();
-        format!("[{}]", quoted.join(", "))
-    };
     for volume in &options.volumes {
         let path = volume.path.display().to_string();
         text.push_str(&format!("\n[[volume]]\nname = {}\npath = {}\n", quote(&volume.name), quote(&path)));
-    }
-    for cohort in &options.cohorts {
-        text.push_str(&format!("\n[[cohort]]\nname = {}\n", quote(cohort.as_str())));
-    }
-    for edge in &options.edges {
-        text.push_str("\n# The name is the friendly name of the edge's WireGuard peer.\n[[edge]]\n");
-        text.push_str(&format!("name = {}\ncohorts = {}\n", quote(edge.name.as_str()), list(&edge.cohorts)));
-    }
-    for issued in tokens {
-        let cohorts =
-            options.users.iter().find(|user| user.name == issued.user).map_or(&[][..], |u| &u.cohorts);
-        text.push_str(&format!(
-            "\n[[user]]\nname = {}\nrole = {}\ncohorts = {}\ntoken_sha256 = \"{}\"\n",
-            quote(issued.user.as_str()),
-            quote(issued.role.name()),
-            list(cohorts),
-            issued.token.digest(),
-        ));
     }
     text
 }
@@ -361,8 +411,7 @@ fn make_volume(new: &NewVolume, store: StoreId, owner: Option<linux::User>) -> R
 }
 
 fn make_ledger(path: &Path, store: StoreId, role: ServerRole) -> Result<(), InitError> {
-    let origin = Origin { caller: Some(format!("uid={}", linux::User::current().uid)), ..Origin::default() };
-    let mut first = Record::new(Action::AdminInit, Phase::Outcome, crate::host::describe(role), origin);
+    let mut first = Record::new(Action::AdminInit, Phase::Outcome, crate::host::describe(role), caller());
     first.ending = Some(Ending::Succeeded);
     first.detail = Some(format!("store {store}"));
     first.time_ms = daemon::Clock.unix_milliseconds();
@@ -418,24 +467,29 @@ mod tests {
     use super::*;
     use crate::config::{Config, Environment};
     use crate::ledger::Reader;
+    use crate::policy::Policy;
+    use std::sync::Arc;
 
     #[test]
     fn what_is_made_is_what_storaged_reads() {
         let folder = tempfile::tempdir().unwrap();
         let report = run(options(folder.path())).unwrap();
         let (config, _) = Config::load(&report.config_path, &Environment::default()).unwrap();
-        assert_eq!(config.policy.users.len(), 2);
-        assert_eq!(report.tokens[0].user.as_str(), "admin");
-        for issued in &report.tokens {
-            let user = config.policy.user(&issued.token.digest()).unwrap();
-            assert_eq!((&user.name, user.role), (&issued.user, issued.role));
-        }
-        let key = std::fs::read_to_string(&report.internal_key_path).unwrap();
-        assert!(config.policy.is_internal_key(key.trim().as_bytes()));
         let (database, store) = ledger::open(&report.ledger_path).unwrap();
         assert_eq!(store, report.store_id);
-        let first = Reader::new(database).record(0).unwrap().unwrap();
-        assert_eq!(first.action, Action::AdminInit);
+        let reader = Reader::new(database);
+        assert_eq!(reader.record(0).unwrap().unwrap().action, Action::AdminInit);
+        let book = Book::read(&reader.snapshot().unwrap()).unwrap();
+        assert_eq!(book, Book::at(&reader, u64::MAX).unwrap(), "the records tell the same");
+        let policy = Policy::new(Arc::new(config.rules), Arc::new(book));
+        assert_eq!((policy.book().users.len(), report.tokens[0].user.as_str()), (2, "admin"));
+        for issued in &report.tokens {
+            let user = policy.user(&issued.token.digest(), 0).unwrap();
+            assert_eq!((&user.name, user.role), (&issued.user, issued.role));
+        }
+        assert_eq!(policy.edge("web1").unwrap().cohorts.len(), 1);
+        let key = std::fs::read_to_string(&report.internal_key_path).unwrap();
+        assert!(policy.is_internal_key(key.trim().as_bytes()));
         NasVolume::open("main", &config.fixed.volumes[0].path, store).unwrap();
     }
 
@@ -479,6 +533,9 @@ mod tests {
         let wrong = InitOptions { bind_address: "0.0.0.0:8001".parse().unwrap(), ..options(folder.path()) };
         let error = run(wrong).unwrap_err().to_string();
         assert!(error.contains("bind_address"), "{error}");
+        let dangling = InitOptions { cohorts: Vec::new(), ..options(folder.path()) };
+        let error = run(dangling).unwrap_err().to_string();
+        assert!(error.contains("there is no cohort c1"), "{error}");
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }
 

@@ -5,6 +5,7 @@
 //!
 //! The layout is described in `docs/formats/ledger.md`.
 
+pub mod access;
 pub mod application;
 pub mod audit;
 pub mod cleanup;

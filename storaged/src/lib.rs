@@ -17,6 +17,7 @@ pub mod listen;
 pub mod metrics;
 pub mod objects;
 pub mod policy;
+pub mod policy_in_force;
 pub mod reaper;
 pub mod run;
 pub mod sandbox;

@@ -101,3 +101,19 @@ pub const CLEANUP_CHECK: Duration = Duration::from_secs(30);
 pub const CLEANUP_BATCH: usize = 100_000;
 /// A volume that needs longer for one cleanup does not answer.
 pub const CLEANUP_PATIENCE: Duration = Duration::from_secs(20);
+/// Users of one store. Each change of access reads the whole book, a few µs a row.
+pub const USERS: usize = 20_000;
+/// Tokens that one user may have alive: a few machines and what runs on them.
+pub const TOKENS_PER_USER: usize = 64;
+/// Groups that one user may be in: about one a cohort.
+pub const GROUPS_PER_USER: usize = 256;
+/// Cohorts of one store.
+pub const COHORTS: usize = 4096;
+/// Edges of one store.
+pub const EDGES: usize = 256;
+/// A group's name, as directories hand them out.
+pub const GROUP_BYTES: usize = 128;
+/// What somebody calls a token.
+pub const LABEL_BYTES: usize = 128;
+/// Whose members may read files that are held for the scanner. No cohort's group: a pattern holds a cohort's name.
+pub const SCANNER_GROUP: &str = "culvert_scanners";

@@ -1,30 +1,40 @@
-//! Who may do what: the part of the configuration that a reload swaps.
+//! Who may do what: what the host's configuration says, and what the book of access says.
 //!
-//! **Invariant:** a [`Policy`] is whole: every cohort that a user or an edge names exists, every name
-//! stands once, and there is at least one internal key. Swapping it is one pointer.
+//! **Invariant:** a [`Policy`] is a snapshot and whole: the book keeps its names from dangling, and there is at least one
+//! internal key. It is rebuilt after every change of either half; swapping it is one pointer.
 
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::secret::SecretString;
-use store_proto::{Action, Cohort, EdgeName, Role, TokenDigest, UserName};
+use store_proto::{Action, Cohort, EdgeName, FileId, FileType, Role, TokenDigest, UserName};
 
 use crate::denial::Denial;
+use crate::ledger::access::{Book, Scan};
+use crate::limits::SCANNER_GROUP;
 
-/// The rules in force.
-#[derive(Debug)]
-pub struct Policy {
+/// What belongs to the host: the part of `storaged.toml` that a reload swaps.
+#[derive(Debug, Clone)]
+pub struct HostRules {
     /// Host headers that name this store, lower-case.
     pub allowed_hosts: Vec<String>,
     /// The internal keys that are alive: one, or two while they are being changed.
     pub internal_keys: Vec<SecretString>,
-    /// The edges that may deliver requests.
-    pub edges: Vec<Edge>,
-    /// The cohorts that exist.
-    pub cohorts: Vec<CohortPolicy>,
-    /// The users that exist.
-    pub users: Vec<User>,
     /// How long an upload's body may be idle.
     pub body_idle: Duration,
+    /// The largest file of any cohort.
+    pub max_file_bytes: u64,
+}
+
+/// The rules in force.
+#[derive(Debug)]
+pub struct Policy {
+    rules: Arc<HostRules>,
+    book: Arc<Book>,
+    /// Tokens by their digest. A digest is no secret that can be guessed byte by byte: whoever sends a token does not
+    /// choose what it hashes to, and the map's own hash is keyed. What is found is compared in constant time.
+    by_digest: HashMap<[u8; 32], FileId>,
 }
 
 /// A registered edge.
@@ -33,50 +43,110 @@ pub struct Edge {
     /// The friendly name of its WireGuard peer.
     pub name: EdgeName,
     /// The cohorts that it may ask for.
-    pub cohorts: Vec<Cohort>,
+    pub cohorts: BTreeSet<Cohort>,
 }
 
-/// A cohort.
-#[derive(Debug, Clone)]
+/// A cohort, as its files are judged by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CohortPolicy {
     /// Its name.
     pub name: Cohort,
     /// Its largest file.
     pub max_file_bytes: u64,
+    /// The sum of its files.
+    pub quota_bytes: Option<u64>,
+    /// The number of its files.
+    pub quota_files: Option<u64>,
+    /// The types that may be stored; any, if there are none.
+    pub file_types: BTreeSet<FileType>,
+    /// A file may not be deleted before it is so old.
+    pub retention_days: Option<u32>,
+    /// Whether a file is held until the scanner says that it is clean.
+    pub scan_required: bool,
 }
 
-/// A user.
+/// A user who showed a token that lives.
 #[derive(Debug, Clone)]
 pub struct User {
     /// The name in records.
     pub name: UserName,
     /// What they are.
     pub role: Role,
-    /// The cohorts that are open to them.
-    pub cohorts: Vec<Cohort>,
-    /// SHA-256 of their token.
-    pub token: TokenDigest,
+    /// Whether held files are open to them: the scanner's part.
+    pub is_scanner: bool,
+    /// The token that was shown; none where a capability stands for them.
+    pub token: Option<FileId>,
 }
 
 impl Policy {
-    /// The edge with this peer name.
-    pub fn edge(&self, name: &str) -> Option<&Edge> {
-        self.edges.iter().find(|edge| edge.name.as_str() == name)
+    /// Puts both halves together.
+    pub fn new(rules: Arc<HostRules>, book: Arc<Book>) -> Policy {
+        let by_digest = book.tokens.iter().map(|(id, row)| (*row.sha256.as_bytes(), *id)).collect();
+        Policy { rules, book, by_digest }
     }
 
-    /// Whom a token stands for. Looks at every user, each in constant time.
-    pub fn user(&self, token: &TokenDigest) -> Option<&User> {
-        self.users.iter().fold(None, |found, user| if user.token.matches(token) { Some(user) } else { found })
+    /// The host's half.
+    pub fn rules(&self) -> &Arc<HostRules> {
+        &self.rules
+    }
+
+    /// The ledger's half.
+    pub fn book(&self) -> &Arc<Book> {
+        &self.book
+    }
+
+    /// The edge with this peer name.
+    pub fn edge(&self, name: &str) -> Option<Edge> {
+        let name = EdgeName::parse(name).ok()?;
+        let cohorts = self.book.edges.get(&name)?.clone();
+        Some(Edge { name, cohorts })
+    }
+
+    /// Whom a token stands for.
+    pub fn user(&self, token: &TokenDigest, now_ms: u64) -> Result<User, Denial> {
+        let id = self.by_digest.get(token.as_bytes()).ok_or(Denial::Token)?;
+        let row = self.book.tokens.get(id).filter(|row| row.sha256.matches(token)).ok_or(Denial::Token)?;
+        if row.expires_ms.is_some_and(|expires| expires <= now_ms) {
+            return Err(Denial::TokenExpired);
+        }
+        self.named(&row.user).map(|user| User { token: Some(*id), ..user })
+    }
+
+    /// A user by name, if they are not shut out.
+    pub fn named(&self, name: &UserName) -> Result<User, Denial> {
+        let user = self.book.users.get(name).filter(|user| !user.disabled).ok_or(Denial::UserDisabled)?;
+        let is_scanner = user.groups.contains(SCANNER_GROUP);
+        Ok(User { name: name.clone(), role: user.role, is_scanner, token: None })
     }
 
     /// Whether a key is one of those alive. Looks at every one, each in constant time.
     pub fn is_internal_key(&self, key: &[u8]) -> bool {
-        self.internal_keys.iter().fold(false, |found, alive| alive.matches(key) | found)
+        self.rules.internal_keys.iter().fold(false, |found, alive| alive.matches(key) | found)
     }
 
     /// Whether a Host header names this store.
     pub fn is_our_host(&self, host: &str) -> bool {
-        self.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
+        self.rules.allowed_hosts.iter().any(|allowed| allowed.eq_ignore_ascii_case(host))
+    }
+
+    /// Whether a cohort that is not open to somebody looks like one that is not there.
+    pub fn masks_cohorts(&self) -> bool {
+        self.book.settings.mask_cohorts
+    }
+
+    /// What holds for the files of a cohort.
+    pub fn cohort(&self, name: &Cohort) -> Option<CohortPolicy> {
+        let rules = self.book.cohorts.get(name)?;
+        let most = self.rules.max_file_bytes;
+        Some(CohortPolicy {
+            name: name.clone(),
+            max_file_bytes: rules.max_file_bytes.unwrap_or(most).min(most),
+            quota_bytes: rules.quota_bytes,
+            quota_files: rules.quota_files,
+            file_types: rules.file_types.clone(),
+            retention_days: rules.retention_days,
+            scan_required: rules.scan == Scan::Required,
+        })
     }
 
     /// Role × cohort × action, for a user behind an edge.
@@ -86,17 +156,17 @@ impl Policy {
         user: &User,
         cohort: &Cohort,
         action: Action,
-    ) -> Result<&CohortPolicy, Denial> {
-        let Some(found) = self.cohorts.iter().find(|known| known.name == *cohort) else {
-            return Err(Denial::UnknownCohort);
-        };
+    ) -> Result<CohortPolicy, Denial> {
+        let found = self.cohort(cohort).ok_or(Denial::UnknownCohort)?;
         if !edge.cohorts.contains(cohort) {
             return Err(Denial::EdgeCohort);
         }
-        if !user.cohorts.contains(cohort) {
+        let known = self.book.users.get(&user.name).filter(|known| !known.disabled);
+        let known = known.ok_or(Denial::UserDisabled)?;
+        if !self.book.is_open(known, cohort) {
             return Err(Denial::UserCohort);
         }
-        if !role_allows(user.role, action) {
+        if !role_allows(known.role, action) {
             return Err(Denial::Role);
         }
         Ok(found)
@@ -119,6 +189,7 @@ pub(crate) mod tests {
     use store_proto::Token;
 
     use super::*;
+    use crate::ledger::access::Wish;
 
     #[test]
     fn the_role_by_action_matrix() {
@@ -137,16 +208,43 @@ pub(crate) mod tests {
     fn user_edge_and_role_must_all_agree() {
         let policy = example();
         let (web1, web2) = (policy.edge("web1").unwrap(), policy.edge("web2").unwrap());
-        let ada = policy.user(&Token::from_bytes([1; 32]).digest()).unwrap();
-        let vic = policy.user(&Token::from_bytes([2; 32]).digest()).unwrap();
+        let ada = policy.user(&Token::from_bytes([1; 32]).digest(), 0).unwrap();
+        let vic = policy.user(&Token::from_bytes([2; 32]).digest(), 0).unwrap();
         let (a, b, none) = (cohort("a"), cohort("b"), cohort("none"));
-        assert!(policy.authorize(web1, ada, &a, Action::Upload).is_ok());
-        assert_eq!(policy.authorize(web2, ada, &a, Action::Upload).unwrap_err(), Denial::EdgeCohort);
-        assert_eq!(policy.authorize(web2, ada, &b, Action::Upload).unwrap_err(), Denial::UserCohort);
-        assert_eq!(policy.authorize(web1, ada, &none, Action::List).unwrap_err(), Denial::UnknownCohort);
-        assert_eq!(policy.authorize(web1, vic, &a, Action::Upload).unwrap_err(), Denial::Role);
-        assert!(policy.authorize(web1, vic, &a, Action::Download).is_ok());
-        assert!(policy.user(&Token::from_bytes([3; 32]).digest()).is_none());
+        assert!(policy.authorize(&web1, &ada, &a, Action::Upload).is_ok());
+        assert_eq!(policy.authorize(&web2, &ada, &a, Action::Upload).unwrap_err(), Denial::EdgeCohort);
+        assert_eq!(policy.authorize(&web2, &ada, &b, Action::Upload).unwrap_err(), Denial::UserCohort);
+        assert_eq!(policy.authorize(&web1, &ada, &none, Action::List).unwrap_err(), Denial::UnknownCohort);
+        assert_eq!(policy.authorize(&web1, &vic, &a, Action::Upload).unwrap_err(), Denial::Role);
+        assert!(policy.authorize(&web1, &vic, &a, Action::Download).is_ok());
+        let nobody = Token::from_bytes([3; 32]).digest();
+        assert_eq!(policy.user(&nobody, 0).unwrap_err(), Denial::Token);
+    }
+
+    #[test]
+    fn a_token_runs_out_and_a_disabled_user_is_nobody() {
+        let policy = example();
+        let vic = Token::from_bytes([2; 32]).digest();
+        assert!(policy.user(&vic, 999).is_ok());
+        assert_eq!(policy.user(&vic, 1000).unwrap_err(), Denial::TokenExpired);
+        let mut book = Book::clone(policy.book());
+        book.users.get_mut(&name("ada")).unwrap().disabled = true;
+        let policy = Policy::new(Arc::clone(policy.rules()), Arc::new(book));
+        let ada = Token::from_bytes([1; 32]).digest();
+        assert_eq!(policy.user(&ada, 0).unwrap_err(), Denial::UserDisabled);
+    }
+
+    #[test]
+    fn a_group_opens_its_cohort() {
+        let policy = example();
+        let mut book = Book::clone(policy.book());
+        let join = Wish::JoinGroup { user: name("vic"), group: "b_users".into() };
+        for change in join.decide(&book, 0).unwrap() {
+            book.take(&change).unwrap();
+        }
+        let policy = Policy::new(Arc::clone(policy.rules()), Arc::new(book));
+        let (web2, vic) = (policy.edge("web2").unwrap(), policy.named(&name("vic")).unwrap());
+        assert!(policy.authorize(&web2, &vic, &cohort("b"), Action::Download).is_ok());
     }
 
     #[test]
@@ -161,25 +259,47 @@ pub(crate) mod tests {
         Cohort::parse(name).unwrap()
     }
 
+    fn name(name: &str) -> UserName {
+        UserName::parse(name).unwrap()
+    }
+
     fn example() -> Policy {
-        let user = |name: &str, role, byte| User {
-            name: UserName::parse(name).unwrap(),
-            role,
-            cohorts: vec![cohort("a")],
-            token: Token::from_bytes([byte; 32]).digest(),
+        let mut book = Book::default();
+        let user = |of: &str, role| Wish::AddUser { user: name(of), role, cohorts: [cohort("a")].into() };
+        let token = |of: &str, byte, expires_ms| Wish::IssueToken {
+            token: FileId::from_bytes([byte; 16]),
+            user: name(of),
+            sha256: Token::from_bytes([byte; 32]).digest(),
+            expires_ms,
+            label: None,
         };
-        let edge =
-            |name: &str, of: &str| Edge { name: EdgeName::parse(name).unwrap(), cohorts: vec![cohort(of)] };
-        Policy {
+        let edge = |name: &str, of: &str| Wish::AddEdge {
+            edge: EdgeName::parse(name).unwrap(),
+            cohorts: [cohort(of)].into(),
+        };
+        for wish in [
+            Wish::AddCohort { cohort: cohort("a"), rules: Default::default() },
+            Wish::AddCohort { cohort: cohort("b"), rules: Default::default() },
+            user("ada", Role::User),
+            user("vic", Role::Viewer),
+            token("ada", 1, None),
+            token("vic", 2, Some(1000)),
+            edge("web1", "a"),
+            edge("web2", "b"),
+        ] {
+            for change in wish.decide(&book, 0).unwrap() {
+                book.take(&change).unwrap();
+            }
+        }
+        let rules = HostRules {
             allowed_hosts: vec!["10.100.0.11:8001".into()],
             internal_keys: vec![
                 SecretString::new("0123456789abcdef0123456789abcdef".into()),
                 SecretString::new("fedcba9876543210fedcba9876543210".into()),
             ],
-            edges: vec![edge("web1", "a"), edge("web2", "b")],
-            cohorts: ["a", "b"].map(|name| CohortPolicy { name: cohort(name), max_file_bytes: 100 }).into(),
-            users: vec![user("ada", Role::User, 1), user("vic", Role::Viewer, 2)],
             body_idle: Duration::from_secs(1),
-        }
+            max_file_bytes: 100,
+        };
+        Policy::new(Arc::new(rules), Arc::new(book))
     }
 }

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use daemon::notify::Notify;
 use daemon::process_metrics::ProcessMetrics;
 use daemon::readiness::Readiness;
@@ -32,7 +31,8 @@ use crate::limits::{EVENT_QUEUE, IO_PATIENCE, IO_THREADS};
 use crate::metrics::{LedgerTime, Metrics};
 use crate::objects::network_fs::network_file_system;
 use crate::objects::{Buffers, NasVolume, Pool};
-use crate::policy::Policy;
+use crate::policy::HostRules;
+use crate::policy_in_force::PolicyInForce;
 use crate::store::{Store, VolumeState};
 use crate::whois::Whois;
 use crate::{listen, sandbox, serve};
@@ -104,20 +104,20 @@ fn bind_metrics(fixed: &Fixed) -> anyhow::Result<TcpListener> {
 pub fn open(
     _confined: &Confined,
     fixed: &Fixed,
-    policy: Policy,
+    rules: HostRules,
     root_key: RootKey,
     events: DatagramSocket,
     registry: &Registry,
     host: Host,
 ) -> anyhow::Result<(Arc<Store>, JoinHandle<()>)> {
-    assemble(fixed, policy, root_key, events, registry, host)
+    assemble(fixed, rules, root_key, events, registry, host)
 }
 
 /// What [`open`] does, for tests that serve from within their own process. The thread is the ledger's: it
 /// ends with the last handle on the store.
 pub fn assemble(
     fixed: &Fixed,
-    policy: Policy,
+    rules: HostRules,
     root_key: RootKey,
     events: DatagramSocket,
     registry: &Registry,
@@ -180,7 +180,7 @@ pub fn assemble(
         Whois::new(events, fixed.wgd_socket.clone(), trusted, clock).context("watch the events socket")?;
     let store = Store {
         role: fixed.role,
-        policy: ArcSwap::from_pointee(policy),
+        policy: PolicyInForce::open(rules, ledger.reader()).context("read who may do what")?,
         ledger,
         keys: Arc::new(keys),
         volumes,
@@ -199,7 +199,7 @@ pub fn assemble(
 /// The whole life of a storaged: to be called on the only thread of the process.
 pub fn run(config: Config, raw: Raw, environment: Environment) -> anyhow::Result<()> {
     let privileged = Privileged::at_startup().map_err(|error| daemon::fail(exit::SOFTWARE, error))?;
-    let Config { fixed, policy } = config;
+    let Config { fixed, rules } = config;
     let acquired = acquire(&privileged, &fixed)?;
     let confined = privileged
         .confine(&sandbox::confinement(&fixed))
@@ -208,7 +208,7 @@ pub fn run(config: Config, raw: Raw, environment: Environment) -> anyhow::Result
     // Entered, not blocked on: opening waits for the ledger's thread, which a runtime's own thread must not.
     let entered = runtime.enter();
     let Acquired { internal, metrics, admin, events, notify, root_key, registry, process, host } = acquired;
-    let (store, writer) = open(&confined, &fixed, policy, root_key, events, &registry, host)?;
+    let (store, writer) = open(&confined, &fixed, rules, root_key, events, &registry, host)?;
     let sockets = Sockets { internal, metrics, admin, notify, registry, process, signals: Signals::new()? };
     let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| daemon::fail(exit::OS, error))?;
     drop(entered);

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
 use daemon::Clock;
 use daemon::drain::Drain;
 use store_proto::{Cohort, FileId, LogicalPath, ServerRole};
@@ -13,11 +12,12 @@ use tokio::sync::Semaphore;
 use crate::denial::Denial;
 use crate::keys::Keys;
 use crate::ledger::Note;
+use crate::ledger::access::{self, Change, Refusal, Wish};
 use crate::ledger::{Action, Ending, Ledger, LedgerUnavailable, Origin, Reader};
 use crate::limits::{STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
 use crate::metrics::{Metrics, signed};
 use crate::objects::{Backend, Buffers, Found, Pool};
-use crate::policy::Policy;
+use crate::policy_in_force::PolicyInForce;
 use crate::strangers::{Noted, Stranger, Strangers};
 use crate::whois::Whois;
 
@@ -27,7 +27,7 @@ pub struct Store {
     /// `services` or `testing`.
     pub role: ServerRole,
     /// The rules in force.
-    pub policy: ArcSwap<Policy>,
+    pub policy: PolicyInForce,
     /// What happened.
     pub ledger: Ledger,
     /// What opens them.
@@ -93,6 +93,30 @@ impl Store {
         let index = self.ledger.submit(note).await?;
         self.metrics.operation(action, ending, None);
         Ok(index)
+    }
+
+    /// Changes who may do what: recorded, and in force before this returns.
+    pub async fn change_access(
+        &self,
+        origin: Origin,
+        wish: Wish,
+    ) -> Result<Result<Vec<Change>, Refusal>, LedgerUnavailable> {
+        let outcome = self.ledger.submit(access::Command::Change { origin, wish: Box::new(wish) }).await?;
+        let result = match outcome {
+            access::Outcome::Changed(changes) => Ok(changes),
+            access::Outcome::Refused(refusal) => Err(refusal),
+            access::Outcome::Seen => unreachable!("a wish is granted or refused"),
+        };
+        match &result {
+            Ok(changes) => {
+                for change in changes {
+                    self.metrics.operation(change.action(), Ending::Succeeded, None);
+                }
+                self.policy.follow(self.ledger.reader()).await?;
+            }
+            Err(_) => self.metrics.operation(Action::AccessRefused, Ending::Denied, None),
+        }
+        Ok(result)
     }
 
     /// Counts the refusal of somebody who is not known, and records it unless there were many like it. It

@@ -5,8 +5,9 @@ mod support;
 
 use http::{Method, StatusCode};
 use serde_json::json;
+use storaged::ledger::access::{CohortRules, Wish};
 use storaged::ledger::{Action, Ending};
-use store_proto::{FileMeta, Listing, UploadReceipt, headers, routes};
+use store_proto::{Cohort, FileMeta, Listing, UploadReceipt, headers, routes};
 use support::{Lab, digest};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,10 +146,9 @@ async fn a_cohort_is_listed_in_pages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn permission_is_given_before_the_body() {
-    let lab = Lab::start_edited(&|text| {
-        text.replace("[[cohort]]\nname = \"c1\"", "[[cohort]]\nname = \"c1\"\nmax_file_bytes = 1000")
-    })
-    .await;
+    let lab = Lab::start().await;
+    let rules = CohortRules { max_file_bytes: Some(1000), ..CohortRules::default() };
+    lab.change(Wish::SetCohort { cohort: Cohort::parse("c1").unwrap(), rules }).await;
     let ask = |body: serde_json::Value| {
         lab.request(Method::POST, routes::PERMISSIONS).body(body.to_string()).send()
     };

@@ -101,6 +101,11 @@ impl TokenDigest {
         hex::decode(text).map(Self).ok_or(TokenError::Digest)
     }
 
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
     /// Compares in constant time.
     pub fn matches(&self, other: &TokenDigest) -> bool {
         self.0.ct_eq(&other.0).into()

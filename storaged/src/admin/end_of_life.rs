@@ -118,7 +118,7 @@ impl Admin {
             }
         };
         if let Target::Cohort(cohort) = &target
-            && !self.store.policy.load().cohorts.iter().any(|known| known.name == *cohort)
+            && self.store.policy.load().cohort(cohort).is_none()
         {
             return Err(AdminError::new("unknown", format!("there is no cohort {cohort}")));
         }

@@ -1,9 +1,10 @@
 //! The configuration file as it is written; nothing is understood here.
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 /// `storaged.toml`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Raw {
     pub(super) role: Option<String>,
@@ -25,9 +26,12 @@ pub struct Raw {
     pub(super) run_as: Option<String>,
     pub(super) limits: RawLimits,
     pub(super) volume: Vec<RawVolume>,
-    pub(super) edge: Vec<RawEdge>,
-    pub(super) cohort: Vec<RawCohort>,
-    pub(super) user: Vec<RawUser>,
+    /// Stood here once; now in the ledger.
+    pub(super) edge: Option<IgnoredAny>,
+    /// Stood here once; now in the ledger.
+    pub(super) cohort: Option<IgnoredAny>,
+    /// Stood here once; now in the ledger.
+    pub(super) user: Option<IgnoredAny>,
 }
 
 /// `[limits]`.
@@ -47,32 +51,4 @@ pub(super) struct RawLimits {
 pub(super) struct RawVolume {
     pub(super) name: String,
     pub(super) path: String,
-}
-
-/// `[[edge]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawEdge {
-    pub(super) name: String,
-    #[serde(default)]
-    pub(super) cohorts: Vec<String>,
-}
-
-/// `[[cohort]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawCohort {
-    pub(super) name: String,
-    pub(super) max_file_bytes: Option<u64>,
-}
-
-/// `[[user]]`.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RawUser {
-    pub(super) name: String,
-    pub(super) role: String,
-    #[serde(default)]
-    pub(super) cohorts: Vec<String>,
-    pub(super) token_sha256: String,
 }

@@ -5,7 +5,7 @@
 
 use crate::ledger::application::Application;
 use crate::ledger::tables::CorruptError;
-use crate::ledger::{cleanup, download, hold, intents, note, upload};
+use crate::ledger::{access, cleanup, download, hold, intents, note, upload};
 
 /// A command of one area, which the ledger answers with that area's outcome.
 pub trait Ask: Send + 'static {
@@ -75,4 +75,6 @@ areas! {
     Intent = intents;
     /// Something that has no before.
     Note = note;
+    /// Who may do what.
+    Access = access;
 }

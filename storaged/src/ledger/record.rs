@@ -9,6 +9,8 @@ use crate::ledger::cleanup::Fields;
 use serde::{Deserialize, Serialize};
 use store_proto::{Cohort, ContentDigest, EdgeName, FileId, FileType, LogicalPath, RequestId, UserName};
 
+use crate::ledger::access::Change;
+
 /// The format of [`Record`].
 pub const RECORD_VERSION: u32 = 1;
 
@@ -16,6 +18,9 @@ pub const RECORD_VERSION: u32 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Record {
+    /// In a record of `access.…`: what changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub access: Option<Box<Change>>,
     /// What was done or tried.
     pub action: Action,
     /// What it says about something that must go.
@@ -243,6 +248,42 @@ actions! {
     AdminStatus = "admin.status";
     /// The admin socket was asked for something it does not know or allow.
     AdminRefused = "admin.refused";
+    /// A user was made.
+    AccessUserAdded = "access.user_added";
+    /// A user got another role.
+    AccessUserRoleSet = "access.user_role_set";
+    /// A user was shut out.
+    AccessUserDisabled = "access.user_disabled";
+    /// A user was let in again.
+    AccessUserEnabled = "access.user_enabled";
+    /// A user is in a group.
+    AccessGroupJoined = "access.group_joined";
+    /// A user is no longer in a group.
+    AccessGroupLeft = "access.group_left";
+    /// A token lives.
+    AccessTokenIssued = "access.token_issued";
+    /// A token is dead.
+    AccessTokenRevoked = "access.token_revoked";
+    /// A cohort was made.
+    AccessCohortAdded = "access.cohort_added";
+    /// A cohort has other rules.
+    AccessCohortSet = "access.cohort_set";
+    /// A cohort was opened to a user.
+    AccessGranted = "access.granted";
+    /// A cohort was closed to a user.
+    AccessRevoked = "access.revoked";
+    /// An edge was registered.
+    AccessEdgeAdded = "access.edge_added";
+    /// An edge has other cohorts.
+    AccessEdgeSet = "access.edge_set";
+    /// An edge was struck out.
+    AccessEdgeRemoved = "access.edge_removed";
+    /// The store's settings of access changed.
+    AccessSettingsSet = "access.settings_set";
+    /// A change of access was refused.
+    AccessRefused = "access.refused";
+    /// Who may do what was read.
+    AccessRead = "access.read";
     /// wgd says that a peer's tunnel came up.
     TunnelUp = "tunnel.up";
     /// wgd says that a peer's tunnel went down.
@@ -257,6 +298,7 @@ impl Record {
     /// A record without a subject yet; the writer sets `index` and `time_ms`.
     pub fn new(action: Action, phase: Phase, host: Host, origin: Origin) -> Record {
         Record {
+            access: None,
             action,
             cleanup: None,
             cohort: None,
@@ -329,6 +371,7 @@ mod tests {
         assert!(!text.contains(": ") && !text.contains('\n'));
         let mut last = -1;
         for key in [
+            "access",
             "action",
             "cohort",
             "detail",
@@ -370,6 +413,7 @@ mod tests {
 
     fn full() -> Record {
         Record {
+            access: Some(Box::new(Change::UserEnabled { user: UserName::parse("ada").unwrap() })),
             cohort: Some(Cohort::parse("c1").unwrap()),
             detail: Some("d".into()),
             ending: Some(Ending::Failed),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::HOST;
-use store_proto::{Action, Cohort, Proof, RequestContext, TokenDigest, headers};
+use store_proto::{Action, Cohort, Proof, RequestContext, headers};
 use tunnel_events::PeerIdentity;
 
 use crate::denial::Denial;
@@ -41,7 +41,7 @@ pub struct Refused {
 
 impl Admitted {
     /// The sixth lock.
-    pub fn authorize(&self, cohort: &Cohort, action: Action) -> Result<&CohortPolicy, Denial> {
+    pub fn authorize(&self, cohort: &Cohort, action: Action) -> Result<CohortPolicy, Denial> {
         self.policy.authorize(&self.edge, &self.user, cohort, action)
     }
 
@@ -58,7 +58,7 @@ pub async fn admit_edge(store: &Store, source: IpAddr) -> Result<(Arc<Policy>, E
     let policy = store.policy.load_full();
     let peer = delivering_peer(store, source).await.map_err(|denial| refuse(denial, &origin))?;
     origin.peer_public_key = Some(peer.public_key.clone());
-    let edge = registered_edge(&policy, &peer).map_err(|denial| refuse(denial, &origin))?.clone();
+    let edge = registered_edge(&policy, &peer).map_err(|denial| refuse(denial, &origin))?;
     origin.edge = Some(edge.name.clone());
     Ok((policy, edge, origin))
 }
@@ -77,7 +77,7 @@ pub async fn admit(store: &Store, source: IpAddr, headers: &HeaderMap) -> Result
     store.metrics.edge_clock_offset_seconds.set(seconds(context.clock_offset_ms(now_ms)));
     fresh(&context, now_ms).map_err(|denial| refuse(denial, &origin))?;
     same_edge(&context, &edge).map_err(|denial| refuse(denial, &origin))?;
-    let user = user(&policy, &context).map_err(|denial| refuse(denial, &origin))?.clone();
+    let user = user(&policy, &context, now_ms).map_err(|denial| refuse(denial, &origin))?;
     origin.user = Some(user.name.clone());
     Ok(Admitted { policy, edge, user, origin })
 }
@@ -90,7 +90,7 @@ async fn delivering_peer(store: &Store, source: IpAddr) -> Result<PeerIdentity, 
     }
 }
 
-fn registered_edge<'a>(policy: &'a Policy, peer: &PeerIdentity) -> Result<&'a Edge, Denial> {
+fn registered_edge(policy: &Policy, peer: &PeerIdentity) -> Result<Edge, Denial> {
     policy.edge(&peer.peer).ok_or(Denial::PeerNotRegistered)
 }
 
@@ -132,11 +132,10 @@ fn same_edge(context: &RequestContext, edge: &Edge) -> Result<(), Denial> {
     if context.edge == edge.name { Ok(()) } else { Err(Denial::EdgeMismatch) }
 }
 
-fn user<'a>(policy: &'a Policy, context: &RequestContext) -> Result<&'a User, Denial> {
-    let digest: TokenDigest = match &context.proof {
-        Proof::Token(token) => token.digest(),
-    };
-    policy.user(&digest).ok_or(Denial::Token)
+fn user(policy: &Policy, context: &RequestContext, now_ms: u64) -> Result<User, Denial> {
+    match &context.proof {
+        Proof::Token(token) => policy.user(&token.digest(), now_ms),
+    }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an offset of 285,000 years is off by a millisecond")]

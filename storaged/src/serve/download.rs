@@ -39,7 +39,10 @@ pub async fn download<B>(
     let row = store.ledger.reader().file(id).map_err(unreadable)?;
     let row = row.ok_or(Refusal::of(ProblemKind::UnknownFile))?;
     if let Err(denial) = admitted.authorize(&row.cohort, Asked::Download) {
-        return Err(deny(store, denial, admitted.origin.clone(), Some(&row.cohort), Some(&row.path)).await);
+        let refusal = deny(store, denial, admitted.origin.clone(), Some(&row.cohort), Some(&row.path)).await;
+        // A file that is there must look like one that is not, as its cohort does.
+        let masked = denial.is_closed_cohort() && store.policy.load().masks_cohorts();
+        return Err(if masked { Refusal::of(ProblemKind::UnknownFile) } else { refusal });
     }
     let asked = match asked_range(request.headers(), row.size) {
         Asking::Whole => None,

@@ -25,7 +25,7 @@ pub async fn permissions(
     admitted: &Admitted,
     store: &Arc<Store>,
 ) -> Result<Answer, Refusal> {
-    let idle = admitted.policy().body_idle;
+    let idle = admitted.policy().rules().body_idle;
     let body = Limited::new(request.into_body(), MAX_PERMISSION_REQUEST_BYTES).collect();
     let body = match tokio::time::timeout(idle, body).await {
         Ok(Ok(body)) => body.to_bytes(),

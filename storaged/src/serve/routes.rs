@@ -125,6 +125,9 @@ pub(super) async fn deny(
 ) -> Refusal {
     store.metrics.denied(denial);
     store.record_refusal(denial, origin, cohort, path, 0).await;
+    if denial.is_closed_cohort() && store.policy.load().masks_cohorts() {
+        return Denial::UnknownCohort.into();
+    }
     denial.into()
 }
 

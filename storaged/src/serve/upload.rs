@@ -149,7 +149,7 @@ impl Upload {
         store.metrics.transfers.inc();
         let mut received = 0;
         let (policy_idle, announced, disk, max_bytes) =
-            (self.admitted.policy().body_idle, self.announced, self.disk, self.max_bytes);
+            (self.admitted.policy().rules().body_idle, self.announced, self.disk, self.max_bytes);
         let begun_object =
             Begun { store: &store, disk: &disk, patience: &self.patience, id: file_id, intent };
         let store_body =

@@ -19,7 +19,8 @@ use linux::unix_datagram::DatagramSocket;
 use sha2::{Digest as _, Sha256};
 use storaged::config::{Config, Environment, Profile};
 use storaged::init::{InitOptions, NewEdge, NewUser, NewVolume};
-use storaged::ledger::{Action, Ending, Record};
+use storaged::ledger::access::Wish;
+use storaged::ledger::{Action, Ending, Origin, Record};
 use storaged::store::Store;
 use store_proto::{
     Cohort, ContentDigest, EdgeName, Proof, RequestContext, RequestId, Role, ServerRole, Token, UserName,
@@ -82,10 +83,10 @@ impl Lab {
     ) -> Lab {
         let path = folder.path().to_owned();
         let (config, _) = Config::load(&path.join("storaged.toml"), &Environment::default()).unwrap();
-        let Config { fixed, mut policy } = config;
+        let Config { fixed, mut rules } = config;
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        policy.allowed_hosts = vec![address.to_string()];
+        rules.allowed_hosts = vec![address.to_string()];
         let (peers, wgd_answers) = fake_wgd(&fixed.wgd_socket);
         let events = DatagramSocket::bind(&fixed.events_socket, 0o600, None).unwrap();
         let registry = prometheus::Registry::new();
@@ -95,7 +96,7 @@ impl Lab {
             let _entered = handle.enter();
             let host = storaged::host::describe(fixed.role);
             let root_key = storaged::keys::RootKey::read(&fixed.root_key_file).unwrap();
-            storaged::run::assemble(&fixed, policy, root_key, events, &registry, host).unwrap().0
+            storaged::run::assemble(&fixed, rules, root_key, events, &registry, host).unwrap().0
         });
         let mut store = tokio::task::spawn_blocking(move || store.join().unwrap()).await.unwrap();
         change(Arc::get_mut(&mut store).unwrap());
@@ -149,8 +150,16 @@ impl Lab {
         asking.with(headers::CULVERT_COHORT, "c1").with(headers::CULVERT_PATH, path)
     }
 
+    /// All records but those of changes of access, of which `init` leaves some.
     pub(crate) fn records(&self) -> Vec<Record> {
-        self.store.ledger.reader().records(0, 100_000).unwrap()
+        let mut records = self.store.ledger.reader().records(0, 100_000).unwrap();
+        records.retain(|record| record.access.is_none());
+        records
+    }
+
+    /// Changes who may do what.
+    pub(crate) async fn change(&self, wish: Wish) {
+        self.store.change_access(Origin::default(), wish).await.unwrap().unwrap();
     }
 
     /// (action, ending) of all records after the first, which is `admin.init`.

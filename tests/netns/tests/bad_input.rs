@@ -182,7 +182,7 @@ fn storaged(scene: &Scene) -> Result<()> {
         ("role = \"services\"", "role = \"web\"", vec!["storaged.toml", "role"]),
         ("role = \"services\"\n", "", vec!["storaged.toml", "role"]),
         ("/etc/culvert/internal.key", "/etc/culvert/none.key", vec!["internal_api_key_file", "none.key"]),
-        ("token_sha256 = \"", "token_sha256 = \"zz", vec!["storaged.toml", "token_sha256"]),
+        ("[[volume]]", "[[user]]\nname = \"ann\"\n[[volume]]", vec!["storaged.toml", "culvert user add"]),
     ] {
         let wrong = good.replace(from, to);
         ensure!(wrong != good, "storaged.toml has no `{from}`");
