@@ -11,6 +11,7 @@ use crate::limits;
 use anyhow::Context as _;
 use daemon::config::{ConfigError, Problems};
 use daemon::logging::LogOptions;
+use linux::tun::WantedDevice;
 use linux::{NetNs, User};
 use raw::Raw;
 use std::fmt::Write as _;
@@ -48,6 +49,8 @@ pub struct Config {
     pub user: Option<User>,
     /// Whether there is a second process that may change the network.
     pub netcfg: bool,
+    /// With offloads or without.
+    pub device: WantedDevice,
     /// Where `/metrics` is served.
     pub metrics_listen: Option<SocketAddr>,
     /// The admin socket.
@@ -110,6 +113,8 @@ impl Config {
                 Profile::Lab
             }
         };
+        let device = cli.device.as_ref().or(raw.device.as_ref());
+        let device = device.and_then(|text| problems.take("device", parse_device(text))).unwrap_or_default();
         let mut uids = |key: &str, numbers: &[u32], names: &[String]| -> Vec<u32> {
             let named = names.iter().filter_map(|text| problems.take(key, User::resolve(text)));
             numbers.iter().copied().chain(named.map(|user| user.uid)).collect()
@@ -155,6 +160,7 @@ impl Config {
             profile,
             user,
             netcfg: raw.netcfg.unwrap_or(true),
+            device,
             metrics_listen,
             admin_socket: raw.admin_socket,
             admin_uids,
@@ -220,6 +226,12 @@ impl Config {
         line("profile", Some(quoted(profile)));
         line("run_as", self.user.map(|user| format!("\"{}:{}\"", user.uid, user.gid)));
         line("netcfg", Some(self.netcfg.to_string()));
+        let device = match self.device {
+            WantedDevice::Auto => "auto",
+            WantedDevice::Offload => "offload",
+            WantedDevice::Plain => "plain",
+        };
+        line("device", Some(quoted(device)));
         line("tun_netns", self.tun_netns.as_deref().map(quoted));
         line("wireguard_dir", Some(path(&self.wireguard_dir)));
         line("uapi_directory", Some(path(&self.uapi_directory)));
@@ -247,6 +259,15 @@ fn read_file(named: Option<&Path>) -> anyhow::Result<(Raw, Option<PathBuf>)> {
         }
         Err(error @ ConfigError::Read { .. }) => Err(daemon::fail(daemon::exit::NO_INPUT, error)),
         Err(error) => Err(daemon::fail(daemon::exit::CONFIG, error)),
+    }
+}
+
+fn parse_device(text: &str) -> Result<WantedDevice, String> {
+    match text {
+        "auto" => Ok(WantedDevice::Auto),
+        "offload" => Ok(WantedDevice::Offload),
+        "plain" => Ok(WantedDevice::Plain),
+        other => Err(format!("{other:?} is none of \"auto\", \"offload\" and \"plain\"")),
     }
 }
 
@@ -283,18 +304,26 @@ mod tests {
 
     #[test]
     fn all_mistakes_are_reported_together() {
-        let text = "profile = \"prod\"\nmetrics_listen = \"9586\"\nadmin_socket = \"wgd.sock\"\n\
+        let text = "profile = \"prod\"\ndevice = \"fast\"\nmetrics_listen = \"9586\"\nadmin_socket = \"wgd.sock\"\n\
                     probe_interval_seconds = 3601\n";
         let error = build(text, &["wg/0"]).unwrap_err().to_string();
-        for key in ["profile:", "metrics_listen:", "admin_socket:", "interface:", "probe_interval_seconds:"] {
+        for key in [
+            "profile:",
+            "device:",
+            "metrics_listen:",
+            "admin_socket:",
+            "interface:",
+            "probe_interval_seconds:",
+        ] {
             assert!(error.contains(key), "{key} in {error}");
         }
     }
 
     #[test]
     fn the_command_line_wins_over_the_file() {
-        let text = "interface = \"wg7\"\ntun_netns = \"a\"\nwhois_uids = [7]\nwhois_users = [\"9:9\"]\n";
-        let config = build(text, &["wg0", "--tun-netns", "b"]).expect("valid");
+        let text = "interface = \"wg7\"\ndevice = \"offload\"\ntun_netns = \"a\"\nwhois_uids = [7]\nwhois_users = [\"9:9\"]\n";
+        let config = build(text, &["wg0", "--tun-netns", "b", "--device", "plain"]).expect("valid");
+        assert_eq!(config.device, WantedDevice::Plain);
         assert_eq!((config.interface.as_str(), config.tun_netns.as_deref()), ("wg0", Some("b")));
         assert_eq!(config.whois_uids, [7, 9]);
         assert_eq!(build(text, &[]).expect("valid").interface, "wg7");

@@ -4,17 +4,20 @@
 //! through a bounded queue that it empties, answers and events leave through calls that cannot block. A packet
 //! is read, sealed or opened, and sent on this one thread; nothing is allocated for it.
 mod command;
+mod opened;
+mod sealing;
 mod tun;
 mod udp;
 
-pub use command::{Command, Handle, Inbox, IoCounters, Unanswered, channel};
+pub use command::{Command, Handle, Inbox, IoCounters, Offloaded, Unanswered, channel};
 
 use crate::limits;
 use daemon::Clock;
 use linux::tun::Tun;
 use linux::udp::{ReceiveBatch, UdpSockets};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use packet::nesting::HopLimit;
+use opened::Opened;
+use sealing::Sealing;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -39,7 +42,8 @@ pub struct DataPlane {
     device: Device,
     /// Apart from `out`, so that the device can read them while it writes there.
     received: ReceiveBatch,
-    packet: Box<[u8]>,
+    opened: Opened,
+    sealing: Sealing,
     out: Sides,
     inbox: Inbox,
     clock: Clock,
@@ -68,8 +72,14 @@ impl Output for Sides {
         self.udp.queue(to, datagram);
     }
 
-    fn deliver(&mut self, packet: &[u8]) {
-        self.tun.write(packet);
+    #[inline]
+    fn transmit_sealed(
+        &mut self,
+        to: Endpoint,
+        bytes: usize,
+        seal: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> Option<usize> {
+        self.udp.seal(to, bytes, seal)
     }
 
     fn event(&mut self, event: DeviceEvent) {
@@ -89,7 +99,12 @@ impl Output for Sides {
 impl Sides {
     fn counters(&self) -> IoCounters {
         let events_waiting = self.events.max_capacity() - self.events.capacity();
-        IoCounters { events_lost: self.events_lost, events_waiting, mtu: self.tun.mtu() }
+        let offloaded = Offloaded {
+            tun: self.tun.offloads(),
+            udp_send: self.udp.segments(),
+            udp_receive: self.udp.sockets().v4.joins_segments(),
+        };
+        IoCounters { events_lost: self.events_lost, events_waiting, mtu: self.tun.mtu(), offloaded }
     }
 }
 
@@ -104,9 +119,11 @@ impl DataPlane {
         events: Sender<DeviceEvent>,
         mtu: u16,
     ) -> Self {
+        let tun = TunSide::new(tun, mtu);
         let out = Sides {
-            tun: TunSide::new(tun, mtu),
-            udp: UdpSide::new(udp),
+            // A plain device stands for doing without: nothing leaves in one piece either.
+            udp: UdpSide::new(udp, tun.offloads().is_some()),
+            tun,
             events,
             events_lost: 0,
             rotations: None,
@@ -114,7 +131,8 @@ impl DataPlane {
         Self {
             device,
             received: ReceiveBatch::new(),
-            packet: vec![0; limits::PACKET_BYTES].into_boxed_slice(),
+            opened: Opened::for_device(&out.tun),
+            sealing: Sealing::new(),
             out,
             inbox,
             clock: Clock,
@@ -166,7 +184,7 @@ impl DataPlane {
                 self.out.udp.receive_v6(&mut self.received);
                 self.open_received(now);
             }
-            if ready.tun && self.seal_from_tun(now).is_err() {
+            if ready.tun && self.sealing.turn(&mut self.device, &mut self.out, now).is_err() {
                 return Ended::LinkDeleted;
             }
             if self.device.next_timeout().is_some_and(|at| at <= now) {
@@ -208,31 +226,13 @@ impl DataPlane {
 
     fn open_received(&mut self, now: Instant) {
         for datagram in self.received.datagrams() {
-            self.device.handle_udp(datagram.bytes, udp::endpoint(&datagram), now, &mut self.out);
-        }
-    }
-
-    fn seal_from_tun(&mut self, now: Instant) -> Result<(), tun::Gone> {
-        for _ in 0..limits::PACKETS_PER_TURN {
-            let Some(length) = self.out.tun.read(&mut self.packet)? else { break };
-            if length > usize::from(self.out.tun.mtu()) {
-                // A packet is never longer than the MTU, so somebody raised it: where the interface was moved
-                // to another namespace this is the only way to learn of it.
-                self.set_mtu(u16::try_from(length).unwrap_or(u16::MAX));
-            }
-            self.out.tun.fit_outgoing(&mut self.packet[..length]);
-            let packet = &self.packet[..length];
-            match packet::nesting::hop_limit(packet) {
-                HopLimit::Fresh => self.device.handle_tun(packet, now, &mut self.out),
-                HopLimit::Inherited(hops) => {
-                    self.out.udp.limit_hops(Some(hops));
-                    self.device.handle_tun(packet, now, &mut self.out);
-                    self.out.udp.limit_hops(None);
-                }
-                HopLimit::Spent => self.device.count_drop(DropReason::RoutingLoop),
+            let from = udp::endpoint(&datagram);
+            let space = self.opened.space(datagram.bytes.len(), &mut self.out.tun);
+            if let Some(length) = self.device.handle_udp(datagram.bytes, from, now, space, &mut self.out) {
+                self.opened.keep(length, &self.out.tun);
             }
         }
-        Ok(())
+        self.opened.write(&mut self.out.tun);
     }
 
     fn set_mtu(&mut self, mtu: u16) {

@@ -13,8 +13,9 @@ pub const OVERHEAD_BYTES: u32 = 80;
 pub const MIN_MTU: u16 = 1280;
 /// What the TUN driver gives a new device (drivers/net/tun.c, ETH_DATA_LEN): nobody has chosen an MTU yet.
 pub const TUN_DRIVER_MTU: u16 = 1500;
-/// The longest IP packet.
-pub const PACKET_BYTES: usize = 65_535;
+/// What a read from the TUN device brings at most: the longest packet (IPv6's length is counted without its header) and
+/// the virtio header before it.
+pub const READ_BYTES: usize = 10 + 40 + 65_535;
 
 // Our choice.
 
@@ -25,6 +26,13 @@ pub const PREDECESSOR_TRIES: u32 = 25;
 pub const PREDECESSOR_PAUSE: Duration = Duration::from_millis(20);
 /// Packets taken from one descriptor before the other has its turn: enough to fill a batch of datagrams.
 pub const PACKETS_PER_TURN: usize = 64;
+/// Bytes taken from the TUN device before the sockets have their turn: two large packets, so that what has arrived waits
+/// less than a tenth of a millisecond for what is to be sent.
+pub const BYTES_PER_TURN: usize = 128 * 1024;
+/// Where datagrams are opened until they are written: two large packets' worth, which stays in the processor's cache.
+pub const OPENED_BYTES: usize = 128 * 1024;
+/// Opened packets begin at multiples of this: a cache line.
+pub const OPENED_ALIGNMENT: usize = 64;
 /// Requests from the control thread that may wait for the data thread; each waits for its answer.
 pub const CONTROL_QUEUE: usize = 16;
 /// What the data thread says about rotations; what finds no room is said again.

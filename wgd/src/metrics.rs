@@ -5,7 +5,7 @@
 //! never are.
 mod durations;
 
-use crate::io::{Command, Handle, IoCounters};
+use crate::io::{Command, Handle, IoCounters, Offloaded};
 use crate::limits;
 use daemon::Clock;
 use durations::Durations;
@@ -242,6 +242,18 @@ fn families(
     }
     book.counter("wgd_events_lost_total", "Events that found their queue full.", &own, io.events_lost);
     book.gauge("wgd_interface_mtu_bytes", "The interface's MTU.", &own, f64::from(io.mtu));
+    let Offloaded { tun, udp_send, udp_receive } = io.offloaded;
+    let offloads = [
+        ("tun_tcp", tun.is_some()),
+        ("tun_udp", tun.is_some_and(|offloads| offloads.udp)),
+        ("udp_send", udp_send),
+        ("udp_receive", udp_receive),
+    ];
+    for (offload, is_on) in offloads {
+        let labels = [("interface", interface), ("offload", offload)];
+        let help = "Whether packets are moved in one piece, by direction and kind.";
+        book.gauge("wgd_offload_enabled", help, &labels, flag(is_on));
+    }
     book.finish()
 }
 
@@ -441,7 +453,6 @@ mod tests {
     struct Nowhere;
     impl Output for Nowhere {
         fn transmit(&mut self, _: Endpoint, _: &[u8]) {}
-        fn deliver(&mut self, _: &[u8]) {}
         fn event(&mut self, _: wg_proto::DeviceEvent) {}
     }
 

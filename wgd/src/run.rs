@@ -20,7 +20,7 @@ use daemon::process_metrics::ProcessMetrics;
 use daemon::signals::Signals;
 use daemon::{Clock, fail};
 use linux::background::{Background, Side, go_to_background};
-use linux::tun::{Tun, TunError};
+use linux::tun::{Tun, TunError, WantedDevice};
 use linux::udp::UdpSockets;
 use linux::unix_datagram::DatagramSocket;
 use linux::unix_listener::bind_unix_listener;
@@ -210,6 +210,17 @@ pub fn begin(cli: &Cli, config: &mut Config) -> anyhow::Result<Start> {
     let mut listeners = ListenFds::take(&privileged).map_err(|error| fail(exit::CONFIG, error))?;
     let (tun, uapi) = take_handed_in(cli, &privileged, &mut listeners)?;
     if let Some(tun) = &tun {
+        let is_other = match config.device {
+            WantedDevice::Auto => false,
+            WantedDevice::Offload => tun.offloads().is_none(),
+            WantedDevice::Plain => tun.offloads().is_some(),
+        };
+        if is_other {
+            let error = anyhow!(
+                "--tun-fd: whoever opened the device chose the other kind (IFF_VNET_HDR) than `device` demands"
+            );
+            return Err(fail(exit::CONFIG, error));
+        }
         // As wireguard-go: the kernel knows what the interface is called.
         tun.name().clone_into(&mut config.interface);
     }
@@ -316,12 +327,15 @@ pub fn acquire(
     let tun = match (tun, &namespace) {
         (Some(tun), _) => Ok(Ok(tun)),
         (None, Some(namespace)) => {
-            namespace.within(&privileged, || Tun::create(&privileged, &config.interface))
+            namespace.within(&privileged, || Tun::create(&privileged, &config.interface, config.device))
         }
-        (None, None) => Ok(Tun::create(&privileged, &config.interface)),
+        (None, None) => Ok(Tun::create(&privileged, &config.interface, config.device)),
     };
     let tun = tun.context("enter tun_netns").map_err(|error| fail(exit::PERMISSION, error))?;
     let tun = tun.map_err(|error| fail(code_of_tun(&error), error))?;
+    if tun.offloads().is_none() && config.device == WantedDevice::Auto {
+        tracing::info!("the kernel has no offloads for the tun device: each packet is a system call");
+    }
 
     let (mtu, index) = match ask(&mut netcfg, tunnel.configure_request())? {
         (Answer::Configured { mtu, index }, _) => (mtu, index),
@@ -592,7 +606,9 @@ fn refused(error: NetcfgError) -> anyhow::Error {
 fn code_of_tun(error: &TunError) -> u8 {
     match error {
         TunError::Name(_) | TunError::NotTun(_) => exit::CONFIG,
-        TunError::Missing(_) | TunError::InUse { .. } | TunError::Other { .. } => exit::OS,
+        TunError::Missing(_) | TunError::InUse { .. } | TunError::Offload { .. } | TunError::Other { .. } => {
+            exit::OS
+        }
         TunError::Permission { .. } => exit::PERMISSION,
     }
 }

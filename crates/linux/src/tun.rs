@@ -1,10 +1,16 @@
-//! A TUN device: whole IP packets, one a read and one a write, with no header before them.
+//! A TUN device: whole IP packets, one a read and one a write, either as they are or, with offloads, each behind a virtio
+//! header that lets it be up to 64 KiB of one flow.
 //!
 //! Invariant: the descriptor does not block, and the name is the one that the kernel gave back, so a device
-//! that is renamed or moved to another network namespace later is still reached by this value.
+//! that is renamed or moved to another network namespace later is still reached by this value. A device without offloads
+//! has them switched off in the kernel too, whoever used it before: else packets would come that nobody cuts.
+mod offload;
+
+pub use offload::{Offloads, WantedDevice};
+
 use crate::Privileged;
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use tun_tap::{Iface, Mode};
 
@@ -18,6 +24,7 @@ const CONTROL_DEVICE: &str = "/dev/net/tun";
 pub struct Tun {
     file: File,
     name: String,
+    offloads: Option<Offloads>,
 }
 
 /// Why a TUN device cannot be opened.
@@ -48,6 +55,14 @@ pub enum TunError {
     /// What was handed in cannot be used.
     #[error("handed-in TUN: {0}")]
     NotTun(String),
+    /// The kernel has them not, or keeps them from this program.
+    #[error("interface {name}: no offloads (IFF_VNET_HDR, TUNSETOFFLOAD): {error}")]
+    Offload {
+        /// The interface.
+        name: String,
+        /// As the kernel gave it.
+        error: io::Error,
+    },
     /// Anything else.
     #[error("interface {name}: {error}")]
     Other {
@@ -63,26 +78,48 @@ impl Tun {
     ///
     /// # Errors
     /// When the name is impossible, the control device is missing, or the kernel refuses.
-    pub fn create(_: &Privileged, name: &str) -> Result<Self, TunError> {
+    pub fn create(privileged: &Privileged, name: &str, wanted: WantedDevice) -> Result<Self, TunError> {
         if !is_interface_name(name) {
             return Err(TunError::Name(name.to_owned()));
         }
         if let Err(error) = std::fs::metadata(CONTROL_DEVICE) {
             return Err(TunError::Missing(error));
         }
+        match wanted {
+            WantedDevice::Plain => Self::create_plain(privileged, name),
+            WantedDevice::Offload => Self::create_offload(privileged, name),
+            // A sandbox without offloads refuses them in its own way; what is wrong besides is said by the other try.
+            WantedDevice::Auto => {
+                Self::create_offload(privileged, name).or_else(|_| Self::create_plain(privileged, name))
+            }
+        }
+    }
+
+    fn create_plain(_: &Privileged, name: &str) -> Result<Self, TunError> {
         let interface =
             Iface::without_packet_info(name, Mode::Tun).map_err(|error| TunError::at(name, error))?;
         let name = interface.name().to_owned();
         // SAFETY: `into_raw_fd` gives up ownership of an open descriptor, so this `File` is its only owner.
         let file = unsafe { File::from_raw_fd(interface.into_raw_fd()) };
+        // What it was used for before may have left them on. A kernel that does not know the call has none.
+        let _ = offload::set(&file, None);
         set_nonblocking(&file).map_err(|error| TunError::at(&name, error))?;
-        Ok(Self { file, name })
+        Ok(Self { file, name, offloads: None })
     }
 
-    /// Takes over a device that somebody else opened, and asks the kernel for its name.
+    fn create_offload(_: &Privileged, name: &str) -> Result<Self, TunError> {
+        let (file, name) = offload::attach(name)?;
+        let offloads =
+            offload::set_best(&file).map_err(|error| TunError::Offload { name: name.clone(), error })?;
+        set_nonblocking(&file).map_err(|error| TunError::at(&name, error))?;
+        Ok(Self { file, name, offloads: Some(offloads) })
+    }
+
+    /// Takes over a device that somebody else opened, and asks the kernel for its name. Whether it has offloads was decided
+    /// by whoever opened it.
     ///
     /// # Errors
-    /// When the descriptor is no TUN device, or one with a header before each packet.
+    /// When the descriptor is no TUN device, or has the old packet information before each packet.
     pub fn from_descriptor(_: &Privileged, descriptor: OwnedFd) -> Result<Self, TunError> {
         let file = File::from(descriptor);
         // SAFETY: `ifreq` is a C structure of integers and byte arrays; all zeros is a value of it.
@@ -98,8 +135,8 @@ impl Tun {
         if flags & libc::IFF_TUN == 0 {
             return Err(TunError::NotTun("the device is a TAP: it carries frames, not packets".into()));
         }
-        if flags & libc::IFF_NO_PI == 0 || flags & libc::IFF_VNET_HDR != 0 {
-            let what = "the device puts a header before each packet: open it with IFF_NO_PI alone";
+        if flags & libc::IFF_NO_PI == 0 {
+            let what = "the device puts its packet information before each packet: open it with IFF_NO_PI";
             return Err(TunError::NotTun(what.into()));
         }
         let name = request.ifr_name.iter().take_while(|byte| **byte != 0);
@@ -108,8 +145,21 @@ impl Tun {
         if !is_interface_name(&name) {
             return Err(TunError::Name(name));
         }
+        let offloads = if flags & libc::IFF_VNET_HDR == 0 {
+            let _ = offload::set(&file, None);
+            None
+        } else {
+            let offloads = offload::set_header_length(&file).and_then(|()| offload::set_best(&file));
+            Some(offloads.map_err(|error| TunError::Offload { name: name.clone(), error })?)
+        };
         set_nonblocking(&file).map_err(|error| TunError::at(&name, error))?;
-        Ok(Self { file, name })
+        Ok(Self { file, name, offloads })
+    }
+
+    /// What comes in one piece; `None` for a plain device, whose packets have no header.
+    #[must_use]
+    pub fn offloads(&self) -> Option<Offloads> {
+        self.offloads
     }
 
     /// The interface's name at birth.
@@ -118,7 +168,7 @@ impl Tun {
         &self.name
     }
 
-    /// Reads one packet. `EBADFD` says that the interface was deleted.
+    /// Reads one packet, behind its header if the device has offloads. `EBADFD` says that the interface was deleted.
     ///
     /// # Errors
     /// `WouldBlock` when no packet waits; else what the kernel says.
@@ -132,6 +182,14 @@ impl Tun {
     /// What the kernel says: `EIO` while the link is down, `EINVAL` for what is no IP packet.
     pub fn send(&self, packet: &[u8]) -> io::Result<()> {
         (&self.file).write(packet).map(drop)
+    }
+
+    /// Writes one packet that lies in pieces, the header first if the device has offloads.
+    ///
+    /// # Errors
+    /// As [`Tun::send`].
+    pub fn send_pieces(&self, pieces: &[IoSlice<'_>]) -> io::Result<()> {
+        (&self.file).write_vectored(pieces).map(drop)
     }
 }
 

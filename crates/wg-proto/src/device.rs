@@ -18,6 +18,7 @@ use std::time::Instant;
 
 use packet::IpHeader;
 use packet::echo::Addresses;
+use packet::split::Split;
 
 use crate::allowed_ips::AllowedIps;
 use crate::control;
@@ -115,21 +116,42 @@ impl Device {
         self.with_peer(id, now, out, |peer, cx| peer.send(&packet[..header.total_length], cx));
     }
 
-    /// A datagram from the network.
-    pub fn handle_udp(&mut self, datagram: &[u8], from: Endpoint, now: Instant, out: &mut impl Output) {
+    /// Packets of one connection that the host routed into the tunnel as one large one.
+    pub fn handle_tun_split(&mut self, mut split: Split<'_>, now: Instant, out: &mut impl Output) {
+        let Some(id) = self.allowed_ips.lookup(split.ip().destination) else {
+            return self.counters.drops.count(DropReason::NoRoute, split.remaining() as u64);
+        };
+        self.with_peer(id, now, out, |peer, cx| peer.send_split(&mut split, cx));
+    }
+
+    /// A datagram from the network. `Some` is the length of a packet for the TUN that lies at the beginning of `space` then;
+    /// its source has been checked. The space is to be as long as the datagram.
+    pub fn handle_udp(
+        &mut self,
+        datagram: &[u8],
+        from: Endpoint,
+        now: Instant,
+        space: &mut [u8],
+        out: &mut impl Output,
+    ) -> Option<usize> {
         let result = match Message::of(datagram) {
-            Some(Message::Data { receiver }) => self.handle_data(receiver, datagram, from, now, out),
-            Some(Message::Initiation) => self.handle_initiation(datagram, from, now, out),
-            Some(Message::Response { receiver }) => self.handle_response(receiver, datagram, from, now, out),
-            Some(Message::Cookie { receiver }) => self.handle_cookie(receiver, datagram, now, out),
+            Some(Message::Data { receiver }) => self.handle_data(receiver, datagram, from, now, (space, out)),
+            Some(Message::Initiation) => self.handle_initiation(datagram, from, now, out).map(|()| None),
+            Some(Message::Response { receiver }) => {
+                self.handle_response(receiver, datagram, from, now, out).map(|()| None)
+            }
+            Some(Message::Cookie { receiver }) => {
+                self.handle_cookie(receiver, datagram, now, out).map(|()| None)
+            }
             None => Err((None, DropReason::Malformed)),
         };
-        if let Err((id, reason)) = result {
+        result.unwrap_or_else(|(id, reason)| {
             self.count_drop(reason);
             if let Some((_, peer)) = id.and_then(|id| self.peers[id].as_mut()) {
                 peer.count_drop(reason);
             }
-        }
+            None
+        })
     }
 
     /// Does what is due by now.
@@ -341,11 +363,8 @@ impl Device {
         datagram: &[u8],
         from: Endpoint,
         now: Instant,
-        out: &mut impl Output,
-    ) -> Result<(), (Option<PeerId>, DropReason)> {
-        if datagram.len() > SCRATCH_BYTES {
-            return Err((None, DropReason::TooBig));
-        }
+        (space, out): (&mut [u8], &mut impl Output),
+    ) -> Result<Option<usize>, (Option<PeerId>, DropReason)> {
         let id = self.ranges.owner(receiver).ok_or((None, DropReason::UnknownIndex))?;
         let identifier = self.probe_identifier;
         let (peers, allowed_ips, mut cx) = self.parts(now, &mut *out);
@@ -354,12 +373,12 @@ impl Device {
             peer.service(&mut cx);
         }
         let place = peer.place_of(receiver);
-        let result = match peer.open(receiver, datagram, from, &mut cx) {
+        let result = match peer.open(receiver, datagram, from, &mut *space, &mut cx) {
             Ok(None) => Ok(None),
-            Ok(Some(packet)) => match IpHeader::parse(packet) {
+            Ok(Some(length)) => match IpHeader::parse(&space[..length]) {
                 Err(_) => Err(DropReason::Malformed),
                 Ok(header) if allowed_ips.lookup(header.source) == Some(id) => {
-                    let ours = peer.answers_probe(&packet[..header.total_length], identifier, now);
+                    let ours = peer.answers_probe(&space[..header.total_length], identifier, now);
                     Ok((!ours).then_some(header.total_length))
                 }
                 Ok(_) => Err(DropReason::SourceNotAllowed),
@@ -372,14 +391,13 @@ impl Device {
             self.look_at_rotation(id, now, out);
         }
         match result {
-            Ok(Some(length)) if control::is_control(&self.scratch[..length]) => {
-                self.take_control(id, place, length, now, out);
+            Ok(Some(length)) if control::is_control(&space[..length]) => {
+                self.take_control(id, place, &mut space[..length], now, out);
+                Ok(None)
             }
-            Ok(Some(length)) => out.deliver(&self.scratch[..length]),
-            Ok(None) => {}
-            Err(reason) => return Err((Some(id), reason)),
+            Ok(packet) => Ok(packet),
+            Err(reason) => Err((Some(id), reason)),
         }
-        Ok(())
     }
 
     fn handle_initiation(

@@ -12,8 +12,19 @@ use crate::{Endpoint, PublicKey};
 pub trait Output {
     /// Send this datagram. Borrowed from the device's scratch space: copy it or send it now.
     fn transmit(&mut self, to: Endpoint, datagram: &[u8]);
-    /// Write this decrypted packet to the TUN; its source has been checked.
-    fn deliver(&mut self, packet: &[u8]);
+    /// Send what `seal` writes into `bytes` of space: it says how long it is, or that there is nothing to send. So data
+    /// is sealed where it is sent from; whoever has no such place gets it by [`Output::transmit`]. Gives what `seal` said.
+    fn transmit_sealed(
+        &mut self,
+        to: Endpoint,
+        bytes: usize,
+        seal: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> Option<usize> {
+        let mut space = vec![0; bytes];
+        let length = seal(&mut space)?;
+        self.transmit(to, &space[..length]);
+        Some(length)
+    }
     /// Something an operator or another daemon wants to know.
     fn event(&mut self, event: DeviceEvent);
     /// How a rotation of keys goes on, and what it needs to have written. Whoever does not listen cannot rotate.

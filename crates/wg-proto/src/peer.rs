@@ -21,7 +21,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use packet::echo::Addresses;
+use packet::split::Split;
 
+use crate::control;
 use crate::device::PeerId;
 use crate::gaps::Gaps;
 use crate::identities::{Generation, Identities};
@@ -199,9 +201,32 @@ impl Peer {
         if packet.len() > MAX_PACKET_BYTES {
             return self.drop_packets(DropReason::TooBig, 1, cx);
         }
-        if self.seal_and_transmit(packet, cx) {
-            return;
+        if !self.seal_and_transmit(packet, cx) {
+            self.keep(packet, cx);
         }
+    }
+
+    /// The same with all packets that a large one stands for.
+    pub(crate) fn send_split(&mut self, split: &mut Split<'_>, cx: &mut Context<'_, impl Output>) {
+        if self.wire.endpoint.is_none() {
+            return self.drop_packets(DropReason::NoEndpoint, split.remaining() as u64, cx);
+        }
+        while let Some(length) = split.write_next(&mut cx.padded[..]) {
+            if !split.is_tcp() && control::is_control(&cx.padded[..length]) {
+                self.drop_packets(DropReason::SourceNotAllowed, 1, cx);
+                continue;
+            }
+            let padded = padded_length(length, cx.mtu);
+            cx.padded[length..padded].fill(0);
+            if !self.seal_padded(&cx.padded[..padded], cx.now, cx.out) {
+                let packet = cx.padded[..length].to_vec();
+                self.keep(&packet, cx);
+            }
+        }
+    }
+
+    /// Keeps a packet until there are keys.
+    fn keep(&mut self, packet: &[u8], cx: &mut Context<'_, impl Output>) {
         if cx.identities.get(self.current.keys.own).is_none() {
             return self.drop_packets(DropReason::NoSession, 1, cx);
         }
@@ -267,21 +292,23 @@ impl Peer {
         self.probe.seen(now)
     }
 
-    /// A data datagram for the session with this receiver index. Gives the packet, if it holds one
-    /// that may be looked at; whoever calls checks its source and then delivers it.
-    pub(crate) fn open<'a, O: Output>(
+    /// A data datagram for the session with this receiver index. Its packet, if it holds one that may be looked at, lies
+    /// at the beginning of the space afterwards, with this length; whoever calls checks its source.
+    #[inline]
+    pub(crate) fn open<O: Output>(
         &mut self,
         receiver_index: u32,
         datagram: &[u8],
         from: Endpoint,
-        cx: &'a mut Context<'_, O>,
-    ) -> Result<Option<&'a [u8]>, DropReason> {
+        space: &mut [u8],
+        cx: &mut Context<'_, O>,
+    ) -> Result<Option<usize>, DropReason> {
         let place = self.place_of(receiver_index);
         let session = self.session_mut(receiver_index).ok_or(DropReason::UnknownIndex)?;
-        let Opened { content, confirms } = session.open(datagram, cx.scratch)?;
+        let Opened { content, confirms } = session.open(datagram, space)?;
         let length = match content {
-            Content::Keepalive => Ok(0),
-            Content::Packet(packet) => Ok(packet.len()),
+            Content::Keepalive => Ok(None),
+            Content::Packet { bytes } => Ok(Some(bytes)),
             Content::NotIp => Err(DropReason::Malformed),
         };
         if let Some(number) = datagram.get(8..).and_then(|rest| rest.first_chunk()) {
@@ -296,14 +323,9 @@ impl Peer {
             self.next_is_in_use(cx);
         }
         if !self.staged.is_empty() {
-            // Sealing overwrites the scratch space that the packet lies in: keep it aside meanwhile.
-            let length = length?;
-            let packet = cx.scratch[..length].to_vec();
             self.flush(cx);
-            cx.scratch[..length].copy_from_slice(&packet);
         }
-        let length = length?;
-        Ok((length > 0).then(|| &cx.scratch[..length]))
+        length
     }
 
     /// Does what is due.
@@ -465,6 +487,11 @@ impl Peer {
     }
 
     fn seal_and_transmit(&mut self, packet: &[u8], cx: &mut Context<'_, impl Output>) -> bool {
+        self.seal_padded(pad(packet, cx.mtu, cx.padded), cx.now, cx.out)
+    }
+
+    #[inline]
+    fn seal_padded(&mut self, padded: &[u8], now: Instant, out: &mut impl Output) -> bool {
         let next = self.next.as_mut().map(|next| &mut next.lane);
         let lanes = [Some(&mut self.current), next].into_iter().flatten();
         let latest = lanes.filter(|lane| lane.is_ready()).max_by_key(|lane| lane.proven);
@@ -473,10 +500,12 @@ impl Peer {
             None => self.draining.iter_mut().rev().find(|session| session.is_ready()),
         };
         let Some(session) = sealing else { return false };
-        let Some(datagram) = session.seal(pad(packet, cx.mtu, cx.padded), cx.scratch) else { return false };
-        self.wire.transmit(datagram, cx.out);
-        self.timers.sent(cx.now);
-        true
+        let space = Session::sealed_bytes(padded.len());
+        let sent = self.wire.transmit_sealed(space, out, |space| session.seal(padded, space));
+        if sent {
+            self.timers.sent(now);
+        }
+        sent
     }
 
     fn session_mut(&mut self, receiver_index: u32) -> Option<&mut Session> {

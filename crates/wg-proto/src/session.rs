@@ -4,7 +4,8 @@
 //! are short, the call that is repeated until `Done`, a clock of its own that stands still between
 //! calls of `update_timers`, and a limiter and a queue of its own, both of which stay unused.
 //!
-//! **Invariants:** scratch space holds any datagram, so no buffer is short. `ready` says exactly
+//! **Invariants:** scratch space holds any datagram, and space that others give is measured before it is used, so no buffer
+//! is short. `ready` says exactly
 //! whether `Tunn` holds a session to seal with; nothing is sealed without one, so its queue, which
 //! drops silently, stays empty. Before a handshake begins or ends the private clock has been moved.
 
@@ -13,7 +14,7 @@ use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 
 use crate::identity::Identity;
-use crate::limits::from_the_specification::REJECT_AFTER_MESSAGES;
+use crate::limits::from_the_specification::{DATA_OVERHEAD_BYTES, INITIATION_BYTES, REJECT_AFTER_MESSAGES};
 use crate::limits::our_choice::SCRATCH_BYTES;
 use crate::{DropReason, PresharedKey, PublicKey};
 
@@ -36,16 +37,18 @@ pub(crate) struct Session {
 }
 
 /// What a data datagram held.
-pub(crate) enum Content<'a> {
+pub(crate) enum Content {
     Keepalive,
-    Packet(&'a [u8]),
+    Packet {
+        bytes: usize,
+    },
     /// Authentic, but no IP packet.
     NotIp,
 }
 
 /// A data datagram that authenticated.
-pub(crate) struct Opened<'a> {
-    pub(crate) content: Content<'a>,
+pub(crate) struct Opened {
+    pub(crate) content: Content,
     /// The first packet under keys that we answered with: the handshake is complete.
     pub(crate) confirms: bool,
 }
@@ -105,12 +108,21 @@ impl Session {
         self.can_agree
     }
 
-    /// Seals a packet (padded already) or, if empty, a keepalive. `None` unless ready.
-    pub(crate) fn seal<'a>(&mut self, padded: &[u8], scratch: &'a mut Scratch) -> Option<&'a [u8]> {
-        if !self.ready {
+    /// How much space [`Session::seal`] wants.
+    #[inline]
+    pub(crate) fn sealed_bytes(padded: usize) -> usize {
+        // The Noise implementation takes no less than a handshake would need.
+        (padded + DATA_OVERHEAD_BYTES).max(INITIATION_BYTES)
+    }
+
+    /// Seals a packet (padded already) or, if empty, a keepalive, and says how long the datagram is that lies at the
+    /// beginning of the space then. `None` unless ready.
+    #[inline]
+    pub(crate) fn seal(&mut self, padded: &[u8], space: &mut [u8]) -> Option<usize> {
+        if !self.ready || space.len() < Self::sealed_bytes(padded.len()) {
             return None;
         }
-        datagram(self.tunn.encapsulate(padded, scratch))
+        datagram(self.tunn.encapsulate(padded, space)).map(<[u8]>::len)
     }
 
     /// Begins a handshake. `None` if one is under way already, or none can succeed.
@@ -177,19 +189,19 @@ impl Session {
         }
     }
 
-    /// Opens a data datagram whose receiver index lies in our range; it fits the scratch space, and
-    /// its packet lies at the beginning of that afterwards.
-    pub(crate) fn open<'a>(
-        &mut self,
-        datagram: &[u8],
-        scratch: &'a mut Scratch,
-    ) -> Result<Opened<'a>, DropReason> {
+    /// Opens a data datagram whose receiver index lies in our range; its packet lies at the beginning of the space
+    /// afterwards, which is as long as the datagram.
+    #[inline]
+    pub(crate) fn open(&mut self, datagram: &[u8], space: &mut [u8]) -> Result<Opened, DropReason> {
+        if space.len() < datagram.len() {
+            return Err(DropReason::TooBig);
+        }
         if counter(datagram).is_none_or(|counter| counter >= REJECT_AFTER_MESSAGES) {
             return Err(DropReason::Replay);
         }
-        let content = match self.tunn.decapsulate(None, datagram, scratch) {
+        let content = match self.tunn.decapsulate(None, datagram, space) {
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
-                Content::Packet(packet)
+                Content::Packet { bytes: packet.len() }
             }
             TunnResult::Done => Content::Keepalive,
             // The datagram's form was checked before, so this is about what it held: by now the tag

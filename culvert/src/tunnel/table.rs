@@ -4,7 +4,7 @@
 //! Invariant: what comes from elsewhere goes through [`printable`]. With usual names and IPv4 addresses no line is
 //! longer than 100 columns.
 
-use super::uapi::{DeviceView, PeerView, State};
+use super::uapi::{DeviceKind, DeviceView, PeerView, State};
 use crate::console::{human_bytes, printable, table};
 
 /// Longer names are cut in the first table; the second has them whole.
@@ -50,6 +50,7 @@ fn head(interface: &str, device: &DeviceView) -> String {
     facts.extend(device.mtu.map(|mtu| format!("mtu {mtu}")));
     facts.push(format!("fwmark {}", device.fwmark.map_or("none".to_owned(), |mark| format!("0x{mark:x}"))));
     facts.extend(device.netcfg.map(|there| format!("netcfg {}", if there { "yes" } else { "NO" })));
+    facts.extend(device.device.as_ref().map(device_kind));
     let mut lines = vec![first, format!("  {}", facts.join("  "))];
     let dropped: Vec<String> = device
         .drops
@@ -177,6 +178,24 @@ fn span(seconds: u64) -> String {
     }
 }
 
+/// What kind of device it is, and what of its offloads is missing.
+fn device_kind(device: &DeviceKind) -> String {
+    let DeviceKind { kind, tcp, udp, udp_send, udp_receive } = device;
+    let inner: Vec<&str> = [(*tcp, "tcp"), (*udp, "udp")]
+        .into_iter()
+        .filter_map(|(is_on, name)| is_on.then_some(name))
+        .collect();
+    let mut text = format!("device {}", printable(kind));
+    if !inner.is_empty() {
+        text.push_str(&format!(" ({})", inner.join(", ")));
+    }
+    let outer = [(*udp_send, "sends"), (*udp_receive, "receives")];
+    for (_, what) in outer.into_iter().filter(|(is_on, _)| *tcp && !is_on) {
+        text.push_str(&format!(", {what} one by one"));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -214,6 +233,13 @@ mod tests {
             fwmark: Some(0xca6c),
             mtu: Some(1420),
             netcfg: Some(true),
+            device: Some(DeviceKind {
+                kind: "offload".into(),
+                tcp: true,
+                udp: true,
+                udp_send: true,
+                udp_receive: true,
+            }),
             under_load: Some(false),
             drops: Some([("no_route".to_owned(), 3), ("replay".to_owned(), 0)].into()),
             peers: vec![web1, down, never],
@@ -224,7 +250,7 @@ mod tests {
     fn the_table_is_what_a_person_reads() {
         let expected = "\
 wg0: 1 of 3 peers up
-  key xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=  port 51820  mtu 1420  fwmark 0xca6c  netcfg yes
+  key xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=  port 51820  mtu 1420  fwmark 0xca6c  netcfg yes  device offload (tcp, udp)
   dropped: no_route 3
 
 PEER       STATE     HANDSHAKE  RECEIVED  SENT      LOSS  RTT     KEEPALIVE  PSK

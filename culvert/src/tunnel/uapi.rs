@@ -8,7 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wg_proto::{KeyError, PublicKey, SecretKey};
 use zeroize::Zeroizing;
 
@@ -24,10 +24,26 @@ pub(crate) struct DeviceView {
     pub(crate) mtu: Option<u16>,
     /// Whether there is a wgd-netcfg.
     pub(crate) netcfg: Option<bool>,
+    pub(crate) device: Option<DeviceKind>,
     pub(crate) under_load: Option<bool>,
     /// By reason.
     pub(crate) drops: Option<BTreeMap<String, u64>>,
     pub(crate) peers: Vec<PeerView>,
+}
+
+/// What wgd's TUN device and sockets move in one piece.
+#[derive(Debug, Default, PartialEq, Deserialize, Serialize)]
+pub(crate) struct DeviceKind {
+    /// "offload" or "plain".
+    pub(crate) kind: String,
+    /// TCP, from and to the device.
+    pub(crate) tcp: bool,
+    /// UDP, likewise.
+    pub(crate) udp: bool,
+    /// Datagrams of the tunnel on their way out.
+    pub(crate) udp_send: bool,
+    /// And in.
+    pub(crate) udp_receive: bool,
 }
 
 /// A peer.

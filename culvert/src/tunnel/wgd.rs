@@ -10,7 +10,7 @@ use std::sync::mpsc::{self, Receiver};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::uapi::{DeviceView, PeerView};
+use super::uapi::{DeviceKind, DeviceView, PeerView};
 use crate::limits::WGD_TIMEOUT;
 
 /// Asks on a thread of its own, because a call may take longer than a command has time for.
@@ -44,6 +44,8 @@ struct Status {
     fwmark: u32,
     mtu: u16,
     netcfg: bool,
+    /// An older wgd does not tell.
+    device: Option<DeviceKind>,
     #[serde(default)]
     under_load: bool,
     drops: BTreeMap<String, u64>,
@@ -76,6 +78,7 @@ impl From<Status> for DeviceView {
             fwmark: Some(status.fwmark).filter(|mark| *mark > 0),
             mtu: Some(status.mtu),
             netcfg: Some(status.netcfg),
+            device: status.device,
             under_load: Some(status.under_load),
             drops: Some(status.drops),
             peers: status.peers.into_iter().map(PeerView::from).collect(),
@@ -113,7 +116,8 @@ mod tests {
     fn an_answer_is_read_whatever_else_it_holds() {
         let status = json!({
             "interface": "wg0", "version": "1", "public_key": "K=", "listen_port": 51820, "fwmark": 0,
-            "mtu": 1420, "netcfg": true, "drops": {"replay": 2}, "lockdown": {},
+            "mtu": 1420, "netcfg": true, "device": {"kind": "offload", "tcp": true, "udp": false, "udp_send": true,
+            "udp_receive": true}, "drops": {"replay": 2}, "lockdown": {},
             "peers": [{
                 "name": "web1", "public_key": "P=", "endpoint": "192.0.2.1:1", "allowed_ips": ["10.0.0.1/32"],
                 "up": true, "latest_handshake_unix": 7, "latest_handshake_age_seconds": 3, "up_seconds": 4,
@@ -124,6 +128,10 @@ mod tests {
         let status: Status = serde_json::from_value(status).unwrap();
         let device = DeviceView::from(status);
         assert_eq!((device.mtu, device.fwmark, device.peers.len()), (Some(1420), None, 1));
+        assert_eq!(
+            device.device.map(|device| (device.kind, device.udp)),
+            Some(("offload".to_owned(), false))
+        );
         let peer = &device.peers[0];
         assert_eq!((peer.loss_ratio, peer.rtt_ms, peer.up_seconds), (Some(0.25), Some(1.5), Some(4)));
         assert_eq!((peer.persistent_keepalive_seconds, peer.has_preshared_key), (None, true));

@@ -28,6 +28,11 @@ pub struct Cli {
     /// The network namespace for the interface, by name (ip netns) or path. The UDP socket stays in this one.
     #[arg(long, value_name = "NAME")]
     pub tun_netns: Option<String>,
+    /// auto, offload or plain: whether packets are read from and written to the TUN device up to 64 KiB at once. auto takes
+    /// what the kernel has; plain takes each by itself, as kernels and sandboxes need it that have no offloads
+    /// [default: wgd.toml's key device, else auto].
+    #[arg(long, value_name = "KIND")]
+    pub device: Option<String>,
     /// The daemon's own configuration [default: /etc/culvert/wgd.toml if it exists].
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -44,7 +49,8 @@ pub struct Cli {
     /// text or json [default: text on a terminal].
     #[arg(long, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
-    /// Use the TUN device that is open at descriptor FD (opened with IFF_TUN and IFF_NO_PI); the interface is then
+    /// Use the TUN device that is open at descriptor FD (opened with IFF_TUN and IFF_NO_PI, with IFF_VNET_HDR or
+    /// without); the interface is then
     /// called as the kernel says.
     #[arg(long, value_name = "FD", env = "WG_TUN_FD", hide_env_values = true, value_parser = handed_in())]
     pub tun_fd: Option<i32>,
@@ -71,6 +77,7 @@ const EXAMPLES: &str = "\
 Examples:
   wgd wg0                          make wg0, configured by /etc/wireguard/wg0.conf
   wgd -f --log-level debug wg0     the same, in this terminal
+  wgd -f --device plain wg0        without the kernel's offloads
   wgd --check-config wg0           say what is wrong with the files
   wgd --print-config wg0           every key that wgd.toml may have, with its value
   WG_QUICK_USERSPACE_IMPLEMENTATION=wgd wg-quick up wg0

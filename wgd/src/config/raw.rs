@@ -10,6 +10,7 @@ pub(super) struct Raw {
     pub(super) profile: Option<String>,
     pub(super) run_as: Option<String>,
     pub(super) netcfg: Option<bool>,
+    pub(super) device: Option<String>,
     pub(super) metrics_listen: Option<String>,
     pub(super) admin_socket: Option<PathBuf>,
     #[serde(default)]

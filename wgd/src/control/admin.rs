@@ -58,6 +58,13 @@ async fn status(control: &Control) -> Result<Value, AdminError> {
         "listen_port": state.listen_port,
         "fwmark": state.fwmark,
         "mtu": io.mtu,
+        "device": {
+            "kind": if io.offloaded.tun.is_some() { "offload" } else { "plain" },
+            "tcp": io.offloaded.tun.is_some(),
+            "udp": io.offloaded.tun.is_some_and(|offloads| offloads.udp),
+            "udp_send": io.offloaded.udp_send,
+            "udp_receive": io.offloaded.udp_receive,
+        },
         "netcfg": control.netcfg.is_there(),
         "under_load": state.under_load,
         "drops": drops,

@@ -50,7 +50,6 @@ mod tests {
     struct Nowhere;
     impl Output for Nowhere {
         fn transmit(&mut self, _: Endpoint, _: &[u8]) {}
-        fn deliver(&mut self, _: &[u8]) {}
         fn event(&mut self, _: DeviceEvent) {}
     }
 

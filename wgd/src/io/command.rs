@@ -1,5 +1,6 @@
 //! How the control thread talks to the data thread: a bounded queue and an eventfd that wakes `poll`.
 use crate::limits;
+use linux::tun::Offloads;
 use linux::udp::UdpSockets;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use std::io;
@@ -100,6 +101,19 @@ pub struct IoCounters {
     pub events_waiting: usize,
     /// The interface's MTU as far as known.
     pub mtu: u16,
+    /// What is moved in one piece.
+    pub offloaded: Offloaded,
+}
+
+/// What the kernel takes and gives in one piece.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Offloaded {
+    /// Of the TUN device; `None` for a plain one.
+    pub tun: Option<Offloads>,
+    /// Datagrams of one size are sent as one message (UDP_SEGMENT).
+    pub udp_send: bool,
+    /// They are received as one (UDP_GRO).
+    pub udp_receive: bool,
 }
 
 /// The data thread is gone, or does not answer.

@@ -16,11 +16,13 @@ pub(super) struct UdpSide {
 }
 
 impl UdpSide {
-    pub(super) fn new(sockets: UdpSockets) -> Self {
+    /// With `in_one_piece`, datagrams of one size leave as one message where the kernel takes that.
+    pub(super) fn new(sockets: UdpSockets, in_one_piece: bool) -> Self {
+        let segments = in_one_piece && sockets.v4.cuts_segments();
         Self {
             sockets,
-            v4: SendBatch::new(),
-            v6: SendBatch::new(),
+            v4: SendBatch::new(segments),
+            v6: SendBatch::new(segments),
             stale: None,
             hop_limit: None,
             send_errors: 0,
@@ -57,15 +59,36 @@ impl UdpSide {
         self.hop_limit = hop_limit;
     }
 
+    /// Whether datagrams of one size leave as one message.
+    pub(super) fn segments(&self) -> bool {
+        self.v4.segments()
+    }
+
     /// Adds a datagram to its family's batch, and sends the batch if that fills it.
     pub(super) fn queue(&mut self, to: Endpoint, datagram: &[u8]) {
+        self.seal(to, datagram.len(), |space| {
+            space.copy_from_slice(datagram);
+            Some(datagram.len())
+        });
+    }
+
+    /// The same with a datagram that `seal` writes there.
+    #[inline]
+    pub(super) fn seal(
+        &mut self,
+        to: Endpoint,
+        bytes: usize,
+        seal: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> Option<usize> {
         let local =
             to.local.map(|LocalAddress { ip, interface_index }| udp::LocalAddress { ip, interface_index });
         let batch = if to.remote.is_ipv4() { &mut self.v4 } else { &mut self.v6 };
-        batch.push(to.remote, local, self.hop_limit, datagram);
+        let length = seal(batch.space(bytes))?;
+        batch.push_written(to.remote, local, self.hop_limit, length);
         if batch.is_full() {
             self.send();
         }
+        Some(length)
     }
 
     /// Sends what is queued. `Some` is a remote address whose source must be forgotten; call again then.

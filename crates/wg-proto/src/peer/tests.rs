@@ -151,7 +151,6 @@ impl Output for Lengths {
     fn transmit(&mut self, _: Endpoint, datagram: &[u8]) {
         self.0.push(datagram.len());
     }
-    fn deliver(&mut self, _: &[u8]) {}
     fn event(&mut self, _: DeviceEvent) {}
 }
 

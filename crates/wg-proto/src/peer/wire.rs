@@ -31,6 +31,22 @@ impl Wire {
         out.transmit(to, datagram);
     }
 
+    /// Hands out a datagram that `seal` writes where it leaves from. `false` if it wrote none.
+    #[inline]
+    pub(super) fn transmit_sealed(
+        &mut self,
+        bytes: usize,
+        out: &mut impl Output,
+        seal: impl FnOnce(&mut [u8]) -> Option<usize>,
+    ) -> bool {
+        // Without an endpoint there is nowhere to send to, and no number to spend.
+        let Some(endpoint) = self.endpoint else { return true };
+        let Some(length) = out.transmit_sealed(endpoint, bytes, seal) else { return false };
+        self.tx_bytes += length as u64;
+        self.tx_packets += 1;
+        true
+    }
+
     /// Counts an authenticated datagram. With `from`, the endpoint follows it; gives the addresses
     /// if the peer moved from one to another.
     #[inline]

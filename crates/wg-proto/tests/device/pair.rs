@@ -61,14 +61,21 @@ impl Output for Sink {
     fn transmit(&mut self, to: Endpoint, datagram: &[u8]) {
         self.datagrams.push((to, datagram.to_vec()));
     }
-    fn deliver(&mut self, packet: &[u8]) {
-        self.delivered.push(packet.to_vec());
-    }
     fn event(&mut self, event: DeviceEvent) {
         self.events.push(event);
     }
     fn rotation(&mut self, output: RotationOutput) {
         self.rotations.push(output);
+    }
+}
+
+impl Sink {
+    /// Hands a datagram to the device and keeps the packet that comes of it.
+    pub(crate) fn receive(&mut self, device: &mut Device, datagram: &[u8], from: Endpoint, now: Instant) {
+        let mut space = vec![0; datagram.len()];
+        if let Some(length) = device.handle_udp(datagram, from, now, &mut space, self) {
+            self.delivered.push(space[..length].to_vec());
+        }
     }
 }
 
@@ -150,7 +157,7 @@ impl Pair {
     /// A datagram from nowhere.
     pub(crate) fn inject(&mut self, who: Who, datagram: &[u8], from: &str) {
         let from = Endpoint::to(from.parse().unwrap());
-        self.input(who, |device, now, sink| device.handle_udp(datagram, from, now, sink));
+        self.input(who, |device, now, sink| sink.receive(device, datagram, from, now));
     }
 
     /// Lets everything arrive that is under way, and what is sent in answer.
@@ -192,7 +199,7 @@ impl Pair {
             if self.side(who).address == sent.to {
                 let local = LocalAddress { ip: sent.to.ip(), interface_index: 1 };
                 let from = Endpoint { remote: sent.from, local: Some(local) };
-                self.input(who, |device, now, sink| device.handle_udp(&sent.datagram, from, now, sink));
+                self.input(who, |device, now, sink| sink.receive(device, &sent.datagram, from, now));
             }
         }
         true

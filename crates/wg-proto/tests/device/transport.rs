@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use packet::split::Split;
+use packet::virtio::{PartialChecksum, SegmentKind, Segments, VirtioHeader};
 use wg_proto::{DeviceEvent, DropReason};
 
 use crate::pair::{Left, Pair, Right, ip_packet};
@@ -51,6 +53,69 @@ fn padding_shows_in_the_datagrams_and_not_in_the_packets() {
     pair.settle();
     assert_eq!(pair.lengths(), [64, 64, 80, 1440, 1452, 1452, 1452, 1452]);
     assert_eq!(pair.right.delivered, packets);
+}
+
+/// A large TCP packet from left to right, as a TUN device hands it over, and the packets that it stands for.
+fn large_packet(pair: &Pair, payload: usize, segment: u16) -> (VirtioHeader, Vec<u8>, Vec<Vec<u8>>) {
+    let mut whole = ip_packet(pair.left.inner, pair.right.inner, 40 + payload);
+    (whole[9], whole[32], whole[33]) = (6, 0x50, 0x18);
+    let header = VirtioHeader {
+        checksum: Some(PartialChecksum { start: 20, offset: 16 }),
+        segments: Some(Segments { kind: SegmentKind::TcpV4, header_bytes: 40, payload_bytes: segment }),
+    };
+    let mut split = Split::new(&header, &whole).unwrap();
+    let mut buffer = vec![0; split.longest()];
+    let mut packets = Vec::new();
+    while let Some(length) = split.write_next(&mut buffer) {
+        packets.push(buffer[..length].to_vec());
+    }
+    (header, whole, packets)
+}
+
+#[test]
+fn a_large_packet_is_sealed_as_the_packets_that_it_stands_for() {
+    let mut pair = Pair::connected();
+    let (header, whole, packets) = large_packet(&pair, 10_000, 1_375);
+    let split = Split::new(&header, &whole).unwrap();
+    pair.input(Left, |device, now, sink| device.handle_tun_split(split, now, sink));
+    pair.settle();
+    assert_eq!(pair.right.delivered, packets);
+    assert_eq!(
+        pair.lengths(),
+        [[1_452; 7].as_slice(), &[416 + 32]].concat(),
+        "padded, but not above the MTU"
+    );
+    assert_eq!(pair.peer(Left).tx_packets, pair.peer(Right).rx_packets);
+}
+
+#[test]
+fn a_large_packet_waits_for_the_handshake_in_its_pieces() {
+    let mut pair = Pair::new();
+    let (header, whole, packets) = large_packet(&pair, 10_000, 1_375);
+    let split = Split::new(&header, &whole).unwrap();
+    pair.input(Left, |device, now, sink| device.handle_tun_split(split, now, sink));
+    assert_eq!(pair.peer(Left).staged_packets, 8);
+    pair.settle();
+    assert_eq!(pair.right.delivered, packets);
+}
+
+#[test]
+fn a_large_packet_that_goes_nowhere_counts_as_all_of_its_packets() {
+    let mut pair = Pair::connected();
+    let (header, mut whole, _) = large_packet(&pair, 10_000, 1_375);
+    whole[16..20].copy_from_slice(&[192, 0, 2, 1]);
+    let split = Split::new(&header, &whole).unwrap();
+    pair.input(Left, |device, now, sink| device.handle_tun_split(split, now, sink));
+    assert_eq!(pair.drops(Left, DropReason::NoRoute), 8);
+    pair.settle();
+    assert_eq!(pair.right.delivered.len(), 0);
+    // Without an address to send to, likewise.
+    let mut pair = Pair::new();
+    let (header, mut whole, _) = large_packet(&pair, 10_000, 1_375);
+    whole[16..20].copy_from_slice(&[10, 0, 0, 1]);
+    let split = Split::new(&header, &whole).unwrap();
+    pair.input(Right, |device, now, sink| device.handle_tun_split(split, now, sink));
+    assert_eq!(pair.drops(Right, DropReason::NoEndpoint), 8);
 }
 
 #[test]

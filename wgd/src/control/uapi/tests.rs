@@ -17,7 +17,6 @@ struct Nowhere;
 
 impl Output for Nowhere {
     fn transmit(&mut self, _: Endpoint, _: &[u8]) {}
-    fn deliver(&mut self, _: &[u8]) {}
     fn event(&mut self, _: DeviceEvent) {}
 }
 

@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Instant;
 
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 use super::TheirStep;
 use crate::control::{Body, ControlMessage, Refusal, RotationId, payload_of};
@@ -15,16 +15,18 @@ use crate::peer::Place;
 use crate::{DropReason, Output};
 
 impl Device {
-    /// A message that was taken out of the stream. Its source is the peer's.
+    /// A message that was taken out of the stream. Its source is the peer's. A key may be in it, so it is wiped where it lies.
     pub(in crate::device) fn take_control(
         &mut self,
         id: PeerId,
         place: Option<Place>,
-        length: usize,
+        packet: &mut [u8],
         now: Instant,
         out: &mut impl Output,
     ) {
-        let packet = Zeroizing::new(self.scratch[..length].to_vec());
+        let copy = Zeroizing::new(packet.to_vec());
+        packet.zeroize();
+        let packet = copy;
         let Some((source, destination)) =
             packet::Datagram::parse(&packet).map(|it| (it.source.ip(), it.destination.ip()))
         else {
