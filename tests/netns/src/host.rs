@@ -11,6 +11,7 @@ use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -24,6 +25,14 @@ use crate::namespace::Namespace;
 use crate::program::{Finished, Program, Started};
 use crate::reexec::{self, Role};
 use crate::world::write_sysctl;
+
+/// Set where every wgd of this world does without the kernel's offloads.
+static PLAIN_DEVICES: OnceLock<()> = OnceLock::new();
+
+/// From now on every wgd that is started is told to do without offloads.
+pub(crate) fn use_plain_devices() {
+    let _ = PLAIN_DEVICES.set(());
+}
 
 /// Where a host finds the programs under test.
 pub const PROGRAMS: &str = "/run/bin";
@@ -153,7 +162,11 @@ impl Host {
 
     /// A daemon under test: its log lines at WARN and above fail the scenario.
     pub fn daemon(&self, name: &str) -> Program<'_> {
-        Program::new(self, &format!("{PROGRAMS}/{name}")).judged()
+        let program = Program::new(self, &format!("{PROGRAMS}/{name}")).judged();
+        if name == "wgd" && PLAIN_DEVICES.get().is_some() {
+            return program.arguments(&["--device", "plain"]);
+        }
+        program
     }
 
     /// Runs a command in the host's own network to its end.

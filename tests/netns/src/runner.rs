@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow};
 
+use crate::host;
 use crate::lab::{self, Lab};
 use crate::log::Log;
 use crate::reexec::{self, Entered};
@@ -34,6 +35,7 @@ pub struct Scenario {
     name: &'static str,
     run: fn(&Scene) -> Result<()>,
     slow: bool,
+    devices: &'static [Device],
     expected: &'static [&'static str],
     programs: &'static [&'static str],
 }
@@ -41,13 +43,20 @@ pub struct Scenario {
 impl Scenario {
     /// A scenario. Its name says the fact that it shows.
     pub const fn new(name: &'static str, run: fn(&Scene) -> Result<()>) -> Scenario {
-        Scenario { name, run, slow: false, expected: &[], programs: &[] }
+        Scenario { name, run, slow: false, devices: &[Device::Best], expected: &[], programs: &[] }
     }
 
     /// Waits for minutes: not part of the quick set.
     #[must_use]
     pub const fn slow(mut self) -> Scenario {
         self.slow = true;
+        self
+    }
+
+    /// It has to hold whatever the TUN devices of all wgds are: it runs once with the kernel's offloads and once without.
+    #[must_use]
+    pub const fn on_both_devices(mut self) -> Scenario {
+        self.devices = &[Device::Best, Device::Plain];
         self
     }
 
@@ -65,6 +74,40 @@ impl Scenario {
         self
     }
 }
+
+/// What wgd is told of its TUN device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Device {
+    /// Nothing: it takes the best that there is.
+    Best,
+    /// To do without offloads.
+    Plain,
+}
+
+/// A scenario, on one kind of device.
+#[derive(Clone, Debug)]
+struct Turn<'a> {
+    /// The scenario's, with the device unless it is the usual one.
+    name: String,
+    scenario: &'a Scenario,
+}
+
+impl<'a> Turn<'a> {
+    fn all(scenarios: &'a [Scenario]) -> impl Iterator<Item = Turn<'a>> {
+        scenarios.iter().flat_map(|scenario| {
+            scenario.devices.iter().map(move |device| Turn {
+                name: match device {
+                    Device::Best => scenario.name.to_owned(),
+                    Device::Plain => format!("{}{ON_PLAIN}", scenario.name),
+                },
+                scenario,
+            })
+        })
+    }
+}
+
+/// Ends the name of a scenario that runs without offloads.
+const ON_PLAIN: &str = "@plain";
 
 /// What a scenario works with.
 #[derive(Debug)]
@@ -125,32 +168,32 @@ impl Options {
 
 fn outside(scenarios: &[Scenario]) -> Result<ExitCode> {
     let options = Options::read(env::args().skip(1))?;
-    let wanted: Vec<&Scenario> = scenarios.iter().filter(|scenario| options.wants(scenario.name)).collect();
+    let wanted: Vec<Turn<'_>> = Turn::all(scenarios).filter(|turn| options.wants(&turn.name)).collect();
     if options.list {
-        for scenario in wanted {
-            say(&format!("{}: test", scenario.name));
+        for turn in wanted {
+            say(&format!("{}: test", turn.name));
         }
         return Ok(ExitCode::SUCCESS);
     }
     let slow_too = env::var_os(SLOW_VARIABLE).is_some_and(|value| value == "1");
-    let (now, later): (Vec<&Scenario>, Vec<&Scenario>) =
-        wanted.into_iter().partition(|scenario| slow_too || !scenario.slow);
+    let (now, later): (Vec<Turn<'_>>, Vec<Turn<'_>>) =
+        wanted.into_iter().partition(|turn| slow_too || !turn.scenario.slow);
     say(&format!("\nrunning {} test{}", now.len(), if now.len() == 1 { "" } else { "s" }));
-    for scenario in &later {
-        say(&format!("test {} ... not in the quick set, see `cargo xtask test slow`", scenario.name));
+    for turn in &later {
+        say(&format!("test {} ... not in the quick set, see `cargo xtask test slow`", turn.name));
     }
     let start = wait::now();
     let mut failures = Vec::new();
-    for scenario in &now {
-        print(&format!("test {} ... ", scenario.name));
+    for turn in &now {
+        print(&format!("test {} ... ", turn.name));
         let began = wait::now();
-        let outcome = run_in_world(scenario, options.show_output);
+        let outcome = run_in_world(turn, options.show_output);
         let seconds = wait::now().duration_since(began).as_secs_f64();
         match outcome {
             Ok(()) => say(&format!("ok ({seconds:.1} s)")),
             Err(error) => {
                 say(&format!("FAILED ({seconds:.1} s)"));
-                failures.push((scenario.name, error));
+                failures.push((&turn.name, error));
             }
         }
     }
@@ -165,22 +208,22 @@ fn outside(scenarios: &[Scenario]) -> Result<ExitCode> {
         if failures.is_empty() { "ok" } else { "FAILED" },
         now.len() - failures.len(),
         failures.len(),
-        scenarios.len() - now.len(),
+        Turn::all(scenarios).count() - now.len(),
         wait::now().duration_since(start).as_secs_f64()
     ));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(101) })
 }
 
 /// Starts the world of one scenario and waits for its end.
-fn run_in_world(scenario: &Scenario, show_output: bool) -> Result<()> {
-    let arguments = [OsString::from(scenario.name)];
+fn run_in_world(turn: &Turn<'_>, show_output: bool) -> Result<()> {
+    let arguments = [OsString::from(&turn.name)];
     let mut world = Launched::start(&arguments, Stdio::piped(), Stdio::piped())?;
     let said = Log::default();
     let readers = [
         world.child.stdout.take().map(|pipe| said.follow(pipe)),
         world.child.stderr.take().map(|pipe| said.follow(pipe)),
     ];
-    let bound = if scenario.slow { SLOW_BOUND } else { QUICK_BOUND };
+    let bound = if turn.scenario.slow { SLOW_BOUND } else { QUICK_BOUND };
     let began = wait::now();
     let mut in_time = true;
     while world.child.try_wait().context("look after the world")?.is_none() {
@@ -208,11 +251,14 @@ fn run_in_world(scenario: &Scenario, show_output: bool) -> Result<()> {
 /// Pid 1 of a scenario's world.
 fn inside(scenarios: &[Scenario], world: World) -> ExitCode {
     let name = world.arguments().first().cloned().unwrap_or_default();
-    let Some(scenario) = scenarios.iter().find(|scenario| name == scenario.name) else {
+    let Some(turn) = Turn::all(scenarios).find(|turn| name == *turn.name) else {
         complain("no scenario of this name");
         return ExitCode::FAILURE;
     };
-    match play(scenario, world) {
+    if turn.name.ends_with(ON_PLAIN) {
+        host::use_plain_devices();
+    }
+    match play(turn.scenario, world) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("{error:#}"));

@@ -71,7 +71,13 @@ impl Station {
 
     /// Starts wgd with its interface and its UDP sockets in `network`, and waits until `wg` reaches it.
     pub fn start_in(&self, network: &Host, interface: &str) -> Result<Running> {
+        self.start_with(network, interface, &[])
+    }
+
+    /// The same with more arguments.
+    pub fn start_with(&self, network: &Host, interface: &str, more: &[&str]) -> Result<Running> {
         let program = self.host.daemon("wgd").arguments(&["--foreground", "--log-level", "info", interface]);
+        let program = program.arguments(more);
         let mut running = program.in_network_of(network).start()?;
         running.until("answer on its socket", START_BOUND, || {
             self.host.run(&["wg", "show", interface, "listen-port"])?.success()

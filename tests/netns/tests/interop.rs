@@ -32,12 +32,14 @@ fn main() -> ExitCode {
             talk(scene, [Implementation::Wgd, Implementation::WireguardGo])
         })
         .needs(&["wgd"])
-        .expecting(STOCK),
+        .expecting(STOCK)
+        .on_both_devices(),
         Scenario::new("wireguard_go_begins_with_wgd", |scene| {
             talk(scene, [Implementation::WireguardGo, Implementation::Wgd])
         })
         .needs(&["wgd"])
-        .expecting(STOCK),
+        .expecting(STOCK)
+        .on_both_devices(),
         Scenario::new("wgd_talks_to_itself", |scene| talk(scene, [Implementation::Wgd, Implementation::Wgd]))
             .needs(&["wgd"])
             .expecting(STOCK),
@@ -46,12 +48,14 @@ fn main() -> ExitCode {
         })
         .needs(&["wgd"])
         .expecting(STOCK)
+        .on_both_devices()
         .slow(),
         Scenario::new("gotatun_begins_with_wgd", |scene| {
             talk(scene, [Implementation::Gotatun, Implementation::Wgd])
         })
         .needs(&["wgd"])
         .expecting(STOCK)
+        .on_both_devices()
         .slow(),
     ])
 }

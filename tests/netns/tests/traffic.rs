@@ -12,7 +12,7 @@ use std::process::ExitCode;
 use anyhow::{Context as _, Result, ensure};
 use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::traffic::{Transport, everything, flood, iperf, parallel_streams};
-use culvert_netns::trio::{self, INTERFACE, Station, Trio, Tunnels, ping, ping_with};
+use culvert_netns::trio::{self, INTERFACE, Station, Trio, Tunnels, give_address, ping, ping_with};
 use culvert_netns::wireguard::KeyPair;
 
 /// What the kernel's tests call big: the largest MTU of its loopback interface's default, less WireGuard's part.
@@ -25,7 +25,10 @@ const INNER_INTERFACE: &str = "wg1";
 const STOCK: &[&str] = &["no user is configured"];
 
 fn main() -> ExitCode {
-    let scenario =
+    let scenario = |name, run: fn(&Scene) -> Result<()>| {
+        Scenario::new(name, run).needs(&["wgd"]).expecting(STOCK).on_both_devices()
+    };
+    let once =
         |name, run: fn(&Scene) -> Result<()>| Scenario::new(name, run).needs(&["wgd"]).expecting(STOCK);
     runner::main(&[
         scenario("an_interface_moved_to_another_namespace_carries_packets", moved),
@@ -82,6 +85,13 @@ fn main() -> ExitCode {
                 everything(trio)
             })
         }),
+        scenario("everything_runs_over_a_line_that_cuts_no_segments", |scene| {
+            over_a_line(scene, "tx-udp-segmentation off")
+        }),
+        scenario("everything_runs_over_a_line_that_computes_no_checksums", |scene| {
+            over_a_line(scene, "tx off gso off gro off")
+        }),
+        once("everything_runs_between_a_device_with_offloads_and_one_without", unlike_devices),
         scenario("padding_stays_within_the_interface_mtu", padding),
         scenario("everything_runs_through_a_tunnel_within_a_tunnel", tunnel_in_tunnel),
         scenario("a_routing_loop_is_bounded", routing_loop),
@@ -93,6 +103,35 @@ fn with_tunnel(scene: &Scene, work: fn(&Trio) -> Result<()>) -> Result<()> {
     let trio = Trio::build(&scene.lab)?;
     let mut tunnels = trio.tunnel_over_loopback()?;
     work(&trio)?;
+    tunnels.still_run()
+}
+
+/// A cable between both daemons, with these features of its ends changed.
+fn over_a_line(scene: &Scene, features: &str) -> Result<()> {
+    let trio = Trio::build(&scene.lab)?;
+    let mut tunnels = trio.tunnels()?;
+    trio.cable("veth1", "veth2")?;
+    let ends = [(&trio.left, "veth1", "10.0.0.1"), (&trio.right, "veth2", "10.0.0.2")];
+    for (station, name, address) in ends {
+        station.host.execute(&format!("ethtool -K {name} {features}"))?;
+        give_address(&station.host, name, &format!("{address}/24"))?;
+    }
+    trio.left.set(&format!("peer {} endpoint 10.0.0.2:{}", trio.right.keys.public, trio.right.port))?;
+    trio.right.set(&format!("peer {} endpoint 10.0.0.1:{}", trio.left.keys.public, trio.left.port))?;
+    everything(&trio)?;
+    tunnels.still_run()
+}
+
+fn unlike_devices(scene: &Scene) -> Result<()> {
+    let trio = Trio::build(&scene.lab)?;
+    let mut tunnels = Tunnels {
+        left: trio.left.start_and_take(&trio.middle, INTERFACE)?,
+        right: trio.right.start_with(&trio.middle, INTERFACE, &["--device", "plain"])?,
+    };
+    trio.middle.execute(&format!("ip link set {INTERFACE} netns {}", trio.right.host.pid()))?;
+    trio.configure()?;
+    trio.point_at("127.0.0.1")?;
+    everything(&trio)?;
     tunnels.still_run()
 }
 

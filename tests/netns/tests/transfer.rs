@@ -21,8 +21,10 @@ const BOUND: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
     runner::main(&[
-        Scenario::new("a_file_goes_up_and_comes_down_with_equal_hashes", up_and_down).needs(PROGRAMS),
-        Scenario::new("the_wan_carries_only_wireguard", only_wireguard).needs(PROGRAMS),
+        Scenario::new("a_file_goes_up_and_comes_down_with_equal_hashes", up_and_down)
+            .needs(PROGRAMS)
+            .on_both_devices(),
+        Scenario::new("the_wan_carries_only_wireguard", only_wireguard).needs(PROGRAMS).on_both_devices(),
         Scenario::new("the_command_puts_gets_and_lists", command).needs(PROGRAMS),
         Scenario::new("an_aborted_upload_leaves_nothing_but_its_record", aborted).needs(PROGRAMS),
         Scenario::new("a_body_longer_or_shorter_than_announced_is_refused", wrong_length).needs(PROGRAMS),

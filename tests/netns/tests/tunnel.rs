@@ -33,10 +33,15 @@ fn main() -> ExitCode {
         Scenario::new("the_socket_is_outside_and_the_interface_inside", inside_and_outside).needs(&["wgd"]),
         Scenario::new("wg_show_prints_peers_handshakes_and_transfer", shown).needs(&["wgd", "culvert"]),
         Scenario::new("stock_wg_commands_drive_wgd", driven).needs(&["wgd"]),
-        Scenario::new("a_new_handshake_keeps_the_connection", new_handshake).needs(&["wgd"]),
-        Scenario::new("a_connection_survives_a_killed_wgd", killed).needs(&["wgd"]),
-        Scenario::new("a_connection_survives_a_silent_cut", cut).needs(&["wgd"]),
-        Scenario::new("a_tunnel_rekeys_by_itself_after_two_minutes", rekeyed).needs(&["wgd"]).slow(),
+        Scenario::new("a_new_handshake_keeps_the_connection", new_handshake)
+            .needs(&["wgd"])
+            .on_both_devices(),
+        Scenario::new("a_connection_survives_a_killed_wgd", killed).needs(&["wgd"]).on_both_devices(),
+        Scenario::new("a_connection_survives_a_silent_cut", cut).needs(&["wgd"]).on_both_devices(),
+        Scenario::new("a_tunnel_rekeys_by_itself_after_two_minutes", rekeyed)
+            .needs(&["wgd"])
+            .on_both_devices()
+            .slow(),
     ])
 }
 
