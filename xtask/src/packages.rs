@@ -21,7 +21,7 @@ pub(crate) struct Program {
     pub(crate) package: &'static str,
 }
 
-const PROGRAMS: [Program; 8] = [
+const PROGRAMS: [Program; 9] = [
     Program { name: "wg", package: "wireguard-tools" },
     Program { name: "wireguard-go", package: "wireguard-go" },
     Program { name: "iperf3", package: "iperf3" },
@@ -30,6 +30,7 @@ const PROGRAMS: [Program; 8] = [
     Program { name: "curl", package: "curl" },
     Program { name: "nft", package: "nftables" },
     Program { name: "ethtool", package: "ethtool" },
+    Program { name: "strace", package: "strace" },
 ];
 
 /// Makes every program available and returns the `PATH` to run tests with.

@@ -5,6 +5,7 @@
 
 mod connection;
 mod daemon;
+pub mod faults;
 pub mod load;
 mod promises;
 

@@ -23,6 +23,12 @@ impl Store {
     /// Holds a running store to everything that its writers know. `told` may come from before any number of crashes;
     /// bytes are read of what is not in `told.looked_at`, and are in it afterwards. What was sent without an answer is sent again, which has to succeed, and is acknowledged from then on.
     pub fn keep_promises(&self, told: &mut Told) -> Result<()> {
+        self.keep_acknowledged(told)?;
+        self.send_again(&mut self.connect()?, told)
+    }
+
+    /// The same without sending anything again.
+    pub fn keep_acknowledged(&self, told: &mut Told) -> Result<()> {
         let mut client = self.connect()?;
         let listed = self.listed(&mut client)?;
         for (path, (file_id, _)) in &told.acknowledged {
@@ -53,8 +59,7 @@ impl Store {
         }
         self.trail_is_whole(&listed)?;
         self.nothing_is_left(listed.len())?;
-        self.log_verifies()?;
-        self.send_again(&mut client, told)
+        self.log_verifies()
     }
 
     /// Every file of the cohort, by path.
