@@ -1,4 +1,5 @@
-//! Other people's WireGuard, for the slow scenarios: Debian's kernel, gotatun, and a Noise library for Python.
+//! Other people's programs for the slow scenarios: Debian's kernel, gotatun, a Noise library for Python, and a file
+//! system that can be stopped.
 //!
 //! Invariant: all of it lies in `target/tools` and none is installed, save Debian's packages of programs
 //! (`packages.rs`). None is linked with anything of ours: scenarios start it and talk to it.
@@ -21,6 +22,9 @@ const PROGRAMS: [Program; 3] = [
 /// Depends on the newest kernel for small machines.
 const KERNEL: &str = "linux-image-cloud-amd64";
 
+/// The program, and the library that it loads.
+const BINDFS: [&str; 2] = ["bindfs", "libfuse2"];
+
 /// From crates.io.
 const GOTATUN: [&str; 2] = ["gotatun-cli", "0.10.2"];
 
@@ -36,6 +40,9 @@ pub(crate) fn provide() -> Result<()> {
     }
     if !tools.join("bin/gotatun").is_file() {
         build_gotatun(&tools)?;
+    }
+    if !tools.join("bindfs/complete").is_file() {
+        unpack_bindfs(&tools.join("bindfs"))?;
     }
     if !tools.join("noise/complete").is_file() {
         make_python_environment(&tools)?;
@@ -57,6 +64,14 @@ fn unpack_kernel(tools: &Path) -> Result<()> {
     let _ = fs::remove_dir_all(&partial);
     packages::unpack(&package, &partial)?;
     fs::rename(&partial, tools.join("linux")).context("name the unpacked kernel")
+}
+
+fn unpack_bindfs(directory: &Path) -> Result<()> {
+    println!("Unpacking Debian's bindfs into {} (not installed)", directory.display());
+    for package in BINDFS {
+        packages::unpack(package, directory)?;
+    }
+    fs::write(directory.join("complete"), "").context("mark bindfs as complete")
 }
 
 /// The package that holds the newest kernel, if the package lists know one.

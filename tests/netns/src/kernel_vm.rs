@@ -1,11 +1,12 @@
-//! A small machine with Debian's kernel, whose own WireGuard is the other side of an interop scenario.
+//! A small machine with Debian's kernel: its own WireGuard is the other side of an interop scenario, and its power can
+//! be cut.
 //!
 //! ```text
 //!  host ── tap: guest0 ══ eth0 of the guest (qemu under TCG) ── wg0 of its kernel
 //! ```
 //!
 //! The kernel's package is unpacked and not installed (`cargo xtask test slow` does that); the guest's file system is
-//! made here, in memory: busybox, `wg`, and the modules. Commands go over its second serial port, one a line; the
+//! made here, in memory: busybox, the programs asked for, and the modules. Commands go over its second serial port, one a line; the
 //! answer ends with a line that holds their status.
 //!
 //! Invariant: the machine ends with the scenario, for qemu is one of the host's programs.
@@ -65,11 +66,24 @@ pub struct KernelVm {
     serial: BufReader<UnixStream>,
 }
 
+/// What a guest is made of.
+#[derive(Debug, Clone, Default)]
+pub struct Machine {
+    /// Its memory beside what the files take.
+    pub mebibytes: u32,
+    /// Modules of its kernel, beside those that they need.
+    pub modules: Vec<&'static str>,
+    /// Programs, put into `/bin` under these names with the libraries that they load.
+    pub programs: Vec<(&'static str, PathBuf)>,
+    /// Files by their path.
+    pub files: Vec<(&'static str, Vec<u8>)>,
+    /// More arguments of qemu.
+    pub arguments: Vec<String>,
+}
+
 impl KernelVm {
     /// Boots a guest on a link of its own: `near` is the host's address on it, `far` the guest's, both in a /24.
     pub fn boot(host: &Host, near: Ipv4Addr, far: Ipv4Addr) -> Result<KernelVm> {
-        let kernel = Kernel::find(&lab::tools()?)?;
-        host.write(&format!("{DIRECTORY}/initrd"), initrd(&kernel)?)?;
         for command in [
             &["ip", "tuntap", "add", TAP, "mode", "tap"][..],
             &["ip", "address", "add", &format!("{near}/24"), "dev", TAP],
@@ -77,16 +91,47 @@ impl KernelVm {
         ] {
             host.run(command)?.success()?;
         }
+        let network = [
+            "-netdev",
+            &format!("tap,id=n,ifname={TAP},script=no,downscript=no"),
+            "-device",
+            "virtio-net-pci,netdev=n,romfile=",
+        ]
+        .map(str::to_owned);
+        let mut guest = KernelVm::boot_machine(
+            host,
+            &Machine {
+                mebibytes: 192,
+                modules: vec!["virtio_pci", "virtio_net", "wireguard"],
+                programs: vec![("wg", lab::find_program("wg")?)],
+                files: Vec::new(),
+                arguments: network.to_vec(),
+            },
+        )?;
+        guest.run(&format!("ip address add {far}/24 dev eth0"))?;
+        guest.run("ip link set eth0 up")?;
+        guest.run(&format!("ip route add default via {near}"))?;
+        Ok(guest)
+    }
+
+    /// Boots a guest of any kind.
+    pub fn boot_machine(host: &Host, machine: &Machine) -> Result<KernelVm> {
+        let kernel = Kernel::find(&lab::tools()?)?;
+        let initrd = initrd(&kernel, machine)?;
+        // It lies in memory twice while it is unpacked.
+        let memory = u64::from(machine.mebibytes) + (initrd.len() as u64 >> 19);
+        host.write(&format!("{DIRECTORY}/initrd"), initrd)?;
         let image = kernel.image.to_str().context("the kernel's path is not UTF-8")?;
         let socket = format!("{DIRECTORY}/serial");
+        let _ = fs::remove_file(host.path(&socket));
+        let more: Vec<&str> = machine.arguments.iter().map(String::as_str).collect();
         let qemu = host
             .program("qemu-system-x86_64")
-            .arguments(&["-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", "192", "-smp", "1"])
+            .arguments(&["-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", &memory.to_string(), "-smp", "1"])
             .arguments(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
             .arguments(&["-kernel", image, "-initrd", &format!("{DIRECTORY}/initrd")])
             .arguments(&["-append", "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off"])
-            .arguments(&["-netdev", &format!("tap,id=n,ifname={TAP},script=no,downscript=no")])
-            .arguments(&["-device", "virtio-net-pci,netdev=n,romfile="])
+            .arguments(&more)
             // What the guest's console says is the program's output.
             .arguments(&["-serial", "stdio"])
             // It waits for us before it starts, so the first word of the guest is heard.
@@ -103,10 +148,31 @@ impl KernelVm {
         let (status, _) = guest.answer().context("wait for the guest's first word")?;
         ensure!(status == 0, "the guest began with status {status}");
         guest.serial.get_ref().set_read_timeout(Some(COMMAND_BOUND)).context("bound reads")?;
-        guest.run(&format!("ip address add {far}/24 dev eth0"))?;
-        guest.run("ip link set eth0 up")?;
-        guest.run(&format!("ip route add default via {near}"))?;
         Ok(guest)
+    }
+
+    /// Begins a line of shell in the guest, whose output is read with [`next_line`](Self::next_line).
+    pub fn begin(&mut self, command: &str) -> Result<()> {
+        ensure!(!command.contains('\n'), "one line is one command");
+        self.serial.get_mut().write_all(format!("{command}\n").as_bytes()).context("write to the guest")
+    }
+
+    /// The next line that a command printed; none when it has ended.
+    pub fn next_line(&mut self) -> Result<Option<String>> {
+        let mut line = String::new();
+        let length = self.serial.read_line(&mut line).context("read from the guest")?;
+        ensure!(length > 0, "the guest hung up; its console:\n{}", self.qemu.output().lines().join("\n"));
+        if line.starts_with(STATUS) { Ok(None) } else { Ok(Some(line.trim_end().to_owned())) }
+    }
+
+    /// Waits at most `bound` for each line from now on.
+    pub fn bound(&mut self, bound: Duration) -> Result<()> {
+        self.serial.get_ref().set_read_timeout(Some(bound)).context("bound reads")
+    }
+
+    /// Its power fails.
+    pub fn cut_power(mut self) -> Result<()> {
+        self.qemu.kill()
     }
 
     /// Runs a line of shell in the guest and gives what it printed; fails if that fails.
@@ -182,25 +248,28 @@ impl Kernel {
 }
 
 /// The guest's file system.
-fn initrd(kernel: &Kernel) -> Result<Vec<u8>> {
+fn initrd(kernel: &Kernel, machine: &Machine) -> Result<Vec<u8>> {
     let mut archive = Archive::default();
-    for directory in ["bin", "dev", "proc", "sys", "run"] {
+    for directory in ["bin", "dev", "proc", "sys", "run", "tmp", "etc"] {
         archive.directory(directory)?;
     }
     // devtmpfs comes later than the first process's standard output.
     archive.device("dev/console", 5, 1)?;
     archive.file("init", INIT.as_bytes())?;
-    for program in ["busybox", "wg"] {
-        let path = lab::find_program(program)?;
-        archive.file(&format!("bin/{program}"), &read(&path)?)?;
-        for library in libraries(&path)? {
+    let busybox = [("busybox", lab::find_program("busybox")?)];
+    for (name, path) in busybox.iter().chain(&machine.programs) {
+        archive.file(&format!("bin/{name}"), &read(path)?)?;
+        for library in libraries(path)? {
             let inside = library.to_str().context("a library's path is not UTF-8")?;
             if !archive.has(inside) {
                 archive.file(inside, &read(&library)?)?;
             }
         }
     }
-    let modules = kernel_modules::in_order(&kernel.modules, &["virtio_pci", "virtio_net", "wireguard"])?;
+    for (path, content) in &machine.files {
+        archive.file(path, content)?;
+    }
+    let modules = kernel_modules::in_order(&kernel.modules, &machine.modules)?;
     for (index, module) in modules.iter().enumerate() {
         archive.file(&format!("modules/{index:02}-{}.ko", module.name), &module.content)?;
     }

@@ -11,7 +11,8 @@ pub(crate) fn mount_private() -> Result<()> {
         .context("make the mounts private")
 }
 
-pub(crate) fn mount_tmpfs(target: &Path, options: &str) -> Result<()> {
+/// Mounts a file system that lives in memory.
+pub fn mount_tmpfs(target: &Path, options: &str) -> Result<()> {
     mount(Some("tmpfs"), target, Some("tmpfs"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV, Some(options))
         .with_context(|| format!("mount a tmpfs on {}", target.display()))
 }

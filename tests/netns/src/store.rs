@@ -6,6 +6,7 @@
 mod connection;
 mod daemon;
 pub mod faults;
+pub mod fuse;
 pub mod load;
 mod promises;
 
@@ -17,7 +18,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use anyhow::{Context as _, Result, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 use store_proto::Token;
 use tunnel_events::{Answer, Message, PeerIdentity};
 
@@ -98,6 +99,29 @@ impl Store {
         add_limits(&layout)?;
         answer_whois(&layout.folder.join("wgd.events"), users)?;
         Ok(Store { layout, programs, address, metrics, key: key.trim().to_owned(), token })
+    }
+
+    /// What another machine, or this one before its power failed, needs to know to go on with a store.
+    pub fn remember(&self) -> Value {
+        json!({
+            "address": self.address, "metrics": self.metrics, "key": self.key, "token": self.token.expose().to_owned(),
+        })
+    }
+
+    /// A store that [`Store::init`] made before.
+    pub fn recall(layout: Layout, known: &Value) -> Result<Store> {
+        let text = |key: &str| known[key].as_str().with_context(|| format!("{key} is not known"));
+        let socket = layout.folder.join("wgd.events");
+        let _ = fs::remove_file(&socket);
+        answer_whois(&socket, has_many_users()?)?;
+        Ok(Store {
+            programs: lab::programs()?,
+            address: text("address")?.parse().context("read the address")?,
+            metrics: text("metrics")?.parse().context("read the address of metrics")?,
+            key: text("key")?.to_owned(),
+            token: Token::parse(text("token")?).context("read the token")?,
+            layout,
+        })
     }
 
     /// Where its parts are.

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
+use serde::{Deserialize, Serialize};
+
 use super::{Store, receipt};
 use crate::payload::sha256;
 use crate::wait;
 
 /// What an upload sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sent {
     /// Its SHA-256, in hex.
     pub sha256: String,
@@ -21,7 +23,7 @@ pub struct Sent {
 }
 
 /// What the writers know, by path.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Told {
     /// Acknowledged, with the file's id.
     pub acknowledged: BTreeMap<String, (String, Sent)>,
@@ -83,8 +85,8 @@ impl Load {
         let writers = (0..writers)
             .map(|writer| {
                 let (store, stop, told) = (Arc::clone(store), Arc::clone(&stop), Arc::clone(&told));
-                let label = format!("{label}/w{writer}");
-                std::thread::spawn(move || write(&store, &label, seed * 64 + writer, &stop, &told))
+                let uploads = Uploads::new(label, seed, writer);
+                std::thread::spawn(move || write(&store, uploads, &stop, &told))
             })
             .collect();
         Load { writers, stop, told }
@@ -93,6 +95,11 @@ impl Load {
     /// How many uploads were acknowledged so far.
     pub fn acknowledged(&self) -> usize {
         lock(&self.told).acknowledged.len()
+    }
+
+    /// What the writers know so far.
+    pub fn so_far(&self) -> Told {
+        lock(&self.told).clone()
     }
 
     /// Ends the writers, and says what they know.
@@ -110,30 +117,54 @@ fn lock(told: &Mutex<Told>) -> std::sync::MutexGuard<'_, Told> {
     told.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn write(store: &Store, label: &str, seed: u64, stop: &AtomicBool, told: &Mutex<Told>) {
-    let mut numbers = Numbers::new(seed);
+/// What one writer sends, one after the other: the same for the same seed, whatever it is answered.
+#[derive(Debug)]
+pub struct Uploads {
+    label: String,
+    numbers: Numbers,
+    next: u64,
+}
+
+impl Uploads {
+    /// The uploads of a writer of a load.
+    pub fn new(label: &str, seed: u64, writer: u64) -> Uploads {
+        let numbers = Numbers::new(seed.wrapping_mul(64).wrapping_add(writer));
+        Uploads { label: format!("{label}/w{writer}"), numbers, next: 0 }
+    }
+}
+
+impl Iterator for Uploads {
+    type Item = (String, Sent, Vec<u8>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let path = format!("{}/{}", self.label, self.next);
+        self.next += 1;
+        // Empty, small, of a few buffers, and some that take a while.
+        let size = match self.numbers.below(10) {
+            0 => 0,
+            1..=6 => self.numbers.below(64 << 10),
+            7 | 8 => self.numbers.below(700 << 10),
+            _ => self.numbers.below(4 << 20),
+        };
+        let seed = self.numbers.below(u64::MAX);
+        let bytes = content(seed, size);
+        let sent = Sent { sha256: sha256(&bytes), size, seed };
+        Some((path, sent, bytes))
+    }
+}
+
+fn write(store: &Store, uploads: Uploads, stop: &AtomicBool, told: &Mutex<Told>) {
     let Ok(mut client) = store.connect() else { return };
-    for number in 0_u64.. {
+    for (path, sent, bytes) in uploads {
         if stop.load(Ordering::Relaxed) {
             return;
         }
-        let path = format!("{label}/{number}");
-        // Empty, small, of a few buffers, and some that take a while.
-        let size = match numbers.below(10) {
-            0 => 0,
-            1..=6 => numbers.below(64 << 10),
-            7 | 8 => numbers.below(700 << 10),
-            _ => numbers.below(4 << 20),
-        };
-        let file_seed = numbers.below(u64::MAX);
-        let bytes = content(file_seed, size);
-        let sent = Sent { sha256: sha256(&bytes), size, seed: file_seed };
         lock(told).unanswered.insert(path.clone(), sent.clone());
         let Ok(answer) = client.put(&path, &bytes) else { return };
         let mut told = lock(told);
         told.unanswered.remove(&path);
         match (answer.status, receipt(&answer)) {
-            (201, Ok(receipt)) if receipt.sha256 == sent.sha256 && receipt.size == size => {
+            (201, Ok(receipt)) if receipt.sha256 == sent.sha256 && receipt.size == sent.size => {
                 told.acknowledged.insert(path, (receipt.file_id, sent));
             }
             (status, _) => {

@@ -1,0 +1,227 @@
+//! A volume that is not there, that does not answer, that is full, or that knows more than the ledger.
+//!
+//! ```text
+//!  client ──HTTP── storaged ─┬─ ledger, keys: local disk
+//!                            └─ volume: tmpfs, or bindfs that is stopped
+//! ```
+
+use std::fs;
+use std::os::unix::fs::chown;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use culvert_netns::culvert::{STORAGED_USER, has_many_users};
+use culvert_netns::mounts::mount_tmpfs;
+use culvert_netns::payload::sha256;
+use culvert_netns::runner::{self, Scenario, Scene};
+use culvert_netns::store::fuse::Mirrored;
+use culvert_netns::store::load::{Load, Sent, Told, content, until_acknowledged};
+use culvert_netns::store::{Layout, Store};
+use culvert_netns::wait;
+use nix::mount::{MntFlags, umount2};
+
+const PROGRAMS: &[&str] = &["storaged", "culvert"];
+const BOUND: Duration = Duration::from_secs(60);
+/// Whether downloads are bounded as uploads are.
+const GETS_TOO: bool = false;
+/// What must go on at once while a volume hangs.
+const PROMPT: Duration = Duration::from_secs(3);
+
+fn main() -> ExitCode {
+    runner::main(&[
+        Scenario::new("a_start_without_its_volume_is_refused_and_writes_nothing", unmounted).needs(PROGRAMS),
+        Scenario::new("a_volume_that_leaves_while_storaged_runs_takes_nothing_more", leaves).needs(PROGRAMS),
+        Scenario::new("yesterdays_ledger_over_todays_volume_deletes_nothing", restored).needs(PROGRAMS),
+        Scenario::new("a_volume_that_hangs_for_two_minutes_stops_only_its_files", hangs)
+            .needs(PROGRAMS)
+            .slow(),
+    ])
+}
+
+/// A volume on a file system of its own, in memory.
+fn on_tmpfs(layout: &Layout, bytes: u64) -> Result<()> {
+    fs::create_dir_all(&layout.volume).context("make the mount point")?;
+    mount_tmpfs(&layout.volume, &format!("size={bytes},mode=755"))
+}
+
+fn unmounted(scene: &Scene) -> Result<()> {
+    let layout = Layout::below(&scene.world.data().join("store"))?;
+    on_tmpfs(&layout, 64 << 20)?;
+    let store = Store::init(layout)?;
+    let daemon = store.start()?;
+    let kept = store.connect()?.store("kept", &content(1, 100_000))?;
+    daemon.stop()?;
+
+    let volume = &store.layout().volume;
+    // Mounted elsewhere, as what it holds would be on a server that is up.
+    let aside = scene.world.data().join("aside");
+    fs::create_dir(&aside)?;
+    finished(Command::new("mount").arg("--move").arg(volume).arg(&aside))?;
+    let mut refused = store.launch_under(&[])?;
+    let status = refused.wait(BOUND)?;
+    let said = refused.log();
+    ensure!(status.code() == Some(78), "it ended with {status}:\n{said}");
+    ensure!(said.contains("`main`") && said.contains("mounted"), "{said}");
+    let below: Vec<_> = fs::read_dir(volume)?.collect();
+    ensure!(below.is_empty(), "something was written below the mount point: {below:?}");
+
+    finished(Command::new("mount").arg("--move").arg(&aside).arg(volume))?;
+    let daemon = store.start()?;
+    let mut got = Vec::new();
+    store.connect()?.get(&kept.file_id, None, |bytes| got.extend_from_slice(bytes))?.expect(200)?;
+    ensure!(got == content(1, 100_000), "other bytes came back");
+    daemon.stop().map(drop)
+}
+
+fn leaves(scene: &Scene) -> Result<()> {
+    let layout = Layout::below(&scene.world.data().join("store"))?;
+    on_tmpfs(&layout, 64 << 20)?;
+    let store = Store::init(layout)?;
+    let daemon = store.start()?;
+    let kept = store.connect()?.store("kept", b"kept")?;
+    // An empty file system in its place, as after a mount that went wrong.
+    let volume = &store.layout().volume;
+    mount_tmpfs(volume, "size=64m,mode=755")?;
+    if has_many_users()? {
+        chown(volume, Some(STORAGED_USER), Some(STORAGED_USER)).context("open it to storaged")?;
+    }
+    wait::until("uploads to be refused", BOUND, || {
+        let answer = store.connect()?.put("refused", b"refused")?;
+        ensure!(answer.status == 503 && answer.problem()? == "backend-unavailable", "{answer:?}");
+        Ok(())
+    })?;
+    let below: Vec<_> = fs::read_dir(volume)?.collect();
+    ensure!(below.is_empty(), "something was written to the wrong file system: {below:?}");
+    ensure!(!store.trail()?.is_empty(), "the ledger answers no more");
+
+    umount2(volume, MntFlags::MNT_DETACH).context("take the wrong file system away")?;
+    wait::until("uploads to be taken again", BOUND, || store.connect()?.store("again", b"again").map(drop))?;
+    store.connect()?.get(&kept.file_id, None, |_| ())?.expect(200)?;
+    daemon.stop().map(drop)
+}
+
+fn restored(scene: &Scene) -> Result<()> {
+    let layout = Layout::below(&scene.world.data().join("store"))?;
+    let store = Store::init(layout)?;
+    let daemon = store.start()?;
+    let old = store.connect()?.store("yesterday", b"yesterday")?;
+    daemon.stop()?;
+    let (state, backup) = (&store.layout().state, scene.world.data().join("backup"));
+    copy(state, &backup)?;
+
+    let daemon = store.start()?;
+    let mut new = Vec::new();
+    for number in 0..5_u64 {
+        let bytes = content(number, 50_000);
+        new.push((store.connect()?.store(&format!("today/{number}"), &bytes)?, bytes));
+    }
+    daemon.stop()?;
+    let before = store.files("objects")?;
+    ensure!(before.len() == 6, "{before:?}");
+
+    fs::remove_dir_all(state).context("lose the state directory")?;
+    copy(&backup, state)?;
+    let daemon = store.start()?;
+    let after = store.files("objects")?;
+    ensure!(
+        before.iter().all(|object| after.contains(object)),
+        "an object is gone: {before:?}, then {after:?}"
+    );
+    store.connect()?.get(&old.file_id, None, |_| ())?.expect(200)?;
+    // Today's are there again by the mirror of the ledger, or counted as nobody's.
+    let mut served = 0;
+    for (receipt, bytes) in &new {
+        let mut got = Vec::new();
+        let answer = store.connect()?.get(&receipt.file_id, None, |part| got.extend_from_slice(part))?;
+        ensure!(matches!(answer.status, 200 | 404), "{answer:?}");
+        ensure!(answer.status == 404 || got == *bytes, "other bytes came back");
+        served += u32::from(answer.status == 200);
+    }
+    let counted = format!("storaged_unclaimed_objects {}", 5 - served);
+    wait::until("the unclaimed to be counted", BOUND, || {
+        let metrics = store.metrics()?;
+        ensure!(metrics.contains(&counted), "{counted} is not in the metrics");
+        Ok(())
+    })?;
+    runner::say(&format!("{served} of 5 were replayed, the others are unclaimed"));
+    daemon.stop().map(drop)
+}
+
+fn hangs(scene: &Scene) -> Result<()> {
+    const HANG: Duration = Duration::from_secs(120);
+    let layout = Layout::below(&scene.world.data().join("store"))?;
+    let mirrored = Mirrored::mount(&scene.world.data().join("nas"), &layout.volume)?;
+    let store = Arc::new(Store::init(layout)?);
+    let daemon = store.start()?;
+    let mut told = Told::default();
+    let load = Load::start(&store, 2, "before", 1);
+    until_acknowledged(&load, 20, BOUND)?;
+    told.extend(load.finish());
+    let kept = told.acknowledged.values().next().context("nothing was acknowledged")?.0.clone();
+
+    mirrored.hang()?;
+    let began = wait::now();
+    let files: Vec<_> = (0..8_u64)
+        .map(|number| {
+            let (store, kept) = (Arc::clone(&store), kept.clone());
+            std::thread::spawn(move || -> Result<u16> {
+                let mut client = store.connect()?;
+                client.bound(Duration::from_secs(100))?;
+                if number % 2 == 0 || !GETS_TOO {
+                    client.put(&format!("hung/{number}"), &content(number, 1000)).map(|answer| answer.status)
+                } else {
+                    client.get(&kept, None, |_| ()).map(|answer| answer.status)
+                }
+            })
+        })
+        .collect();
+    // Ledger, metrics and admin go on meanwhile, each answer at once.
+    while wait::now().duration_since(began) < HANG {
+        let asked = wait::now();
+        store.trail()?;
+        store.metrics()?;
+        let listing = format!("/internal/v1/cohorts/{}/files", culvert_netns::culvert::COHORT);
+        store.connect()?.request("GET", &listing)?.expect(200)?;
+        let health = store.connect()?.request("GET", "/internal/storage/health")?;
+        ensure!(matches!(health.status, 200 | 503), "{health:?}");
+        let took = wait::now().duration_since(asked);
+        ensure!(took < PROMPT, "ledger, metrics and health took {:.1} s", took.as_secs_f64());
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    for (number, thread) in (0_u64..).zip(files) {
+        let status = thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))?;
+        let status = status.with_context(|| format!("request {number}"))?;
+        ensure!(status == 503, "request {number} was answered {status} while its volume hung");
+        if number % 2 == 0 || !GETS_TOO {
+            let bytes = content(number, 1000);
+            let sent = Sent { sha256: sha256(&bytes), size: 1000, seed: number };
+            told.refused.insert(format!("hung/{number}"), (status, String::new(), sent));
+        }
+    }
+    mirrored.wake()?;
+    wait::until("an upload to be taken again", BOUND, || {
+        let receipt = store.connect()?.store("woken", b"woken")?;
+        let sent = Sent { sha256: receipt.sha256.clone(), size: 5, seed: 0 };
+        told.acknowledged.insert("woken".to_owned(), (receipt.file_id, sent));
+        Ok(())
+    })?;
+    wait::until("all to be as it should be", BOUND, || store.keep_acknowledged(&mut told))
+        .with_context(|| format!("storaged said:\n{}", daemon.log()))?;
+    store.keep_promises(&mut told)?;
+    daemon.stop()?;
+    drop(mirrored);
+    Ok(())
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    finished(Command::new("cp").arg("-a").arg(from).arg(to))
+}
+
+fn finished(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("run {command:?}"))?;
+    ensure!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(())
+}
