@@ -77,6 +77,8 @@ pub struct Fixed {
     pub root_key_file: String,
     /// Where the ledger and the keys are.
     pub state_dir: PathBuf,
+    /// Where the journal mirror is; `.journal` on the first volume, unless configured.
+    pub journal_mirror: PathBuf,
     /// Where metrics are served.
     pub metrics_listen: SocketAddr,
     /// The admin socket.
@@ -100,6 +102,9 @@ pub struct Fixed {
     /// How long requests under way may take at the end.
     pub drain: Duration,
 }
+
+/// The journal mirror's name on the first volume.
+pub const JOURNAL_DIRECTORY: &str = ".journal";
 
 /// A named directory for objects.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,6 +213,7 @@ pub fn describe(config: &Config) -> String {
     line("root_key_file", quote(&fixed.root_key_file));
     line("allowed_hosts", format!("{:?}", rules.allowed_hosts));
     line("state_dir", quote(&fixed.state_dir.display()));
+    line("journal_mirror", quote(&fixed.journal_mirror.display()));
     line("metrics_listen", quote(&fixed.metrics_listen));
     line("admin_socket", quote(&fixed.admin_socket.display()));
     let admins: Vec<String> = fixed.admin_users.iter().map(user).collect();
@@ -242,6 +248,7 @@ fn changed_fixed_keys(old: &Raw, new: &Raw) -> Vec<&'static str> {
         ("tunnel_prefix", old.tunnel_prefix != new.tunnel_prefix),
         ("root_key_file", old.root_key_file != new.root_key_file),
         ("state_dir", old.state_dir != new.state_dir),
+        ("journal_mirror", old.journal_mirror != new.journal_mirror),
         ("metrics_listen", old.metrics_listen != new.metrics_listen),
         ("admin_socket", old.admin_socket != new.admin_socket),
         ("admin_users", old.admin_users != new.admin_users),
@@ -288,6 +295,10 @@ fn fixed(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Optio
     let wgd_user = user(problems, "wgd_user", raw.wgd_user.as_deref());
     let run_as = user(problems, "run_as", raw.run_as.as_deref());
     let volumes = volumes(raw, problems);
+    let journal_mirror = match &raw.journal_mirror {
+        Some(path) => directory(problems, "journal_mirror", Some(path)),
+        None => volumes.first().map(|volume| volume.path.join(JOURNAL_DIRECTORY)),
+    };
     let number = |problems: &mut Problems, key: &str, value: Option<u64>, default: usize, most: usize| {
         let value = value.map_or(Some(default), |value| usize::try_from(value).ok());
         match value {
@@ -311,6 +322,7 @@ fn fixed(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Optio
         tunnel_prefix: tunnel_prefix?,
         root_key_file: root_key_file?,
         state_dir: state_dir?,
+        journal_mirror: journal_mirror?,
         metrics_listen: metrics_listen?,
         admin_socket,
         admin_users,

@@ -11,6 +11,7 @@ use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -226,9 +227,9 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
     for volume in &options.volumes {
         make_volume(volume, store_id, options.owner)?;
     }
-    let _keys = keys::make(&options, store_id)?;
-    make_ledger(&ledger_path, store_id, options.role)?;
-    seed(&ledger_path, options.role, wishes)?;
+    let keys: Arc<dyn crate::keys::KeyStore> = Arc::new(keys::make(&options, store_id)?);
+    make_ledger(&ledger_path, store_id, &keys, options.role)?;
+    seed(&ledger_path, &keys, options.role, wishes)?;
     for path in [&options.state_dir, &ledger_path] {
         give(path, options.owner)?;
     }
@@ -314,17 +315,24 @@ fn people(options: &InitOptions, tokens: &[IssuedToken]) -> Result<Vec<Wish>, In
 }
 
 /// Has the new ledger record who may do what.
-fn seed(path: &Path, role: ServerRole, wishes: Vec<Wish>) -> Result<(), InitError> {
+fn seed(
+    path: &Path,
+    keys: &Arc<dyn crate::keys::KeyStore>,
+    role: ServerRole,
+    wishes: Vec<Wish>,
+) -> Result<(), InitError> {
     struct Unwatched;
     impl ledger::writer::Observer for Unwatched {
         fn committed(&self, _commands: usize, _seconds: f64) {}
         fn failed(&self, _commands: usize) {}
     }
-    let (database, _) = ledger::open(path)?;
+    let opened = ledger::open(path)?;
     let failed =
         |error: &dyn std::fmt::Display| io_error("record in", path)(io::Error::other(error.to_string()));
     let time = LedgerTime::new(daemon::Clock);
-    let (ledger, writer) = Ledger::start(database, crate::host::describe(role), time, Unwatched)
+    // The mirror gets all of this at the first start.
+    let host = crate::host::describe(role);
+    let (ledger, writer) = Ledger::start(opened, Arc::clone(keys), None, host, time, Unwatched)
         .map_err(|error| failed(&error))?;
     // In a thread of its own: whoever calls may be a runtime's thread, which must not wait.
     let asking = std::thread::spawn(move || {
@@ -410,12 +418,17 @@ fn make_volume(new: &NewVolume, store: StoreId, owner: Option<linux::User>) -> R
     Ok(())
 }
 
-fn make_ledger(path: &Path, store: StoreId, role: ServerRole) -> Result<(), InitError> {
+fn make_ledger(
+    path: &Path,
+    store: StoreId,
+    keys: &Arc<dyn crate::keys::KeyStore>,
+    role: ServerRole,
+) -> Result<(), InitError> {
     let mut first = Record::new(Action::AdminInit, Phase::Outcome, crate::host::describe(role), caller());
     first.ending = Some(Ending::Succeeded);
     first.detail = Some(format!("store {store}"));
     first.time_ms = daemon::Clock.unix_milliseconds();
-    ledger::create(path, store, first)?;
+    ledger::create(path, store, keys, first)?;
     set_mode(path, 0o600)
 }
 
@@ -475,9 +488,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let report = run(options(folder.path())).unwrap();
         let (config, _) = Config::load(&report.config_path, &Environment::default()).unwrap();
-        let (database, store) = ledger::open(&report.ledger_path).unwrap();
+        let root = crate::keys::RootKey::read(&config.fixed.root_key_file).unwrap();
+        let keys = Arc::new(crate::keys::Keys::open(&config.fixed.state_dir, root).unwrap());
+        let ledger::Opened { database, store } = ledger::open(&report.ledger_path).unwrap();
         assert_eq!(store, report.store_id);
-        let reader = Reader::new(database);
+        let reader = Reader::new(database, keys);
         assert_eq!(reader.record(0).unwrap().unwrap().action, Action::AdminInit);
         let book = Book::read(&reader.snapshot().unwrap()).unwrap();
         assert_eq!(book, Book::at(&reader, u64::MAX).unwrap(), "the records tell the same");

@@ -8,16 +8,21 @@
 pub mod access;
 pub mod application;
 pub mod audit;
+pub mod checkpoint;
 pub mod cleanup;
 pub mod command;
 pub mod download;
 pub mod files;
 pub mod hold;
 pub mod intents;
+pub mod journal;
+pub mod log;
 pub mod note;
 pub mod read;
 pub mod record;
 pub mod recover;
+pub(crate) mod redo;
+pub(crate) mod seal;
 pub mod state;
 pub mod tables;
 pub mod upload;
@@ -27,19 +32,22 @@ pub mod writer;
 mod tests;
 
 pub use application::Application;
-pub use command::{Ask, Command, Outcome};
+pub use command::{Area, Ask, Command, Outcome};
 pub use files::FileRow;
+pub use log::{Content, Entry, OpenRecord};
 pub use note::Note;
-pub use read::{Reader, Snapshot};
+pub use read::{Proof, Reader, Snapshot};
 pub use record::{Action, Ending, Host, Origin, Phase, Record};
 pub use state::{StateTable, View};
 pub use tables::{CorruptError, StoreId};
-pub use writer::{Ledger, LedgerUnavailable};
+pub use writer::{Ledger, LedgerUnavailable, MirrorPlace};
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase as _, StorageBackend};
+
+use crate::keys::KeyStore;
 
 /// Why a ledger cannot be made or opened.
 #[derive(Debug, thiserror::Error)]
@@ -76,18 +84,30 @@ pub enum OpenError {
     },
 }
 
+/// A ledger whose format was checked.
+#[derive(Debug, Clone)]
+pub struct Opened {
+    /// The database.
+    pub database: Arc<Database>,
+    /// Whose it is.
+    pub store: StoreId,
+}
+
 /// Makes the ledger of a new store, with its first record.
-pub fn create(path: &Path, store: StoreId, first: Record) -> Result<(), OpenError> {
+pub fn create(path: &Path, store: StoreId, keys: &Arc<dyn KeyStore>, first: Record) -> Result<(), OpenError> {
     if path.symlink_metadata().is_ok() {
         return Err(OpenError::Exists(path.to_owned()));
     }
     let database = builder().create(path).map_err(|error| database_error(path, error.into()))?;
-    tables::initialize(&database, store, &first).map_err(|error| database_error(path, error))?;
+    tables::initialize(&database, store, keys, first).map_err(|error| match error {
+        tables::InitializeError::Database(error) => database_error(path, error),
+        tables::InitializeError::Record(error) => format_error(path, &error),
+    })?;
     sync_name(path)
 }
 
 /// Opens an existing ledger and checks its format version.
-pub fn open(path: &Path) -> Result<(Arc<Database>, StoreId), OpenError> {
+pub fn open(path: &Path) -> Result<Opened, OpenError> {
     if path.symlink_metadata().is_err() {
         return Err(OpenError::Missing(path.to_owned()));
     }
@@ -118,12 +138,15 @@ fn builder() -> redb::Builder {
     builder
 }
 
-fn check(path: &Path, database: Database) -> Result<(Arc<Database>, StoreId), OpenError> {
+fn check(path: &Path, database: Database) -> Result<Opened, OpenError> {
     let transaction = database.begin_read().map_err(|error| database_error(path, error.into()))?;
-    let store = tables::check_format(&transaction)
-        .map_err(|why| OpenError::Format { path: path.to_owned(), why: why.to_string() })?;
+    let store = tables::check_format(&transaction).map_err(|error| format_error(path, &error))?;
     drop(transaction);
-    Ok((Arc::new(database), store))
+    Ok(Opened { database: Arc::new(database), store })
+}
+
+fn format_error(path: &Path, error: &CorruptError) -> OpenError {
+    OpenError::Format { path: path.to_owned(), why: error.to_string() }
 }
 
 fn database_error(path: &Path, error: redb::Error) -> OpenError {

@@ -17,6 +17,24 @@ pub const LEDGER_QUEUE: usize = 1024;
 /// Commands in one transaction. Measured elsewhere: 53 k records/s at 32 per commit, 114 k at 128.
 pub const LEDGER_GROUP: usize = 256;
 
+/// A file of the journal mirror is followed by a new one when it is as long as this: what a backup has made
+/// needless is removed in such pieces.
+pub const JOURNAL_FILE_BYTES: u64 = 64 * 1024 * 1024;
+/// Frames that wait for the journal mirror; past it they are made again from the ledger. A minute of a busy
+/// store fits.
+pub const JOURNAL_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// What is made again from the ledger comes in frames of about this.
+pub const JOURNAL_FRAME_BYTES: usize = 1024 * 1024;
+/// A mirror that cannot be written is tried again after this.
+pub const JOURNAL_RETRY: Duration = Duration::from_secs(1);
+/// At the end the mirror gets this long for what is queued; what it does not get done is made at the next start …
+pub const JOURNAL_END: Duration = Duration::from_secs(5);
+/// … looked at so often.
+pub const JOURNAL_END_STEP: Duration = Duration::from_millis(2);
+/// A mirror that takes longer for a group hangs, and what must be in it is refused: a network disk's sync takes
+/// seconds at worst, and edge waits a minute for a commit.
+pub const JOURNAL_PATIENCE: Duration = Duration::from_secs(20);
+
 /// Bytes of one transfer buffer: large enough that a hand-over between threads (25–60 µs) is small
 /// beside hashing it (150 µs), small enough for the second-level cache.
 pub const BUFFER_BYTES: usize = 256 * 1024;

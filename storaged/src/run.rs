@@ -26,8 +26,8 @@ use crate::config::{Config, Environment, Fixed, Raw};
 use crate::init::LEDGER_FILE;
 use crate::keys::{Keys, RootKey};
 use crate::ledger::Note;
-use crate::ledger::{self, Action, Ending, Host, Ledger, Origin, recover};
-use crate::limits::{EVENT_QUEUE, IO_PATIENCE, IO_THREADS};
+use crate::ledger::{self, Action, Ending, Host, Ledger, MirrorPlace, Origin, recover};
+use crate::limits::{EVENT_QUEUE, IO_PATIENCE, IO_THREADS, JOURNAL_PATIENCE};
 use crate::metrics::{LedgerTime, Metrics};
 use crate::objects::network_fs::network_file_system;
 use crate::objects::{Buffers, NasVolume, Pool};
@@ -139,7 +139,8 @@ pub fn assemble(
     let clock = Clock;
     let metrics = Arc::new(Metrics::register(registry)?);
     let ledger_file = fixed.state_dir.join(LEDGER_FILE);
-    let (database, store_id) = ledger::open(&ledger_file).map_err(|error| config(error.into()))?;
+    let opened = ledger::open(&ledger_file).map_err(|error| config(error.into()))?;
+    let store_id = opened.store;
     let keys = Keys::open(&fixed.state_dir, root_key).map_err(|error| config(error.into()))?;
     if keys.store() != store_id {
         return Err(config(anyhow::anyhow!(
@@ -153,13 +154,17 @@ pub fn assemble(
         Protection::Locked(why) => tracing::info!(why, "the root key is in locked memory"),
         Protection::Ordinary(why) => tracing::warn!(why, "the root key's memory is not locked"),
     }
+    let keys = Arc::new(keys);
     let mut volumes = Vec::new();
     for volume in &fixed.volumes {
         let opened =
             NasVolume::open(&volume.name, &volume.path, store_id).map_err(|error| config(error.into()))?;
         volumes.push(VolumeState::new(volume.name.clone(), Arc::new(opened)));
     }
-    let (ledger, writer) = Ledger::start(database, host, LedgerTime::new(clock), metrics.observer())?;
+    let mirror = MirrorPlace { directory: fixed.journal_mirror.clone(), patience: JOURNAL_PATIENCE };
+    let (ledger, writer) =
+        Ledger::start(opened, keys.clone(), Some(mirror), host, LedgerTime::new(clock), metrics.observer())
+            .map_err(|error| config(error.into()))?;
     let recovered = recover::recover(&ledger, |intent| {
         let disk = volumes.iter().map(|state| &state.disk).find(|disk| disk.id() == intent.volume);
         match disk {
@@ -182,7 +187,7 @@ pub fn assemble(
         role: fixed.role,
         policy: PolicyInForce::open(rules, ledger.reader()).context("read who may do what")?,
         ledger,
-        keys: Arc::new(keys),
+        keys,
         volumes,
         pool: Pool::start(IO_THREADS).context("start the input/output threads")?,
         io_patience: IO_PATIENCE,

@@ -57,6 +57,10 @@ const O_TMPFILE_BIT: u64 = 0o20_000_000;
 pub fn confinement(fixed: &Fixed) -> Confinement {
     let mut files = vec![FileRule::read_write(&fixed.state_dir)];
     files.extend(fixed.volumes.iter().map(|volume| FileRule::read_write(&volume.path)));
+    if fixed.journal_mirror.exists() {
+        // On a volume it is covered, elsewhere it must be there before the start.
+        files.push(FileRule::read_write(&fixed.journal_mirror));
+    }
     Confinement {
         user: fixed.run_as,
         keep: Vec::new(),

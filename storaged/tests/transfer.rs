@@ -136,7 +136,7 @@ async fn a_cohort_is_listed_in_pages() {
     let paths = |listing: &Listing| -> Vec<String> {
         listing.files.iter().map(|file| file.path.to_string()).collect()
     };
-    assert_eq!(paths(&first), ["a", "b"]);
+    assert_eq!(paths(&first), ["b", "a"], "in the order of their arrival");
     let next = format!("/internal/v1/cohorts/c1/files?limit=2&cursor={}", first.next_cursor.unwrap());
     let second: Listing = serde_json::from_slice(&lab.request(Method::GET, &next).send().await.body).unwrap();
     assert_eq!(paths(&second), ["c/d"]);

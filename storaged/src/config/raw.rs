@@ -17,6 +17,7 @@ pub struct Raw {
     pub(super) internal_api_key_next_file: Option<String>,
     pub(super) root_key_file: Option<String>,
     pub(super) state_dir: Option<String>,
+    pub(super) journal_mirror: Option<String>,
     pub(super) metrics_listen: Option<String>,
     pub(super) admin_socket: Option<String>,
     pub(super) admin_users: Vec<String>,

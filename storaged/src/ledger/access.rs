@@ -20,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use store_proto::{Cohort, EdgeName, FileId, UserName};
 
 use crate::ledger::application::Application;
+use crate::ledger::command::Area;
 use crate::ledger::read::Reader;
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::state::{StateTable, View};
@@ -76,6 +77,13 @@ const SETTINGS: StateTable<Entry<String, Settings>> = StateTable::new("access.se
 const SEEN: StateTable<u32> = StateTable::new("access.seen");
 /// Index of a record that holds a change → its time. Leads to the changes without reading the whole trail.
 const CHANGES: StateTable<u64> = StateTable::new("access.changes");
+
+/// Who was let in or shut out stays so, whatever disk is lost.
+impl Area for Command {
+    fn waits_for_mirror(&self) -> bool {
+        matches!(self, Command::Change { .. })
+    }
+}
 
 impl Command {
     pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {

@@ -1,11 +1,13 @@
 //! Questions to the trail.
 //!
-//! **Invariant:** records never go back in time, so "since" is found by bisection.
+//! **Invariant:** records never go back in time, so "since" is found by bisection. Records whose keys were
+//! destroyed are passed over: nothing in them can be asked for.
 
 use std::ops::ControlFlow;
 
 use store_proto::{Cohort, UserName};
 
+use crate::ledger::log::Entry;
 use crate::ledger::read::Reader;
 use crate::ledger::record::{Action, Record};
 use crate::ledger::tables::CorruptError;
@@ -43,7 +45,7 @@ impl Question {
         reader: &Reader,
         mut on_record: impl FnMut(Record) -> ControlFlow<()>,
     ) -> Result<u64, CorruptError> {
-        let end = reader.last_record()?.map_or(0, |record| record.index + 1);
+        let end = reader.size()?;
         let first = self.first_index(reader, end)?;
         let start = match self.limit {
             Some(limit) => self.start_of_newest(reader, first, end, limit)?,
@@ -52,10 +54,10 @@ impl Question {
         let mut found = 0;
         let mut next = start;
         while next < end {
-            let batch = reader.records(next, BATCH)?;
+            let batch = reader.entries(next, BATCH)?;
             let Some(last) = batch.last() else { break };
             next = last.index + 1;
-            for record in batch {
+            for record in batch.into_iter().filter_map(Entry::into_record) {
                 if record.index < end && self.matches(&record) {
                     found += 1;
                     if on_record(record).is_break() {
@@ -73,10 +75,10 @@ impl Question {
         let (mut low, mut high) = (0, end);
         while low < high {
             let middle = low + (high - low) / 2;
-            let record = reader
-                .record(middle)?
-                .ok_or_else(|| CorruptError::Row(format!("record {middle} of {end} is missing")))?;
-            if record.time_ms < since {
+            let time = reader.time_of(middle)?;
+            let time =
+                time.ok_or_else(|| CorruptError::Row(format!("record {middle} of {end} is missing")))?;
+            if time < since {
                 low = middle + 1;
             } else {
                 high = middle;

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use store_proto::{Cohort, FileId, UserName};
 
 use crate::ledger::application::Application;
+use crate::ledger::command::Area;
 use crate::ledger::record::{Action, Ending, Origin, Phase, Record};
 use crate::ledger::state::{StateTable, View};
 use crate::ledger::tables::CorruptError;
@@ -238,6 +239,8 @@ pub enum Outcome {
     /// There is no such cleanup.
     Unknown,
 }
+
+impl Area for Command {}
 
 impl Command {
     pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {

@@ -3,6 +3,7 @@
 //! **Invariant:** the areas are a closed list. Each owns its commands, outcomes, tables and what they do, in
 //! a file of its own; its commands are answered with its outcomes and nothing else.
 
+use crate::keys::KeyChange;
 use crate::ledger::application::Application;
 use crate::ledger::tables::CorruptError;
 use crate::ledger::{access, cleanup, download, hold, intents, note, upload};
@@ -19,6 +20,25 @@ pub trait Ask: Send + 'static {
     fn of(outcome: Outcome) -> Option<Self::Outcome>;
 }
 
+/// What the writer must know of a command before and after it is carried out.
+pub trait Area {
+    /// Keys that must be durable before the command's records and rows, which may be sealed under them.
+    fn new_keys(&self) -> &[KeyChange] {
+        &[]
+    }
+
+    /// Whether it is answered only after the journal mirror has it too: what acknowledges stored data, deletes,
+    /// destroys keys or changes access does.
+    fn waits_for_mirror(&self) -> bool {
+        false
+    }
+
+    /// Whether it begins what cannot end well while the mirror hangs, and is refused at once then.
+    fn leads_to_waiting(&self) -> bool {
+        false
+    }
+}
+
 macro_rules! areas {
     ($($(#[$doc:meta])* $variant:ident = $module:ident;)*) => {
         /// What is asked of the ledger.
@@ -31,6 +51,26 @@ macro_rules! areas {
         #[derive(Debug, Clone, PartialEq, Eq)]
         pub enum Outcome {
             $($(#[$doc])* $variant($module::Outcome),)*
+        }
+
+        impl Area for Command {
+            fn new_keys(&self) -> &[KeyChange] {
+                match self {
+                    $(Command::$variant(command) => command.new_keys(),)*
+                }
+            }
+
+            fn waits_for_mirror(&self) -> bool {
+                match self {
+                    $(Command::$variant(command) => command.waits_for_mirror(),)*
+                }
+            }
+
+            fn leads_to_waiting(&self) -> bool {
+                match self {
+                    $(Command::$variant(command) => command.leads_to_waiting(),)*
+                }
+            }
         }
 
         impl Command {

@@ -5,6 +5,7 @@
 use store_proto::FileId;
 
 use crate::ledger::application::Application;
+use crate::ledger::command::Area;
 use crate::ledger::files::{self, FileRow};
 use crate::ledger::intents::{self, IntentKind, IntentRow};
 use crate::ledger::record::{Action, Ending, Origin, Phase};
@@ -52,6 +53,8 @@ pub enum Outcome {
     /// There is no such open intent.
     UnknownIntent,
 }
+
+impl Area for Command {}
 
 impl Command {
     pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {

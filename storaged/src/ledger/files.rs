@@ -11,8 +11,10 @@ use crate::ledger::tables::{CorruptError, Counter, rfc3339};
 
 /// File id → the file.
 pub const FILES: StateTable<FileRow> = StateTable::new("files");
-/// Cohort ‖ 0 ‖ path → file id. Ordered, so it is also the listing.
+/// Blinded (cohort, path) → file id.
 pub const PATHS: StateTable<FileId> = StateTable::new("paths");
+/// Cohort ‖ 0 ‖ index of the arrival's record, big-endian → file id. The listing.
+pub const ARRIVALS: StateTable<FileId> = StateTable::new("arrivals");
 
 /// A stored file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,7 +95,7 @@ pub(crate) fn at(
     cohort: &Cohort,
     path: &LogicalPath,
 ) -> Result<Option<FileRow>, CorruptError> {
-    let Some(id) = view.get(&PATHS, &path_key(cohort, path.as_str()))? else { return Ok(None) };
+    let Some(id) = view.get(&PATHS, &name_key(view, cohort, path))? else { return Ok(None) };
     find(view, id)?
         .map(Some)
         .ok_or_else(|| CorruptError::Row(format!("a path leads to {id}, which is no file")))
@@ -101,31 +103,38 @@ pub(crate) fn at(
 
 /// Adds a file.
 pub(crate) fn add(app: &mut Application<'_, '_>, file: &FileRow) -> Result<(), CorruptError> {
-    app.put(&FILES, file.file_id.as_bytes(), file)?;
-    app.put(&PATHS, &path_key(&file.cohort, file.path.as_str()), &file.file_id)?;
+    app.put_about(&FILES, file.file_id.as_bytes(), file.file_id, file)?;
+    app.put(&PATHS, &name_key(app, &file.cohort, &file.path), &file.file_id)?;
+    app.put(&ARRIVALS, &arrival_key(&file.cohort, file.ledger_index), &file.file_id)?;
     app.count(Counter::Files, 1)?;
     app.count(Counter::StoredBytes, i64::try_from(file.size).unwrap_or(i64::MAX))
 }
 
-/// At most `limit` files of a cohort, by path, from behind `after`. The flag: there are more.
+/// At most `limit` files of a cohort in the order of their arrival, from behind the one whose record is
+/// `after`. The flag: there are more.
 pub(crate) fn list(
     view: &impl View,
     cohort: &Cohort,
-    after: Option<&str>,
+    after: Option<u64>,
     limit: usize,
 ) -> Result<(Vec<FileRow>, bool), CorruptError> {
-    let after = after.map(|path| path_key(cohort, path));
-    let mut ids = view.scan(&PATHS, &path_key(cohort, ""), after.as_deref(), limit + 1)?;
+    let after = after.map(|index| arrival_key(cohort, index));
+    let prefix = [cohort.as_str().as_bytes(), &[0]].concat();
+    let mut ids = view.scan(&ARRIVALS, &prefix, after.as_deref(), limit + 1)?;
     let more = ids.len() > limit;
     ids.truncate(limit);
     let mut rows = Vec::with_capacity(ids.len());
     for (_, id) in ids {
         let row = find(view, id)?;
-        rows.push(row.ok_or_else(|| CorruptError::Row(format!("a path leads to {id}, which is no file")))?);
+        rows.push(row.ok_or_else(|| CorruptError::Row(format!("{id} is listed and is no file")))?);
     }
     Ok((rows, more))
 }
 
-fn path_key(cohort: &Cohort, path: &str) -> Vec<u8> {
-    [cohort.as_str().as_bytes(), &[0], path.as_bytes()].concat()
+fn name_key(view: &impl View, cohort: &Cohort, path: &LogicalPath) -> [u8; 32] {
+    view.blind("path", &[cohort.as_str().as_bytes(), path.as_str().as_bytes()])
+}
+
+fn arrival_key(cohort: &Cohort, index: u64) -> Vec<u8> {
+    [cohort.as_str().as_bytes(), &[0], &index.to_be_bytes()].concat()
 }

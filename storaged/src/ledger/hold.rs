@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use store_proto::{Cohort, FileId};
 
 use crate::ledger::application::Application;
+use crate::ledger::command::Area;
 use crate::ledger::files;
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::state::{StateTable, View};
@@ -90,6 +91,13 @@ pub enum Outcome {
     UnknownHold,
     /// There are as many as there can be.
     TooMany,
+}
+
+/// What was promised to be gone, or to stay, is in the mirror before anybody hears of it.
+impl Area for Command {
+    fn waits_for_mirror(&self) -> bool {
+        true
+    }
 }
 
 impl Command {

@@ -4,6 +4,7 @@
 use store_proto::{Cohort, FileId, LogicalPath};
 
 use crate::ledger::application::Application;
+use crate::ledger::command::Area;
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::tables::CorruptError;
 
@@ -31,6 +32,8 @@ pub struct Note {
     /// A closed word or short sentence.
     pub detail: Option<String>,
 }
+
+impl Area for Note {}
 
 impl Note {
     /// A note about nothing in particular.

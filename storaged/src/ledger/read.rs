@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use receipt::checkpoint::SignedCheckpoint;
+use receipt::merkle::tile::{TileId, TileReader};
+use receipt::merkle::{self, Hash};
 use redb::{
     Database, ReadOnlyTable, ReadTransaction, ReadableDatabase as _, ReadableTable as _,
     ReadableTableMetadata as _,
@@ -9,22 +12,33 @@ use redb::{
 use serde::de::DeserializeOwned;
 use store_proto::{Cohort, FileId, LogicalPath};
 
+use crate::keys::KeyStore;
+use crate::ledger::application::Position;
+use crate::ledger::checkpoint;
 use crate::ledger::files::{self, FileRow};
 use crate::ledger::intents::{INTENTS, IntentRow};
+use crate::ledger::log::{self, Content, Entry, OpenRecord};
 use crate::ledger::record::Record;
-use crate::ledger::state::{self, Entry, StateTable, View};
-use crate::ledger::tables::{CorruptError, Counter, META, RECORDS, STATE, decode};
+use crate::ledger::redo::{Changed, Place, index_key, name_key};
+use crate::ledger::seal::{Opened, Seal};
+use crate::ledger::state::{Keyed, Rows, StateTable, View};
+use crate::ledger::tables::{
+    BY_FILE, CorruptError, Counter, META, META_GROUP, RECORDS, STATE, TILES, UNMIRRORED, by_file_key,
+    unmirrored_aad,
+};
 
 /// Reads what is durable; cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Reader {
     database: Arc<Database>,
+    seal: Seal,
 }
 
 /// The state as it was at one moment; it never waits for the writer and never changes.
 pub struct Snapshot {
     transaction: ReadTransaction,
     state: ReadOnlyTable<&'static [u8], &'static [u8]>,
+    seal: Seal,
 }
 
 /// Sizes, for metrics and status.
@@ -42,15 +56,15 @@ pub struct Totals {
 
 impl Reader {
     /// Reads this database.
-    pub fn new(database: Arc<Database>) -> Reader {
-        Reader { database }
+    pub fn new(database: Arc<Database>, keys: Arc<dyn KeyStore>) -> Reader {
+        Reader { database, seal: Seal::new(keys) }
     }
 
     /// The state of this moment, for several questions with one answer.
     pub fn snapshot(&self) -> Result<Snapshot, CorruptError> {
         let transaction = self.begin()?;
         let state = transaction.open_table(STATE)?;
-        Ok(Snapshot { transaction, state })
+        Ok(Snapshot { transaction, state, seal: self.seal.clone() })
     }
 
     /// The file with this id.
@@ -63,36 +77,90 @@ impl Reader {
         files::at(&self.snapshot()?, cohort, path)
     }
 
-    /// At most `limit` files of a cohort, by path, from behind `after`. The flag: there are more.
+    /// At most `limit` files of a cohort in the order of their arrival, from behind the one whose record is
+    /// `after`. The flag: there are more.
     pub fn list(
         &self,
         cohort: &Cohort,
-        after: Option<&str>,
+        after: Option<u64>,
         limit: usize,
     ) -> Result<(Vec<FileRow>, bool), CorruptError> {
         files::list(&self.snapshot()?, cohort, after, limit)
     }
 
-    /// The newest record.
-    pub fn last_record(&self) -> Result<Option<Record>, CorruptError> {
-        let records = self.begin()?.open_table(RECORDS)?;
-        records.last()?.map(|(_, bytes)| decode("record", bytes.value())).transpose()
+    /// How many records there are.
+    pub fn size(&self) -> Result<u64, CorruptError> {
+        Ok(self.begin()?.open_table(RECORDS)?.len()?)
     }
 
-    /// The record with this index.
-    pub fn record(&self, index: u64) -> Result<Option<Record>, CorruptError> {
+    /// When a record was written.
+    pub fn time_of(&self, index: u64) -> Result<Option<u64>, CorruptError> {
         let records = self.begin()?.open_table(RECORDS)?;
-        records.get(index)?.map(|bytes| decode("record", bytes.value())).transpose()
+        records.get(index)?.map(|row| log::time_of(row.value())).transpose()
     }
 
-    /// At most `limit` records from `first` on.
-    pub fn records(&self, first: u64, limit: usize) -> Result<Vec<Record>, CorruptError> {
+    /// What stands at this index.
+    pub fn entry(&self, index: u64) -> Result<Option<Entry>, CorruptError> {
+        let records = self.begin()?.open_table(RECORDS)?;
+        records.get(index)?.map(|row| log::open(&self.seal, index, row.value())).transpose()
+    }
+
+    /// At most `limit` entries from `first` on.
+    pub fn entries(&self, first: u64, limit: usize) -> Result<Vec<Entry>, CorruptError> {
         let records = self.begin()?.open_table(RECORDS)?;
         let mut found = Vec::new();
         for entry in records.range(first..)?.take(limit) {
-            found.push(decode("record", entry?.1.value())?);
+            let (index, row) = entry?;
+            found.push(log::open(&self.seal, index.value(), row.value())?);
         }
         Ok(found)
+    }
+
+    /// The record with this index, if it can still be read.
+    pub fn record(&self, index: u64) -> Result<Option<Record>, CorruptError> {
+        Ok(self.entry(index)?.and_then(Entry::into_record))
+    }
+
+    /// Those of the `limit` records from `first` on that can still be read.
+    pub fn records(&self, first: u64, limit: usize) -> Result<Vec<Record>, CorruptError> {
+        Ok(self.entries(first, limit)?.into_iter().filter_map(Entry::into_record).collect())
+    }
+
+    /// The indices of the records about a file, from `first` on.
+    pub fn about(&self, file: FileId, first: u64, limit: usize) -> Result<Vec<u64>, CorruptError> {
+        let by_file = self.begin()?.open_table(BY_FILE)?;
+        let (begin, end) = (by_file_key(file, first), by_file_key(file, u64::MAX));
+        let mut found = Vec::new();
+        for entry in by_file.range::<&[u8]>(begin.as_slice()..=end.as_slice())?.take(limit) {
+            let (key, _) = entry?;
+            let index = key.value().last_chunk().ok_or_else(|| CorruptError::Row("by_file".into()))?;
+            found.push(u64::from_be_bytes(*index));
+        }
+        Ok(found)
+    }
+
+    /// The newest checkpoint. It is over all records of its moment, and durable.
+    pub fn checkpoint(&self) -> Result<SignedCheckpoint, CorruptError> {
+        self.snapshot()?.checkpoint()
+    }
+
+    /// The hashes of a tile, as many as there are.
+    pub fn tile(&self, id: TileId) -> Result<Vec<Hash>, CorruptError> {
+        log::tile(&self.begin()?.open_table(TILES)?, id)
+    }
+
+    /// What proves a record: its bytes and salt, the newest checkpoint, and the path between them. `None`
+    /// where there is no such record, or its keys were destroyed.
+    pub fn proof(&self, index: u64) -> Result<Option<Proof>, CorruptError> {
+        let snapshot = self.snapshot()?;
+        let records = snapshot.transaction.open_table(RECORDS)?;
+        let Some(row) = records.get(index)? else { return Ok(None) };
+        let Content::Record(record) = log::open(&self.seal, index, row.value())?.content else {
+            return Ok(None);
+        };
+        let checkpoint = snapshot.checkpoint()?;
+        let inclusion = snapshot.inclusion(index, checkpoint.unverified().size)?;
+        Ok(Some(Proof { index, record: *record, inclusion, checkpoint }))
     }
 
     /// The operations that have not ended.
@@ -122,7 +190,103 @@ fn index_of(key: &[u8]) -> Result<u64, CorruptError> {
     Ok(u64::from_be_bytes(bytes))
 }
 
+/// What proves a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Proof {
+    /// The record's index.
+    pub index: u64,
+    /// The record, its bytes and its salt.
+    pub record: OpenRecord,
+    /// From its leaf to the head of the checkpoint's tree.
+    pub inclusion: Vec<Hash>,
+    /// The log's word.
+    pub checkpoint: SignedCheckpoint,
+}
+
 impl Snapshot {
+    /// The checkpoint over the records of this moment.
+    pub fn checkpoint(&self) -> Result<SignedCheckpoint, CorruptError> {
+        checkpoint::read(&self.transaction.open_table(META)?)
+    }
+
+    /// The path from a leaf to the head of the tree of `size` leaves.
+    pub fn inclusion(&self, index: u64, size: u64) -> Result<Vec<Hash>, CorruptError> {
+        let tiles = self.transaction.open_table(TILES)?;
+        let mut reader = TileReader::new(|id| log::tile(&tiles, id));
+        merkle::inclusion(index, size, |level, index| reader.node(level, index)).map_err(row_error)
+    }
+
+    /// The proof that the tree of `to` leaves begins with that of `from`.
+    pub fn consistency(&self, from: u64, to: u64) -> Result<Vec<Hash>, CorruptError> {
+        let tiles = self.transaction.open_table(TILES)?;
+        let mut reader = TileReader::new(|id| log::tile(&tiles, id));
+        merkle::consistency(from, to, |level, index| reader.node(level, index)).map_err(row_error)
+    }
+
+    /// The head of the tree of the first `size` records.
+    pub fn root(&self, size: u64) -> Result<Hash, CorruptError> {
+        let tiles = self.transaction.open_table(TILES)?;
+        let mut reader = TileReader::new(|id| log::tile(&tiles, id));
+        merkle::root(size, |level, index| reader.node(level, index)).map_err(row_error)
+    }
+
+    /// How many groups of commands there were.
+    pub fn group(&self) -> Result<u64, CorruptError> {
+        let meta = self.transaction.open_table(META)?;
+        let bytes = meta.get(META_GROUP)?.and_then(|bytes| bytes.value().try_into().ok());
+        bytes.map(u64::from_le_bytes).ok_or_else(|| CorruptError::Row("no group".into()))
+    }
+
+    /// The oldest group that is remembered for the mirror.
+    pub(crate) fn first_unmirrored(&self) -> Result<Option<u64>, CorruptError> {
+        let unmirrored = self.transaction.open_table(UNMIRRORED)?;
+        Ok(unmirrored.first()?.map(|(group, _)| group.value()))
+    }
+
+    /// What is remembered of these groups.
+    pub(crate) fn unmirrored(&self, first: u64, last: u64) -> Result<Vec<(u64, Changed)>, CorruptError> {
+        let unmirrored = self.transaction.open_table(UNMIRRORED)?;
+        let mut found = Vec::new();
+        for entry in unmirrored.range(first..=last)? {
+            let (group, row) = entry?;
+            match self.seal.open("unmirrored", &unmirrored_aad(group.value()), row.value())? {
+                Opened::Plain(plain) => found.push((group.value(), Changed::decode(&plain)?)),
+                Opened::Destroyed(file) => return Err(CorruptError::KeyGone(file)),
+            }
+        }
+        Ok(found)
+    }
+
+    /// The bytes of any row.
+    pub(crate) fn value(&self, place: Place, key: &[u8]) -> Result<Option<Vec<u8>>, CorruptError> {
+        let found = match place {
+            Place::Records => {
+                let records = self.transaction.open_table(RECORDS)?;
+                records.get(index_key(key)?)?.map(|row| row.value().to_vec())
+            }
+            Place::Tiles => {
+                let tiles = self.transaction.open_table(TILES)?;
+                tiles.get(key)?.map(|hash| hash.value().to_vec())
+            }
+            Place::ByFile => self.transaction.open_table(BY_FILE)?.get(key)?.map(|_| Vec::new()),
+            Place::State => self.state.get(key)?.map(|row| row.value().to_vec()),
+            Place::Meta => {
+                let meta = self.transaction.open_table(META)?;
+                meta.get(name_key(key)?)?.map(|fact| fact.value().to_vec())
+            }
+        };
+        Ok(found)
+    }
+
+    /// The right edge of the tree over all records, and the last record's time.
+    pub(crate) fn position(&self) -> Result<Position, CorruptError> {
+        let records = self.transaction.open_table(RECORDS)?;
+        let (size, last) = (records.len()?, records.last()?);
+        let last_time_ms = last.map(|(_, row)| log::time_of(row.value())).transpose()?.unwrap_or(0);
+        let edge = log::edge(&self.transaction.open_table(TILES)?, size)?;
+        Ok(Position { edge, last_time_ms })
+    }
+
     /// A number that the ledger keeps.
     pub fn counter(&self, counter: Counter) -> Result<u64, CorruptError> {
         let meta = self.transaction.open_table(META)?;
@@ -133,7 +297,7 @@ impl Snapshot {
 
 impl View for Snapshot {
     fn get<V: DeserializeOwned>(&self, table: &StateTable<V>, key: &[u8]) -> Result<Option<V>, CorruptError> {
-        state::get(&self.state, table, key)
+        self.rows().get(table, key)
     }
 
     fn scan<V: DeserializeOwned>(
@@ -142,9 +306,23 @@ impl View for Snapshot {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<Entry<V>>, CorruptError> {
-        state::scan(&self.state, table, prefix, after, limit)
+    ) -> Result<Vec<Keyed<V>>, CorruptError> {
+        self.rows().scan(table, prefix, after, limit)
     }
+
+    fn blind(&self, domain: &str, parts: &[&[u8]]) -> [u8; 32] {
+        self.rows().blind(domain, parts)
+    }
+}
+
+impl Snapshot {
+    fn rows(&self) -> Rows<'_, ReadOnlyTable<&'static [u8], &'static [u8]>> {
+        Rows { rows: &self.state, seal: &self.seal }
+    }
+}
+
+fn row_error(error: impl std::fmt::Display) -> CorruptError {
+    CorruptError::Row(error.to_string())
 }
 
 impl std::fmt::Debug for Snapshot {

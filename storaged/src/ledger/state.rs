@@ -1,7 +1,7 @@
 //! The state beside the records: typed tables that lie in one table of the database.
 //!
 //! **Invariant:** a row's place in the database is its table's name ‖ 0 ‖ its key, so no two tables can
-//! touch; a row that does not parse is damage, never an absent row.
+//! touch, and it is sealed for that place; a row that does not open or parse is damage, never an absent row.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -11,6 +11,8 @@ use redb::ReadableTable;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::keys::StorePurpose;
+use crate::ledger::seal::{Opened, Seal};
 use crate::ledger::tables::{CorruptError, decode};
 
 /// A table of rows `V` under keys of bytes. Made as a constant by the area that owns it.
@@ -47,7 +49,7 @@ impl<V> fmt::Debug for StateTable<V> {
 }
 
 /// A row's key and the row.
-pub type Entry<V> = (Vec<u8>, V);
+pub type Keyed<V> = (Vec<u8>, V);
 
 /// Reading state: within a command, or in a snapshot.
 pub trait View {
@@ -61,47 +63,70 @@ pub trait View {
         prefix: &[u8],
         after: Option<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<Entry<V>>, CorruptError>;
+    ) -> Result<Vec<Keyed<V>>, CorruptError>;
+
+    /// A name as part of a key: equal for equal names, and telling nothing else. `domain` keeps the names of
+    /// one table apart from those of another.
+    fn blind(&self, domain: &str, parts: &[&[u8]]) -> [u8; 32];
 }
 
-/// `get` over the database's table.
-pub(crate) fn get<V: DeserializeOwned>(
-    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    table: &StateTable<V>,
-    key: &[u8],
-) -> Result<Option<V>, CorruptError> {
-    let place = table.place(key);
-    rows.get(place.as_slice())?.map(|row| decode(table.name, row.value())).transpose()
+/// State rows of one transaction, sealed.
+#[derive(Debug)]
+pub(crate) struct Rows<'a, T> {
+    pub(crate) rows: &'a T,
+    pub(crate) seal: &'a Seal,
 }
 
-/// `scan` over the database's table.
-pub(crate) fn scan<V: DeserializeOwned>(
-    rows: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    table: &StateTable<V>,
-    prefix: &[u8],
-    after: Option<&[u8]>,
-    limit: usize,
-) -> Result<Vec<Entry<V>>, CorruptError> {
-    let wanted = table.place(prefix);
-    let begin = match after {
-        Some(after) => Bound::Excluded(table.place(after)),
-        None => Bound::Included(wanted.clone()),
-    };
-    let begin = match &begin {
-        Bound::Excluded(place) => Bound::Excluded(place.as_slice()),
-        Bound::Included(place) => Bound::Included(place.as_slice()),
-        Bound::Unbounded => Bound::Unbounded,
-    };
-    let mut found = Vec::new();
-    for entry in rows.range::<&[u8]>((begin, Bound::Unbounded))? {
-        let (place, row) = entry?;
-        let place = place.value();
-        if !place.starts_with(&wanted) || found.len() == limit {
-            break;
-        }
-        found.push((place[table.name.len() + 1..].to_vec(), decode(table.name, row.value())?));
+impl<T: ReadableTable<&'static [u8], &'static [u8]>> Rows<'_, T> {
+    pub(crate) fn get<V: DeserializeOwned>(
+        &self,
+        table: &StateTable<V>,
+        key: &[u8],
+    ) -> Result<Option<V>, CorruptError> {
+        let place = table.place(key);
+        self.rows.get(place.as_slice())?.map(|row| self.open(table, &place, row.value())).transpose()
     }
-    Ok(found)
+
+    pub(crate) fn scan<V: DeserializeOwned>(
+        &self,
+        table: &StateTable<V>,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<Keyed<V>>, CorruptError> {
+        let wanted = table.place(prefix);
+        let after = after.map(|after| table.place(after));
+        let begin = match &after {
+            Some(after) => Bound::Excluded(after.as_slice()),
+            None => Bound::Included(wanted.as_slice()),
+        };
+        let mut found = Vec::new();
+        for entry in self.rows.range::<&[u8]>((begin, Bound::Unbounded))? {
+            let (place, row) = entry?;
+            let place = place.value();
+            if !place.starts_with(&wanted) || found.len() == limit {
+                break;
+            }
+            found.push((place[table.name.len() + 1..].to_vec(), self.open(table, place, row.value())?));
+        }
+        Ok(found)
+    }
+
+    pub(crate) fn blind(&self, domain: &str, parts: &[&[u8]]) -> [u8; 32] {
+        vault::blind::blind(self.seal.keys().store_key(StorePurpose::Index), domain, parts)
+    }
+
+    fn open<V: DeserializeOwned>(
+        &self,
+        table: &StateTable<V>,
+        place: &[u8],
+        row: &[u8],
+    ) -> Result<V, CorruptError> {
+        match self.seal.open(table.name, place, row)? {
+            Opened::Plain(plain) => decode(table.name, &plain),
+            Opened::Destroyed(file) => Err(CorruptError::KeyGone(file)),
+        }
+    }
 }
 
 /// What a row can be.

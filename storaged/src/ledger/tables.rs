@@ -2,6 +2,9 @@
 //!
 //! **Invariant:** every row carries its own version, and a ledger of another version is refused at start.
 
+use std::sync::Arc;
+
+use receipt::merkle::Edge;
 use redb::{
     Database, Durability, ReadTransaction, ReadableTable as _, ReadableTableMetadata as _, Table,
     TableDefinition, WriteTransaction,
@@ -9,20 +12,34 @@ use redb::{
 use serde::{Deserialize, Serialize};
 use store_proto::FileId;
 
+use crate::keys::{KeyStore, KeysError};
+use crate::ledger::application::{Application, Position};
+use crate::ledger::checkpoint::Signer;
 use crate::ledger::record::Record;
+use crate::ledger::seal::Seal;
 
 /// The version of the whole layout; `meta.format_version`.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
-/// Record index → canonical JSON of the record.
+/// Record index → the sealed record; see [`log`](crate::ledger::log).
 pub const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
+/// The Merkle tree's kept nodes; see [`log`](crate::ledger::log).
+pub const TILES: TableDefinition<'_, &[u8], &[u8; 32]> = TableDefinition::new("tiles");
+/// File id ‖ index, big-endian: the records about each file.
+pub const BY_FILE: TableDefinition<'_, &[u8], ()> = TableDefinition::new("by_file");
 /// Every row of every [`StateTable`](crate::ledger::state::StateTable).
 pub const STATE: TableDefinition<'_, &[u8], &[u8]> = TableDefinition::new("state");
+/// Group → which places it changed, sealed; until the journal mirror has the group.
+pub const UNMIRRORED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("unmirrored");
 /// Facts about the ledger itself.
 pub const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
 
 pub(crate) const META_FORMAT_VERSION: &str = "format_version";
 pub(crate) const META_STORE_ID: &str = "store_id";
+/// The newest signed checkpoint: it is over all records.
+pub(crate) const META_CHECKPOINT: &str = "checkpoint";
+/// How many groups of commands there were; little-endian.
+pub(crate) const META_GROUP: &str = "group";
 
 /// A number that is kept rather than counted each time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,7 +94,10 @@ pub fn rfc3339(unix_ms: u64) -> String {
 /// The tables of one write transaction.
 pub(crate) struct Tables<'txn> {
     pub(crate) records: Table<'txn, u64, &'static [u8]>,
+    pub(crate) tiles: Table<'txn, &'static [u8], &'static [u8; 32]>,
+    pub(crate) by_file: Table<'txn, &'static [u8], ()>,
     pub(crate) state: Table<'txn, &'static [u8], &'static [u8]>,
+    pub(crate) unmirrored: Table<'txn, u64, &'static [u8]>,
     pub(crate) meta: Table<'txn, &'static str, &'static [u8]>,
 }
 
@@ -85,24 +105,74 @@ impl<'txn> Tables<'txn> {
     pub(crate) fn open(transaction: &'txn WriteTransaction) -> Result<Self, redb::TableError> {
         Ok(Tables {
             records: transaction.open_table(RECORDS)?,
+            tiles: transaction.open_table(TILES)?,
+            by_file: transaction.open_table(BY_FILE)?,
             state: transaction.open_table(STATE)?,
+            unmirrored: transaction.open_table(UNMIRRORED)?,
             meta: transaction.open_table(META)?,
         })
     }
+
+    /// Forgets what the journal mirror has.
+    pub(crate) fn forget_mirrored(&mut self, group: u64) -> Result<(), CorruptError> {
+        loop {
+            let first = self.unmirrored.first()?.map(|(first, _)| first.value());
+            match first.filter(|first| *first <= group) {
+                Some(mirrored) => drop(self.unmirrored.remove(mirrored)?),
+                None => return Ok(()),
+            }
+        }
+    }
 }
 
-/// Makes all tables of a new ledger, with its id and first record.
-pub(crate) fn initialize(database: &Database, store: StoreId, first: &Record) -> Result<(), redb::Error> {
-    let mut transaction = database.begin_write()?;
-    transaction.set_durability(Durability::Immediate)?;
+/// Makes all tables of a new ledger, with its id, its first record and the checkpoint over it.
+pub(crate) fn initialize(
+    database: &Database,
+    store: StoreId,
+    keys: &Arc<dyn KeyStore>,
+    first: Record,
+) -> Result<(), InitializeError> {
+    let signer = Signer::new(store, keys.as_ref())?;
+    let seal = Seal::new(Arc::clone(keys));
+    let mut transaction = database.begin_write().map_err(redb::Error::from)?;
+    transaction.set_durability(Durability::Immediate).map_err(redb::Error::from)?;
     {
-        let mut tables = Tables::open(&transaction)?;
-        tables.meta.insert(META_FORMAT_VERSION, FORMAT_VERSION.to_le_bytes().as_slice())?;
-        tables.meta.insert(META_STORE_ID, store.0.as_bytes().as_slice())?;
-        tables.records.insert(first.index, first.to_bytes().as_slice())?;
+        let mut tables = Tables::open(&transaction).map_err(redb::Error::from)?;
+        let mut position = Position { edge: Edge::default(), last_time_ms: first.time_ms };
+        let host = first.host.clone();
+        let now_ms = first.time_ms;
+        let mut app = Application::new(&mut tables, &mut position, &seal, &host, now_ms);
+        app.fact(META_FORMAT_VERSION, &FORMAT_VERSION.to_le_bytes())?;
+        app.fact(META_STORE_ID, store.0.as_bytes())?;
+        app.append(first)?;
+        app.end_group(1, &signer, 0)?;
     }
-    transaction.commit()?;
+    transaction.commit().map_err(redb::Error::from)?;
     Ok(())
+}
+
+/// Why a new ledger is not made.
+#[derive(Debug, thiserror::Error)]
+pub enum InitializeError {
+    /// redb cannot.
+    #[error(transparent)]
+    Database(#[from] redb::Error),
+    /// The first record cannot be written.
+    #[error(transparent)]
+    Record(#[from] CorruptError),
+}
+
+/// The key of `by_file`.
+pub(crate) fn by_file_key(file: FileId, index: u64) -> [u8; 24] {
+    let mut key = [0; 24];
+    key[..16].copy_from_slice(file.as_bytes());
+    key[16..].copy_from_slice(&index.to_be_bytes());
+    key
+}
+
+/// What a row of `unmirrored` is bound to.
+pub(crate) fn unmirrored_aad(group: u64) -> Vec<u8> {
+    [b"unmirrored\0".as_slice(), &group.to_be_bytes()].concat()
 }
 
 /// What is wrong with what was read.
@@ -117,6 +187,18 @@ pub enum CorruptError {
     /// A row does not parse, or contradicts another.
     #[error("the ledger is damaged: {0}")]
     Row(String),
+    /// A row's file has no keys any more, and the row is still there.
+    #[error("the keys of file {0} were destroyed, and a row about it was not")]
+    KeyGone(FileId),
+    /// The keys cannot be had.
+    #[error(transparent)]
+    Keys(#[from] KeysError),
+    /// No randomness.
+    #[error(transparent)]
+    Random(#[from] vault::RandomError),
+    /// The log's key does not sign.
+    #[error("sign the checkpoint: {0}")]
+    Sign(String),
     /// Another format.
     #[error("the ledger has format version {0}, this program reads {FORMAT_VERSION}")]
     Version(u32),
@@ -139,7 +221,10 @@ pub(crate) fn check_format(transaction: &ReadTransaction) -> Result<StoreId, Cor
         .ok_or_else(|| CorruptError::Row("no store id".into()))?;
     // Opening them proves that they have the types that this version expects.
     let records = transaction.open_table(RECORDS)?;
+    transaction.open_table(TILES)?;
+    transaction.open_table(BY_FILE)?;
     transaction.open_table(STATE)?;
+    transaction.open_table(UNMIRRORED)?;
     let (count, last) = (records.len()?, records.last()?);
     let last = last.map(|(index, _)| index.value());
     if last.is_none_or(|last| last + 1 != count) {

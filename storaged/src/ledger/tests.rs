@@ -2,15 +2,35 @@
 
 mod crash;
 mod end_of_life;
+mod journal;
 mod model;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use receipt::merkle::{self, Edge};
+use redb::backends::InMemoryBackend;
 use store_proto::{Cohort, ContentDigest, FileId, LogicalPath, UserName};
 
 use super::writer::{Observer, Time};
 use super::*;
+use crate::keys::{self, RECORD_SLOT};
+
+pub(super) type Keys = Arc<dyn KeyStore>;
+
+pub(super) const STORE: StoreId = StoreId(FileId::from_bytes([1; 16]));
+
+pub(super) fn fresh_keys() -> Keys {
+    Arc::new(keys::Keys::in_memory(STORE).unwrap())
+}
+
+/// A new ledger in memory, without a mirror.
+pub(super) fn fresh_ledger(keys: &Keys, time: &TestTime) -> Ledger {
+    let database = open_on(InMemoryBackend::new()).unwrap();
+    tables::initialize(&database, STORE, keys, first_record()).unwrap();
+    let opened = Opened { database: Arc::new(database), store: STORE };
+    Ledger::start(opened, Arc::clone(keys), None, Host::default(), time.clone(), Silent).unwrap().0
+}
 
 /// A clock that a test sets; it may go back.
 #[derive(Debug, Clone, Default)]
@@ -33,7 +53,7 @@ impl Observer for Silent {
     fn failed(&self, _commands: usize) {}
 }
 
-pub(super) fn begin_upload(cohort: &str, path: &str, id: FileId) -> upload::Command {
+pub(super) fn begin_upload(keys: &Keys, cohort: &str, path: &str, id: FileId) -> upload::Command {
     upload::Command::Begin {
         origin: Origin { user: Some(UserName::parse("ada").unwrap()), ..Origin::default() },
         cohort: Cohort::parse(cohort).unwrap(),
@@ -41,6 +61,7 @@ pub(super) fn begin_upload(cohort: &str, path: &str, id: FileId) -> upload::Comm
         file_type: None,
         file_id: id,
         volume: FileId::from_bytes([0xee; 16]),
+        keys: vec![keys.new_file_key(&Cohort::parse(cohort).unwrap(), id, RECORD_SLOT).unwrap().1],
     }
 }
 
@@ -57,9 +78,9 @@ pub(super) fn first_record() -> Record {
 }
 
 /// What must hold of any ledger, whatever happened to it.
-pub(super) fn assert_sound(reader: &Reader) {
+pub(super) fn assert_sound(reader: &Reader, keys: &Keys) {
     let totals = reader.totals().unwrap();
-    let records = reader.records(0, usize::MAX).unwrap();
+    let records = assert_log(reader, keys);
     assert_eq!(records.len() as u64, totals.records);
     let mut last_time = 0;
     for (i, record) in records.iter().enumerate() {
@@ -87,6 +108,29 @@ pub(super) fn assert_sound(reader: &Reader) {
     }
 }
 
+/// From each leaf to the signed checkpoint; the records, all of which can be read.
+fn assert_log(reader: &Reader, keys: &Keys) -> Vec<Record> {
+    let key = checkpoint::log_key(STORE, keys.as_ref()).unwrap();
+    let snapshot = reader.snapshot().unwrap();
+    let stored = snapshot.checkpoint().unwrap();
+    let checkpoint = stored.verify(&key).unwrap();
+    let entries = reader.entries(0, usize::MAX).unwrap();
+    assert_eq!(entries.len() as u64, checkpoint.size);
+    let mut edge = Edge::default();
+    let mut records = Vec::new();
+    for entry in entries {
+        let Content::Record(open) = entry.content else { panic!("{} cannot be read", entry.index) };
+        let leaf = open.leaf();
+        let path = snapshot.inclusion(entry.index, checkpoint.size).unwrap();
+        merkle::verify_inclusion(&leaf, entry.index, checkpoint.size, &path, &checkpoint.root).unwrap();
+        edge.append(leaf, |_| ()).unwrap();
+        assert_eq!(open.record.to_bytes(), open.bytes);
+        records.push(open.record);
+    }
+    assert_eq!(edge.root(), checkpoint.root);
+    records
+}
+
 #[tokio::test]
 async fn a_ledger_whose_thread_has_died_is_not_usable() {
     struct Dies;
@@ -98,11 +142,13 @@ async fn a_ledger_whose_thread_has_died_is_not_usable() {
     }
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("ledger");
-    create(&path, StoreId::random().unwrap(), first_record()).unwrap();
-    let (database, _) = open(&path).unwrap();
-    let (ledger, thread) = Ledger::start(database, Host::default(), TestTime::default(), Dies).unwrap();
+    let keys = fresh_keys();
+    create(&path, StoreId::random().unwrap(), &keys, first_record()).unwrap();
+    let opened = open(&path).unwrap();
+    let (ledger, thread) =
+        Ledger::start(opened, Arc::clone(&keys), None, Host::default(), TestTime::default(), Dies).unwrap();
     assert!(ledger.is_usable());
-    assert!(ledger.submit(begin_upload("c1", "f", FileId::from_bytes([1; 16]))).await.is_err());
+    assert!(ledger.submit(begin_upload(&keys, "c1", "f", FileId::from_bytes([1; 16]))).await.is_err());
     assert!(thread.join().is_err());
     assert!(!ledger.is_usable());
 }

@@ -5,7 +5,9 @@
 
 use store_proto::{Cohort, ContentDigest, FileId, FileType, LogicalPath};
 
+use crate::keys::KeyChange;
 use crate::ledger::application::Application;
+use crate::ledger::command::Area;
 use crate::ledger::files::{self, FileRow, FileState};
 use crate::ledger::intents::{self, IntentKind, IntentRow};
 use crate::ledger::record::{Action, Ending, Origin, Phase};
@@ -29,6 +31,8 @@ pub enum Command {
         file_id: FileId,
         /// The volume that will hold it.
         volume: FileId,
+        /// The file's record key, under which all that is about it is sealed.
+        keys: Vec<KeyChange>,
     },
     /// The object is published and durable: make it a file.
     Finish {
@@ -71,10 +75,31 @@ pub enum Outcome {
     UnknownIntent,
 }
 
+impl Area for Command {
+    fn new_keys(&self) -> &[KeyChange] {
+        match self {
+            Command::Begin { keys, .. } => keys,
+            Command::Finish { .. } | Command::Abandon { .. } => &[],
+        }
+    }
+
+    /// A sender who is told that the file is stored, or that the path holds it already, may delete his own.
+    fn waits_for_mirror(&self) -> bool {
+        match self {
+            Command::Finish { .. } | Command::Abandon { .. } => true,
+            Command::Begin { .. } => false,
+        }
+    }
+
+    fn leads_to_waiting(&self) -> bool {
+        matches!(self, Command::Begin { .. })
+    }
+}
+
 impl Command {
     pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {
         match self {
-            Command::Begin { origin, cohort, path, file_type, file_id, volume } => {
+            Command::Begin { origin, cohort, path, file_type, file_id, volume, keys: _ } => {
                 let kind = IntentKind::Upload;
                 let row = IntentRow { cohort, file_id, file_type, kind, origin, path, v: 1, volume };
                 let intent = intents::open(app, Action::FileUploadedViaStream, &row, None)?;

@@ -4,19 +4,28 @@
 //! [`LedgerUnavailable`]. Commands that wait together are committed together, so that a sync is paid
 //! once per group and not once per command; the queue is bounded.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
+use receipt::note::LogKey;
 use redb::{Database, Durability};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::keys::{KeyChange, KeyStore, KeysError};
+use crate::ledger::Opened;
 use crate::ledger::application::{Application, Position};
-use crate::ledger::command::{Ask, Command, Outcome};
+use crate::ledger::checkpoint::{self, Signer};
+use crate::ledger::command::{Area as _, Ask, Command, Outcome};
+use crate::ledger::journal::mirror::Mirror;
+use crate::ledger::journal::{Envelope, Frame, JournalError};
 use crate::ledger::read::Reader;
 use crate::ledger::record::Host;
+use crate::ledger::seal::Seal;
 use crate::ledger::tables::{CorruptError, Tables};
-use crate::limits::{LEDGER_GROUP, LEDGER_QUEUE};
+use crate::limits::{JOURNAL_END, JOURNAL_END_STEP, LEDGER_GROUP, LEDGER_QUEUE};
 
 /// The operation cannot be recorded, so it must not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -45,53 +54,132 @@ pub struct Ledger {
     queue: mpsc::Sender<Request>,
     reader: Reader,
     usable: Arc<AtomicBool>,
+    log_key: LogKey,
+    mirror: Option<Mirror>,
 }
 
 #[derive(Debug)]
 struct Request {
     command: Command,
-    answer: oneshot::Sender<Result<Outcome, LedgerUnavailable>>,
+    /// With the group that holds it.
+    answer: oneshot::Sender<Result<(Outcome, u64), LedgerUnavailable>>,
+}
+
+type Answer = oneshot::Receiver<Result<(Outcome, u64), LedgerUnavailable>>;
+
+/// Where the journal mirror is, and how long is waited for it.
+#[derive(Debug, Clone)]
+pub struct MirrorPlace {
+    /// The directory; what should hold it is there.
+    pub directory: PathBuf,
+    /// After this it hangs, and what waits for it is refused.
+    pub patience: Duration,
 }
 
 impl Ledger {
     /// Starts the writer. It ends when the last handle is dropped.
     pub fn start(
-        database: Arc<Database>,
+        opened: Opened,
+        keys: Arc<dyn KeyStore>,
+        mirror: Option<MirrorPlace>,
         host: Host,
         time: impl Time,
         observer: impl Observer,
     ) -> Result<(Ledger, JoinHandle<()>), StartError> {
-        let reader = Reader::new(Arc::clone(&database));
-        let position = Position::after(reader.last_record()?.as_ref());
+        let Opened { database, store } = opened;
+        let reader = Reader::new(Arc::clone(&database), Arc::clone(&keys));
+        let snapshot = reader.snapshot()?;
+        let signer = Signer::new(store, keys.as_ref())?;
+        let position = snapshot.position()?;
+        // What is on the disk is what was signed, or nothing more is written behind it.
+        let epoch = checkpoint::check(&snapshot.checkpoint()?, &signer.log_key(), &position.edge)?;
+        let group = snapshot.group()?;
+        drop(snapshot);
+        let log_key = signer.log_key();
+        let mirror = match mirror {
+            Some(MirrorPlace { directory, patience }) => {
+                let envelope = Envelope::new(store, Arc::clone(&keys));
+                Some(Mirror::start(directory, envelope, reader.clone(), patience)?)
+            }
+            None => None,
+        };
+        let seal = Seal::new(keys);
+        let handle = mirror.as_ref().map(|(mirror, _)| mirror.clone());
         let (queue, requests) = mpsc::channel(LEDGER_QUEUE);
         let usable = Arc::new(AtomicBool::new(true));
-        let writer = Writer { database, host, position, time, observer, usable: Arc::clone(&usable) };
+        let usable_here = Arc::clone(&usable);
+        let writer = Writer {
+            database,
+            seal,
+            signer,
+            epoch,
+            group,
+            mirror,
+            host,
+            position,
+            time,
+            observer,
+            usable: usable_here,
+        };
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(requests))
             .map_err(StartError::Thread)?;
-        Ok((Ledger { queue, reader, usable }, thread))
+        Ok((Ledger { queue, reader, usable, log_key, mirror: handle }, thread))
     }
 
-    /// Waits until the command is durable.
+    /// Waits until the command is durable: in the ledger, and for those that say so in the journal mirror too.
     pub async fn submit<C: Ask>(&self, command: C) -> Result<C::Outcome, LedgerUnavailable> {
-        let (answer, outcome) = oneshot::channel();
-        let request = Request { command: command.into_command(), answer };
+        let (request, waits, answer) = self.request(command)?;
         self.queue.send(request).await.map_err(|_| LedgerUnavailable)?;
-        outcome.await.map_err(|_| LedgerUnavailable)?.map(own::<C>)
+        let (outcome, group) = answer.await.map_err(|_| LedgerUnavailable)??;
+        if let (true, Some(mirror)) = (waits, &self.mirror) {
+            mirror.wait(group).await?;
+        }
+        Ok(own::<C>(outcome))
     }
 
     /// As [`submit`](Self::submit), for threads outside the runtime.
     pub fn submit_blocking<C: Ask>(&self, command: C) -> Result<C::Outcome, LedgerUnavailable> {
-        let (answer, outcome) = oneshot::channel();
-        let request = Request { command: command.into_command(), answer };
+        let (request, waits, answer) = self.request(command)?;
         self.queue.blocking_send(request).map_err(|_| LedgerUnavailable)?;
-        outcome.blocking_recv().map_err(|_| LedgerUnavailable)?.map(own::<C>)
+        let (outcome, group) = answer.blocking_recv().map_err(|_| LedgerUnavailable)??;
+        if let (true, Some(mirror)) = (waits, &self.mirror) {
+            mirror.wait_blocking(group)?;
+        }
+        Ok(own::<C>(outcome))
+    }
+
+    fn request<C: Ask>(&self, command: C) -> Result<(Request, bool, Answer), LedgerUnavailable> {
+        let command = command.into_command();
+        let waits = command.waits_for_mirror();
+        if (waits || command.leads_to_waiting()) && self.mirror.as_ref().is_some_and(Mirror::hangs) {
+            return Err(LedgerUnavailable);
+        }
+        let (answer, outcome) = oneshot::channel();
+        Ok((Request { command, answer }, waits, outcome))
+    }
+
+    /// Groups that are durable here and not yet in the journal mirror.
+    pub fn mirror_lag(&self) -> u64 {
+        let Some(mirror) = &self.mirror else { return 0 };
+        let group = self.reader.snapshot().and_then(|snapshot| snapshot.group());
+        group.unwrap_or(0).saturating_sub(mirror.mirrored())
+    }
+
+    /// Whether the journal mirror keeps up.
+    pub fn mirror_keeps_up(&self) -> bool {
+        !self.mirror.as_ref().is_some_and(Mirror::hangs)
     }
 
     /// What the ledger holds.
     pub fn reader(&self) -> &Reader {
         &self.reader
+    }
+
+    /// The public key of the log: who holds it can check every checkpoint and receipt.
+    pub fn log_key(&self) -> &LogKey {
+        &self.log_key
     }
 
     /// Whether the last commit was durable and there is a thread for the next.
@@ -110,6 +198,9 @@ pub enum StartError {
     /// The last record cannot be read.
     #[error("read the last record: {0}")]
     Read(#[from] CorruptError),
+    /// The journal mirror cannot be used, or does not fit.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// No thread.
     #[error("start the ledger's thread: {0}")]
     Thread(std::io::Error),
@@ -117,6 +208,11 @@ pub enum StartError {
 
 struct Writer<T, O> {
     database: Arc<Database>,
+    seal: Seal,
+    signer: Signer,
+    epoch: u64,
+    group: u64,
+    mirror: Option<(Mirror, JoinHandle<()>)>,
     host: Host,
     position: Position,
     time: T,
@@ -128,6 +224,15 @@ struct Writer<T, O> {
 impl<T, O> Drop for Writer<T, O> {
     fn drop(&mut self) {
         self.usable.store(false, Ordering::Relaxed);
+        if let Some((mirror, thread)) = self.mirror.take() {
+            mirror.close();
+            // It reads the ledger: whoever waits for this thread wants the file to be free.
+            let mut patience = JOURNAL_END;
+            while !thread.is_finished() && !patience.is_zero() {
+                std::thread::sleep(JOURNAL_END_STEP);
+                patience = patience.saturating_sub(JOURNAL_END_STEP);
+            }
+        }
     }
 }
 
@@ -151,13 +256,18 @@ impl<T: Time, O: Observer> Writer<T, O> {
             group.drain(..).map(|request| (request.command, request.answer)).unzip();
         let count = commands.len();
         match self.transact(commands) {
-            Ok((outcomes, position)) => {
+            Ok(Committed { outcomes, position, frame }) => {
                 self.position = position;
+                self.group = frame.last;
+                let group = self.group;
+                if let Some((mirror, _)) = &self.mirror {
+                    mirror.push(frame);
+                }
                 self.usable.store(true, Ordering::Relaxed);
                 self.observer.committed(count, self.time.steady_seconds() - begun);
                 for (answer, outcome) in answers.into_iter().zip(outcomes) {
                     // Whoever no longer waits finds the operation in the trail.
-                    let _ = answer.send(Ok(outcome));
+                    let _ = answer.send(Ok((outcome, group)));
                 }
             }
             Err(error) => {
@@ -171,24 +281,51 @@ impl<T: Time, O: Observer> Writer<T, O> {
         }
     }
 
+    /// New keys first, then the group, then what it destroys, then the ledger: a row or record is never durable
+    /// without the key that opens it, and never says of a key that it is gone while it is there.
+    ///
     /// The position moves only with a durable transaction.
-    fn transact(&self, commands: Vec<Command>) -> Result<(Vec<Outcome>, Position), CommitError> {
+    fn transact(&self, commands: Vec<Command>) -> Result<Committed, CommitError> {
+        let group = self.group + 1;
+        let keys = self.seal.keys();
+        let new: Vec<KeyChange> = commands.iter().flat_map(|command| command.new_keys()).cloned().collect();
+        if !new.is_empty() {
+            keys.commit(&new)?;
+        }
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
-        let mut position = self.position;
+        let mut position = self.position.clone();
         let mut outcomes = Vec::with_capacity(commands.len());
-        {
+        let redo = {
             let mut tables = Tables::open(&transaction).map_err(CorruptError::Table)?;
             let now_ms = self.time.wall_ms();
-            let mut application =
-                Application { tables: &mut tables, position: &mut position, host: &self.host, now_ms };
+            let mut app = Application::new(&mut tables, &mut position, &self.seal, &self.host, now_ms);
+            app.redo.keys = new;
             for command in commands {
-                outcomes.push(command.apply(&mut application)?);
+                outcomes.push(command.apply(&mut app)?);
             }
-        }
+            let redo = app.end_group(group, &self.signer, self.epoch)?;
+            let destroyed = std::mem::take(&mut app.destroyed);
+            if let Some((mirror, _)) = &self.mirror {
+                tables.forget_mirrored(mirror.mirrored())?;
+            }
+            if !destroyed.is_empty() {
+                keys.commit(&destroyed)?;
+            }
+            redo
+        };
         transaction.commit()?;
-        Ok((outcomes, position))
+        let (size, root) = (position.edge.size(), position.edge.root());
+        let frame = Frame { first: group, last: group, more: false, size, root, redo };
+        Ok(Committed { outcomes, position, frame })
     }
+}
+
+/// A durable group.
+struct Committed {
+    outcomes: Vec<Outcome>,
+    position: Position,
+    frame: Frame,
 }
 
 /// Why a group was lost.
@@ -200,6 +337,8 @@ enum CommitError {
     Durability(#[from] redb::SetDurabilityError),
     #[error(transparent)]
     Apply(#[from] CorruptError),
+    #[error(transparent)]
+    Keys(#[from] KeysError),
     #[error(transparent)]
     Commit(#[from] redb::CommitError),
 }

@@ -12,6 +12,7 @@ use store_proto::{ProblemBody, ProblemKind, headers};
 use tokio::sync::mpsc;
 
 use crate::denial::Denial;
+use crate::keys::KeysError;
 use crate::ledger::LedgerUnavailable;
 
 /// An answer.
@@ -93,6 +94,14 @@ impl From<Denial> for Refusal {
 
 impl From<LedgerUnavailable> for Refusal {
     fn from(_: LedgerUnavailable) -> Refusal {
+        Refusal::of(ProblemKind::LedgerUnavailable)
+    }
+}
+
+/// Without its key nothing of a file can be recorded.
+impl From<KeysError> for Refusal {
+    fn from(error: KeysError) -> Refusal {
+        tracing::error!(%error, "a key cannot be had");
         Refusal::of(ProblemKind::LedgerUnavailable)
     }
 }

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use hyper::Request;
 use store_proto::limits::{DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT};
-use store_proto::{Action as Asked, Cohort, Listing, LogicalPath};
+use store_proto::{Action as Asked, Cohort, Listing};
 
 use crate::denial::Denial;
 use crate::ledger::Note;
@@ -31,22 +31,23 @@ pub async fn list<B>(
     let Some(page) = Page::parse(request.uri().query().unwrap_or("")) else {
         return Err(deny(store, Denial::Malformed, admitted.origin.clone(), Some(cohort), None).await);
     };
-    let after = page.after.as_ref().map(LogicalPath::as_str);
-    let (rows, more) = store.ledger.reader().list(cohort, after, page.limit).map_err(unreadable)?;
+    let (rows, more) = store.ledger.reader().list(cohort, page.after, page.limit).map_err(unreadable)?;
     let note = Note {
         cohort: Some(cohort.clone()),
         detail: Some(format!("{} files", rows.len())),
         ..Note::new(Action::AccessListed, Ending::Succeeded, admitted.origin.clone())
     };
     store.note(note).await?;
-    let next_cursor = rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(row.path.as_str()));
+    let next_cursor =
+        rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(row.ledger_index.to_be_bytes()));
     let files = rows.iter().map(|row| row.to_meta()).collect();
     Ok(answer::json(StatusCode::OK, &Listing { files, next_cursor }))
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Page {
-    after: Option<LogicalPath>,
+    /// The record of the last file that was served: files are listed as they came.
+    after: Option<u64>,
     limit: usize,
 }
 
@@ -57,8 +58,8 @@ impl Page {
             match pair.split_once('=')? {
                 ("cursor", "") => {}
                 ("cursor", cursor) => {
-                    let path = String::from_utf8(URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
-                    page.after = Some(LogicalPath::parse(&path).ok()?);
+                    let index = URL_SAFE_NO_PAD.decode(cursor).ok()?.try_into().ok()?;
+                    page.after = Some(u64::from_be_bytes(index));
                 }
                 ("limit", "") => {}
                 ("limit", limit) => {
@@ -77,9 +78,9 @@ mod tests {
 
     #[test]
     fn a_page_is_asked_for_with_cursor_and_limit() {
-        let cursor = URL_SAFE_NO_PAD.encode("a/b");
+        let cursor = URL_SAFE_NO_PAD.encode(7_u64.to_be_bytes());
         let page = Page::parse(&format!("cursor={cursor}&limit=5")).unwrap();
-        assert_eq!(page, Page { after: Some(LogicalPath::parse("a/b").unwrap()), limit: 5 });
+        assert_eq!(page, Page { after: Some(7), limit: 5 });
         assert_eq!(Page::parse("").unwrap().limit, 100);
         assert_eq!(Page::parse("limit=99999").unwrap().limit, 1000);
         assert_eq!(Page::parse("limit=0").unwrap().limit, 1);

@@ -17,6 +17,7 @@ use store_proto::{
 };
 
 use crate::denial::Denial;
+use crate::keys::{KeyStore as _, RECORD_SLOT};
 use crate::ledger::upload::{Command, Outcome};
 use crate::ledger::{Action, Ending, FileRow, tables};
 use crate::limits::{LINGER, LINGER_BYTES, TRANSFER_WAIT};
@@ -180,6 +181,7 @@ impl Upload {
     }
 
     async fn begin(&self, file_id: FileId) -> Result<u64, Refusal> {
+        let (_, record_key) = self.store.keys.new_file_key(&self.announced.cohort, file_id, RECORD_SLOT)?;
         let command = Command::Begin {
             origin: self.admitted.origin.clone(),
             cohort: self.announced.cohort.clone(),
@@ -187,6 +189,7 @@ impl Upload {
             file_type: self.announced.file_type.clone(),
             file_id,
             volume: self.disk.id(),
+            keys: vec![record_key],
         };
         let outcome = self.store.ledger.submit(command).await?;
         let Outcome::Begun { intent } = outcome else { return Err(unexpected(&outcome)) };

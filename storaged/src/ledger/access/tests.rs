@@ -4,8 +4,7 @@ use proptest::prelude::*;
 use store_proto::{Cohort, EdgeName, FileId, Role, Token, UserName};
 
 use super::*;
-use crate::ledger::tests::{Silent, TestTime, first_record};
-use crate::ledger::{Host, Ledger, StoreId};
+use crate::ledger::tests::{TestTime, fresh_keys, fresh_ledger};
 
 fn user(n: u8) -> UserName {
     UserName::parse(&format!("u{n}")).unwrap()
@@ -103,12 +102,8 @@ proptest! {
 
     #[test]
     fn rows_records_and_model_agree(wishes in prop::collection::vec(wish(), 1..40)) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ledger");
-        crate::ledger::create(&path, StoreId::random().unwrap(), first_record()).unwrap();
-        let (database, _) = crate::ledger::open(&path).unwrap();
         let time = TestTime::default();
-        let (ledger, thread) = Ledger::start(database, Host::default(), time.clone(), Silent).unwrap();
+        let ledger = fresh_ledger(&fresh_keys(), &time);
         let mut books = vec![Book::default()];
         for (i, wish) in wishes.into_iter().enumerate() {
             let now = (i as u64 + 1) * 10;
@@ -131,7 +126,6 @@ proptest! {
             prop_assert_eq!(&Book::at(ledger.reader(), moment).unwrap(), book, "as it was at {}", moment);
         }
         drop(ledger);
-        thread.join().unwrap();
     }
 }
 

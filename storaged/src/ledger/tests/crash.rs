@@ -14,10 +14,11 @@ fn what_was_acknowledged_survives_a_failure_at_any_operation() {
     let mut failures = 0;
     for fail_at in 1.. {
         let disk = Disk::empty();
-        let acknowledged = work(&disk, fail_at);
+        let keys = fresh_keys();
+        let acknowledged = work(&disk, &keys, fail_at);
         let failed = disk.0.lock().unwrap().failed;
         for seed in 0..4 {
-            check(disk.after_crash(seed), &acknowledged, fail_at, seed);
+            check(disk.after_crash(seed), &keys, &acknowledged, fail_at, seed);
         }
         if !failed {
             break;
@@ -30,13 +31,21 @@ fn what_was_acknowledged_survives_a_failure_at_any_operation() {
 #[test]
 fn a_ledger_that_cannot_sync_refuses_and_says_so() {
     let disk = Disk::empty();
+    let keys = fresh_keys();
     let database = open_on(disk.clone()).unwrap();
-    tables::initialize(&database, StoreId(FileId::from_bytes([1; 16])), &first_record()).unwrap();
-    let (ledger, _) =
-        Ledger::start(Arc::new(database), Host::default(), TestTime::default(), Silent).unwrap();
+    tables::initialize(&database, STORE, &keys, first_record()).unwrap();
+    let (ledger, _) = Ledger::start(
+        Opened { database: Arc::new(database), store: STORE },
+        Arc::clone(&keys),
+        None,
+        Host::default(),
+        TestTime::default(),
+        Silent,
+    )
+    .unwrap();
     assert!(ledger.is_usable());
     disk.0.lock().unwrap().operations_left = 0;
-    let refused = ledger.submit_blocking(begin_upload("c", "p", FileId::from_bytes([2; 16])));
+    let refused = ledger.submit_blocking(begin_upload(&keys, "c", "p", FileId::from_bytes([2; 16])));
     assert_eq!(refused, Err(LedgerUnavailable));
     assert!(!ledger.is_usable());
 }
@@ -49,19 +58,26 @@ struct Acknowledged {
     stored: Vec<FileId>,
 }
 
-fn work(disk: &Disk, fail_at: usize) -> Acknowledged {
+fn work(disk: &Disk, keys: &Keys, fail_at: usize) -> Acknowledged {
     disk.0.lock().unwrap().operations_left = fail_at;
     let mut acknowledged = Acknowledged::default();
     let Ok(database) = open_on(disk.clone()) else { return acknowledged };
-    if tables::initialize(&database, StoreId(FileId::from_bytes([1; 16])), &first_record()).is_err() {
+    if tables::initialize(&database, STORE, keys, first_record()).is_err() {
         return acknowledged;
     }
     acknowledged.initialized = true;
-    let started = Ledger::start(Arc::new(database), Host::default(), TestTime::default(), Silent);
+    let started = Ledger::start(
+        Opened { database: Arc::new(database), store: STORE },
+        Arc::clone(keys),
+        None,
+        Host::default(),
+        TestTime::default(),
+        Silent,
+    );
     let Ok((ledger, writer)) = started else { return acknowledged };
     for number in 0..12u8 {
         let id = FileId::from_bytes([number; 16]);
-        let begun = ledger.submit_blocking(begin_upload("c", &format!("p{number}"), id));
+        let begun = ledger.submit_blocking(begin_upload(keys, "c", &format!("p{number}"), id));
         let Ok(upload::Outcome::Begun { intent }) = begun else { break };
         acknowledged.begun.push(id);
         // Every third is left open, as a crash would.
@@ -77,7 +93,7 @@ fn work(disk: &Disk, fail_at: usize) -> Acknowledged {
     acknowledged
 }
 
-fn check(disk: Disk, acknowledged: &Acknowledged, fail_at: usize, seed: u64) {
+fn check(disk: Disk, keys: &Keys, acknowledged: &Acknowledged, fail_at: usize, seed: u64) {
     let context = format!("failure at operation {fail_at}, seed {seed}");
     let database = match open_on(disk) {
         Ok(database) => database,
@@ -90,10 +106,17 @@ fn check(disk: Disk, acknowledged: &Acknowledged, fail_at: usize, seed: u64) {
         assert!(!acknowledged.initialized, "{context}: the ledger is gone");
         return;
     }
-    let (ledger, _) =
-        Ledger::start(Arc::new(database), Host::default(), TestTime::default(), Silent).unwrap();
+    let (ledger, _) = Ledger::start(
+        Opened { database: Arc::new(database), store: STORE },
+        Arc::clone(keys),
+        None,
+        Host::default(),
+        TestTime::default(),
+        Silent,
+    )
+    .unwrap();
     let reader = ledger.reader();
-    assert_sound(reader);
+    assert_sound(reader, keys);
     let stored = reader.totals().unwrap().files;
     for id in &acknowledged.stored {
         assert!(reader.file(*id).unwrap().is_some(), "{context}: {id} was acknowledged and is gone");
@@ -118,7 +141,7 @@ fn check(disk: Disk, acknowledged: &Acknowledged, fail_at: usize, seed: u64) {
         "{context}: a stored file was removed"
     );
     assert!(reader.open_intents().unwrap().is_empty());
-    assert_sound(reader);
+    assert_sound(reader, keys);
 }
 
 #[derive(Debug, Clone)]

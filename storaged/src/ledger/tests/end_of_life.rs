@@ -2,8 +2,6 @@
 
 use std::sync::atomic::Ordering;
 
-use redb::backends::InMemoryBackend;
-
 use super::*;
 use crate::ledger::cleanup::{
     CleanupKind, Command as Clean, Evidence, Outcome as Cleaned, Temporary, Verifier,
@@ -12,7 +10,7 @@ use crate::ledger::hold::{self, Command as Hold, Outcome as Held, Target};
 
 #[test]
 fn what_must_go_is_pending_until_somebody_found_it_gone() {
-    let (ledger, time) = start();
+    let (ledger, _keys, time) = start();
     let late = require(&ledger, 9_000, 1);
     let soon = require(&ledger, 5_000, 2);
     let pending = |now: u64| {
@@ -47,7 +45,7 @@ fn what_must_go_is_pending_until_somebody_found_it_gone() {
 
 #[test]
 fn the_pause_between_attempts_has_an_end() {
-    let (ledger, _) = start();
+    let (ledger, _keys, _time) = start();
     let id = require(&ledger, 1, 1);
     let mut last = 0;
     for _ in 0..80 {
@@ -60,9 +58,9 @@ fn the_pause_between_attempts_has_an_end() {
 
 #[test]
 fn holds_stand_on_files_and_on_whole_cohorts() {
-    let (ledger, _) = start();
+    let (ledger, keys, _time) = start();
     let file = FileId::from_bytes([7; 16]);
-    let begun = ledger.submit_blocking(begin_upload("c1", "a", file)).unwrap();
+    let begun = ledger.submit_blocking(begin_upload(&keys, "c1", "a", file)).unwrap();
     let upload::Outcome::Begun { intent } = begun else { panic!("{begun:?}") };
     ledger.submit_blocking(finish_upload(intent, 3)).unwrap();
     let cohort = Cohort::parse("c1").unwrap();
@@ -93,12 +91,10 @@ fn holds_stand_on_files_and_on_whole_cohorts() {
     assert_eq!(on_file(&cohort), None);
 }
 
-fn start() -> (Ledger, TestTime) {
-    let database = open_on(InMemoryBackend::new()).unwrap();
-    tables::initialize(&database, StoreId(FileId::from_bytes([1; 16])), &first_record()).unwrap();
-    let time = TestTime::default();
-    let (ledger, _) = Ledger::start(Arc::new(database), Host::default(), time.clone(), Silent).unwrap();
-    (ledger, time)
+fn start() -> (Ledger, Keys, TestTime) {
+    let (keys, time) = (fresh_keys(), TestTime::default());
+    let ledger = fresh_ledger(&keys, &time);
+    (ledger, keys, time)
 }
 
 fn require(ledger: &Ledger, expected_by_ms: u64, object: u8) -> u64 {

@@ -48,35 +48,42 @@ proptest! {
 #[derive(Default)]
 struct Model {
     files: BTreeMap<(String, String), (FileId, u8)>,
+    /// Cohort, and path, id and content, as they came.
+    arrivals: Vec<(String, (String, FileId, u8))>,
     uploads: Vec<(u64, FileId, String, String)>,
     downloads: Vec<u64>,
 }
 
 fn run(steps: &[Step]) {
+    let keys = fresh_keys();
     let database = open_on(InMemoryBackend::new()).unwrap();
-    tables::initialize(&database, StoreId(FileId::from_bytes([1; 16])), &first_record()).unwrap();
+    tables::initialize(&database, STORE, &keys, first_record()).unwrap();
     let time = TestTime::default();
-    let (ledger, _) = Ledger::start(Arc::new(database), Host::default(), time.clone(), Silent).unwrap();
+    let (ledger, _) = Ledger::start(
+        Opened { database: Arc::new(database), store: STORE },
+        Arc::clone(&keys),
+        None,
+        Host::default(),
+        time.clone(),
+        Silent,
+    )
+    .unwrap();
     let mut model = Model::default();
     for (number, step) in steps.iter().enumerate() {
-        apply(&ledger, &time, &mut model, u8::try_from(number).unwrap(), step);
+        apply(&ledger, &keys, &time, &mut model, u8::try_from(number).unwrap(), step);
     }
     let reader = ledger.reader();
-    assert_sound(reader);
+    assert_sound(reader, &keys);
     for name in ["c0", "c1"] {
         let cohort = Cohort::parse(name).unwrap();
-        let expected: Vec<(String, FileId, u8)> = model
-            .files
-            .iter()
-            .filter(|((of, _), _)| of == name)
-            .map(|((_, path), (id, content))| (path.clone(), *id, *content))
-            .collect();
+        let expected: Vec<(String, FileId, u8)> =
+            model.arrivals.iter().filter(|(of, ..)| of == name).map(|(_, row)| row.clone()).collect();
         // Pages of two, joined.
         let mut found = Vec::new();
-        let mut after: Option<String> = None;
+        let mut after = None;
         loop {
-            let (rows, more) = reader.list(&cohort, after.as_deref(), 2).unwrap();
-            after = rows.last().map(|row| row.path.to_string());
+            let (rows, more) = reader.list(&cohort, after, 2).unwrap();
+            after = rows.last().map(|row| row.ledger_index);
             found.extend(
                 rows.into_iter()
                     .map(|row| (row.path.to_string(), row.file_id, u8::try_from(row.size).unwrap())),
@@ -91,13 +98,13 @@ fn run(steps: &[Step]) {
     assert_trail_answers(reader);
 }
 
-fn apply(ledger: &Ledger, time: &TestTime, model: &mut Model, number: u8, step: &Step) {
+fn apply(ledger: &Ledger, keys: &Keys, time: &TestTime, model: &mut Model, number: u8, step: &Step) {
     match step {
         Step::Begin { cohort, path } => {
             let (cohort, path) = (format!("c{cohort}"), format!("p{path}"));
             let id = FileId::from_bytes([number; 16]);
             let upload::Outcome::Begun { intent } =
-                ledger.submit_blocking(begin_upload(&cohort, &path, id)).unwrap()
+                ledger.submit_blocking(begin_upload(keys, &cohort, &path, id)).unwrap()
             else {
                 panic!("an upload begins")
             };
@@ -112,6 +119,7 @@ fn apply(ledger: &Ledger, time: &TestTime, model: &mut Model, number: u8, step: 
                 }
                 None => {
                     assert!(matches!(outcome, upload::Outcome::Stored(file) if file.file_id == id));
+                    model.arrivals.push((cohort.clone(), (path.clone(), id, *content)));
                     model.files.insert((cohort, path), (id, *content));
                     model.uploads.retain(|(open, ..)| *open != intent);
                 }

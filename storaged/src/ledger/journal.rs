@@ -1,0 +1,465 @@
+//! The journal: a second place that holds what each group of commands changed, in files of sealed frames.
+//!
+//! **Invariant:** a frame opens only behind the frames before it: its place and the hash of all before are
+//! its associated data. What is torn at the very end was never acknowledged and is cut off; what is damaged
+//! anywhere else is an error.
+//!
+//! The bytes are described in `docs/formats/journal.md`.
+
+pub mod mirror;
+pub mod replay;
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use receipt::merkle::Hash;
+use sha2::{Digest as _, Sha256};
+use vault::row;
+use zeroize::Zeroizing;
+
+use crate::keys::{KeyStore, StorePurpose};
+use crate::ledger::redo::{Decoder, Encoder, Redo};
+use crate::ledger::tables::{CorruptError, StoreId};
+use crate::limits::JOURNAL_FILE_BYTES;
+
+/// What stands at the beginning of each file.
+const MAGIC: &[u8] = b"culvert journal 1\n";
+const HEADER_BYTES: usize = MAGIC.len() + 16 + 8 + 32;
+/// A frame longer than this is damage: groups are at most some hundred rows, and long ones are cut.
+const MAX_FRAME_BYTES: u32 = 64 * 1024 * 1024;
+const SUFFIX: &str = ".journal";
+
+/// What one frame holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Frame {
+    /// The groups of commands that it covers: after it, the ledger has seen `last`.
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    /// The frames up to the next one without this flag are one change.
+    pub(crate) more: bool,
+    /// The tree after it.
+    pub(crate) size: u64,
+    pub(crate) root: Hash,
+    pub(crate) redo: Redo,
+}
+
+impl Frame {
+    fn encode(&self) -> Zeroizing<Vec<u8>> {
+        let mut to = Encoder::default();
+        to.number(self.first);
+        to.number(self.last);
+        to.0.push(u8::from(self.more));
+        to.number(self.size);
+        to.0.extend_from_slice(self.root.as_bytes());
+        to.keys(&self.redo.keys);
+        for write in &self.redo.writes {
+            to.write(write);
+        }
+        Zeroizing::new(to.0)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Frame, CorruptError> {
+        let mut from = Decoder(bytes);
+        let (first, last) = (from.number()?, from.number()?);
+        let more = from.byte()? != 0;
+        let size = from.number()?;
+        let (root, rest) =
+            from.0.split_first_chunk().ok_or_else(|| CorruptError::Row("a frame without a root".into()))?;
+        from = Decoder(rest);
+        let mut redo = Redo { writes: Vec::new(), keys: from.keys()? };
+        while !from.is_empty() {
+            redo.writes.push(from.write()?);
+        }
+        Ok(Frame { first, last, more, size, root: Hash::from_bytes(*root), redo })
+    }
+}
+
+/// Why a journal cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The disk.
+    #[error("{step} {path}: {error}", path = .path.display())]
+    Io {
+        /// What was tried.
+        step: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// It is not a journal, not this store's, or damaged.
+    #[error("{path}: {why}", path = .path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        why: String,
+    },
+    /// The ledger's own part.
+    #[error(transparent)]
+    Ledger(#[from] CorruptError),
+    /// The mirror has seen what the ledger has not.
+    #[error(
+        "the ledger has {ledger} groups of commands and its journal mirror {mirror}: the ledger was restored or \
+         rolled back. `culvert restore --replay` brings it forward; nothing was changed"
+    )]
+    Ahead {
+        /// The ledger's last group.
+        ledger: u64,
+        /// The mirror's.
+        mirror: u64,
+    },
+    /// They are of two histories.
+    #[error(
+        "the ledger and its journal mirror differ at group {group}, though both have it: one of them is a copy \
+         that went its own way. Move the journal away to begin a new one; nothing was changed"
+    )]
+    Fork {
+        /// Where.
+        group: u64,
+    },
+    /// There is a hole between them.
+    #[error(
+        "the journal mirror ends at group {mirror} and the ledger no longer holds what follows: move the journal \
+         away to begin a new one, and make a backup"
+    )]
+    Hole {
+        /// The mirror's last group.
+        mirror: u64,
+    },
+    /// The replay would leave a hole.
+    #[error(
+        "the journal begins at group {journal} and the ledger ends at {ledger}: a newer backup is needed"
+    )]
+    TooNew {
+        /// The journal's first group.
+        journal: u64,
+        /// The ledger's last.
+        ledger: u64,
+    },
+}
+
+/// What seals the frames of one store.
+#[derive(Debug, Clone)]
+pub(crate) struct Envelope {
+    store: StoreId,
+    keys: Arc<dyn KeyStore>,
+}
+
+/// How far a journal has come: the next frame's place, and the hash over all before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Chain {
+    sequence: u64,
+    hash: [u8; 32],
+}
+
+impl Chain {
+    const START: Chain = Chain { sequence: 0, hash: [0; 32] };
+
+    fn after(self, sealed: &[u8]) -> Chain {
+        let hash = Sha256::new().chain_update(self.hash).chain_update(sealed).finalize().into();
+        Chain { sequence: self.sequence + 1, hash }
+    }
+}
+
+impl Envelope {
+    pub(crate) fn new(store: StoreId, keys: Arc<dyn KeyStore>) -> Envelope {
+        Envelope { store, keys }
+    }
+
+    fn seal(&self, chain: Chain, plain: &[u8]) -> Result<Vec<u8>, CorruptError> {
+        Ok(row::seal(self.keys.store_key(StorePurpose::Journal), &self.aad(chain), plain)?)
+    }
+
+    fn open(&self, chain: Chain, sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, row::OpenError> {
+        row::open(self.keys.store_key(StorePurpose::Journal), &self.aad(chain), sealed)
+    }
+
+    fn aad(&self, chain: Chain) -> Vec<u8> {
+        [b"journal\0", self.store.0.as_bytes().as_slice(), &chain.sequence.to_be_bytes(), &chain.hash]
+            .concat()
+    }
+
+    fn header(&self, chain: Chain) -> Vec<u8> {
+        [MAGIC, self.store.0.as_bytes().as_slice(), &chain.sequence.to_be_bytes(), &chain.hash].concat()
+    }
+}
+
+/// The end of a journal, for writing.
+#[derive(Debug)]
+pub(crate) struct Journal {
+    directory: PathBuf,
+    envelope: Envelope,
+    file: Option<Tail>,
+    /// The newest file and how much of it is whole. It is cut there when the journal grows, not before: whoever
+    /// refuses to start has changed nothing.
+    whole: Option<(PathBuf, u64)>,
+    chain: Chain,
+    /// The last whole change that it holds.
+    end: Option<End>,
+}
+
+#[derive(Debug)]
+struct Tail {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+}
+
+/// What a journal has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) group: u64,
+    pub(crate) size: u64,
+    pub(crate) root: Hash,
+}
+
+impl Journal {
+    /// Opens the journal in this directory, and makes it if there is none.
+    pub(crate) fn open(directory: &Path, envelope: Envelope) -> Result<Journal, JournalError> {
+        make(directory)?;
+        let files = files(directory)?;
+        let mut journal = Journal {
+            directory: directory.to_owned(),
+            envelope,
+            file: None,
+            whole: None,
+            chain: Chain::START,
+            end: None,
+        };
+        // Only the newest file is read: the older ones are looked at when they are replayed.
+        for path in files.iter().rev() {
+            let Some(mut reading) = FileReader::open_newest(path, &journal.envelope)? else {
+                remove(path)?;
+                continue;
+            };
+            let (mut whole, mut chain) = (reading.offset, reading.chain);
+            let mut end = None;
+            while let Some(frame) = reading.next(true)? {
+                if !frame.more {
+                    end = Some(End { group: frame.last, size: frame.size, root: frame.root });
+                    (whole, chain) = (reading.offset, reading.chain);
+                }
+            }
+            if end.is_none() && path != &files[0] {
+                // It was begun and holds nothing whole: the one before it tells how far the journal is.
+                remove(path)?;
+                continue;
+            }
+            journal.chain = chain;
+            journal.end = end;
+            journal.whole = Some((path.clone(), whole));
+            break;
+        }
+        Ok(journal)
+    }
+
+    pub(crate) fn end(&self) -> Option<End> {
+        self.end
+    }
+
+    /// Appends frames and makes them durable.
+    pub(crate) fn append(&mut self, frames: &[&Frame]) -> Result<(), JournalError> {
+        let Some(last) = frames.last() else { return Ok(()) };
+        if let Some((path, bytes)) = self.whole.take() {
+            let file = cut(&path, bytes)?;
+            self.file = Some(Tail { file, path, bytes });
+        }
+        if self.file.as_ref().is_none_or(|tail| tail.bytes >= JOURNAL_FILE_BYTES) {
+            self.file = Some(self.begin_file()?);
+        }
+        let mut chain = self.chain;
+        let mut bytes = Vec::new();
+        for frame in frames {
+            let sealed = self.envelope.seal(chain, &frame.encode())?;
+            let length = u32::try_from(sealed.len()).expect("frames are far below 4 GiB");
+            bytes.extend_from_slice(&length.to_be_bytes());
+            bytes.extend_from_slice(&sealed);
+            chain = chain.after(&sealed);
+        }
+        let tail = self.file.as_mut().expect("a file was begun above");
+        tail.file.write_all(&bytes).map_err(io_error("write", &tail.path))?;
+        tail.file.sync_data().map_err(io_error("sync", &tail.path))?;
+        // What was removed can still be written and synced, and is nowhere.
+        let links = tail.file.metadata().map_err(io_error("look at", &tail.path))?.nlink();
+        if links == 0 {
+            return Err(damaged(&tail.path, "was removed while it was written"));
+        }
+        tail.bytes += bytes.len() as u64;
+        self.chain = chain;
+        self.end = Some(End { group: last.last, size: last.size, root: last.root });
+        Ok(())
+    }
+
+    fn begin_file(&self) -> Result<Tail, JournalError> {
+        let path = self.directory.join(format!("{:020}{SUFFIX}", self.chain.sequence));
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .map_err(io_error("make", &path))?;
+        let header = self.envelope.header(self.chain);
+        file.write_all(&header).map_err(io_error("write", &path))?;
+        file.sync_all().map_err(io_error("sync", &path))?;
+        sync_directory(&self.directory)?;
+        Ok(Tail { file, path, bytes: header.len() as u64 })
+    }
+}
+
+/// Removes the files of which a backup holds every group; the newest file stays. Returns how many went.
+pub fn prune(
+    directory: &Path,
+    store: StoreId,
+    keys: Arc<dyn KeyStore>,
+    covered: u64,
+) -> Result<usize, JournalError> {
+    let envelope = Envelope::new(store, keys);
+    let files = files(directory)?;
+    let mut removed = 0;
+    for (path, next) in files.iter().zip(files.iter().skip(1)) {
+        // A file holds what comes before the first frame of the next one.
+        let Some(frame) = FileReader::open(next, &envelope)?.next(false)? else { break };
+        if frame.first > covered.saturating_add(1) {
+            break;
+        }
+        remove(path)?;
+        removed += 1;
+    }
+    sync_directory(directory)?;
+    Ok(removed)
+}
+
+/// Reads the frames of one file.
+#[derive(Debug)]
+struct FileReader<'a> {
+    path: PathBuf,
+    file: io::BufReader<File>,
+    length: u64,
+    offset: u64,
+    envelope: &'a Envelope,
+    chain: Chain,
+}
+
+impl<'a> FileReader<'a> {
+    /// The newest file may have been begun and not made durable.
+    fn open_newest(path: &Path, envelope: &'a Envelope) -> Result<Option<FileReader<'a>>, JournalError> {
+        let length = path.metadata().map_err(io_error("look at", path))?.len();
+        match Self::open(path, envelope) {
+            Err(JournalError::Damaged { .. }) if length <= HEADER_BYTES as u64 => Ok(None),
+            opened => opened.map(Some),
+        }
+    }
+
+    fn open(path: &Path, envelope: &'a Envelope) -> Result<FileReader<'a>, JournalError> {
+        let file = File::open(path).map_err(io_error("open", path))?;
+        let length = file.metadata().map_err(io_error("look at", path))?.len();
+        let mut file = io::BufReader::new(file);
+        let mut header = [0; HEADER_BYTES];
+        if length < HEADER_BYTES as u64 {
+            // Its name was made durable after its header: this was cut by somebody else.
+            return Err(damaged(path, "shorter than its header"));
+        }
+        file.read_exact(&mut header).map_err(io_error("read", path))?;
+        let (magic, rest) = header.split_at(MAGIC.len());
+        let (store, rest) = rest.split_at(16);
+        if magic != MAGIC {
+            return Err(damaged(path, "not a journal"));
+        }
+        if store != envelope.store.0.as_bytes() {
+            return Err(damaged(path, "the journal of another store"));
+        }
+        let (sequence, hash) = rest.split_at(8);
+        let chain = Chain {
+            sequence: u64::from_be_bytes(sequence.try_into().expect("split at 8")),
+            hash: hash.try_into().expect("32 are left"),
+        };
+        Ok(FileReader { path: path.to_owned(), file, length, offset: HEADER_BYTES as u64, envelope, chain })
+    }
+
+    /// The next frame. At the end of the newest file what is torn is the end; anywhere else it is damage.
+    fn next(&mut self, newest: bool) -> Result<Option<Frame>, JournalError> {
+        let left = self.length - self.offset;
+        if left == 0 {
+            return Ok(None);
+        }
+        let torn = |reader: &Self, why: &str| {
+            if newest { Ok(None) } else { Err(damaged(&reader.path, why)) }
+        };
+        if left < 4 {
+            return torn(self, "ends within a frame");
+        }
+        let mut length = [0; 4];
+        self.file.read_exact(&mut length).map_err(io_error("read", &self.path))?;
+        let length = u32::from_be_bytes(length);
+        if u64::from(length) > left - 4 {
+            return torn(self, "ends within a frame");
+        }
+        if length > MAX_FRAME_BYTES {
+            return torn(self, "a frame that is too long");
+        }
+        let mut sealed = vec![0; usize::try_from(length).expect("bounded above")];
+        self.file.read_exact(&mut sealed).map_err(io_error("read", &self.path))?;
+        let plain = match self.envelope.open(self.chain, &sealed) {
+            Ok(plain) => plain,
+            // Frames that were written together can be torn together: whatever follows was not synced either.
+            Err(error) => return torn(self, &format!("frame {}: {error}", self.chain.sequence)),
+        };
+        self.offset += 4 + u64::from(length);
+        self.chain = self.chain.after(&sealed);
+        Ok(Some(Frame::decode(&plain)?))
+    }
+}
+
+/// The journal's files, oldest first.
+fn files(directory: &Path) -> Result<Vec<PathBuf>, JournalError> {
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(io_error("read", directory))? {
+        let path = entry.map_err(io_error("read", directory))?.path();
+        if path.to_str().is_some_and(|name| name.ends_with(SUFFIX)) {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn make(directory: &Path) -> Result<(), JournalError> {
+    if directory.is_dir() {
+        return Ok(());
+    }
+    // Only the last part: what should hold it is there, or a mount is missing.
+    std::fs::create_dir(directory).map_err(io_error("make", directory))?;
+    sync_directory(directory.parent().unwrap_or(Path::new("/")))
+}
+
+fn cut(path: &Path, length: u64) -> Result<File, JournalError> {
+    let mut file = OpenOptions::new().write(true).open(path).map_err(io_error("open", path))?;
+    if file.metadata().map_err(io_error("look at", path))?.len() != length {
+        file.set_len(length).map_err(io_error("cut", path))?;
+        file.sync_all().map_err(io_error("sync", path))?;
+    }
+    file.seek(SeekFrom::Start(length)).map_err(io_error("read", path))?;
+    Ok(file)
+}
+
+fn remove(path: &Path) -> Result<(), JournalError> {
+    std::fs::remove_file(path).map_err(io_error("remove", path))
+}
+
+fn sync_directory(directory: &Path) -> Result<(), JournalError> {
+    File::open(directory).and_then(|opened| opened.sync_all()).map_err(io_error("sync", directory))
+}
+
+fn damaged(path: &Path, why: &str) -> JournalError {
+    JournalError::Damaged { path: path.to_owned(), why: why.to_owned() }
+}
+
+fn io_error(step: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalError + use<> {
+    let path = path.to_owned();
+    move |error| JournalError::Io { step, path, error }
+}

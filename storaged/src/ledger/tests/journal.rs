@@ -1,0 +1,337 @@
+//! The mirror: what it holds, what it refuses, and what can be made again from it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use redb::{ReadableDatabase as _, ReadableTable as _};
+
+use super::*;
+use crate::ledger::journal::replay::replay;
+use crate::ledger::journal::{self, JournalError};
+use crate::ledger::tables::{META, RECORDS, STATE, TILES};
+use crate::ledger::writer::StartError;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_replay_brings_an_old_copy_forward_to_the_same_ledger() {
+    let lab = Lab::new();
+    lab.run(0..20);
+    let copy = lab.copy("copy");
+    // 200 operations and more: uploads that end, that do not, and keys that are destroyed.
+    lab.run(20..130);
+    let (opened, keys) = copy.open();
+    let done = replay(&lab.journal(), &opened.database, STORE, &keys).unwrap();
+    assert!(done.records > done.records_before + 200, "{done:?}");
+    drop((opened, keys));
+    assert_same(&lab, &copy);
+    // Again: nothing is left to do, and nothing changes.
+    let (opened, keys) = copy.open();
+    let again = replay(&lab.journal(), &opened.database, STORE, &keys).unwrap();
+    assert_eq!((again.groups, again.records), (0, done.records));
+    drop((opened, keys));
+    // What was brought forward goes on: with its own journal behind it.
+    std::fs::rename(lab.journal(), copy.journal()).unwrap();
+    copy.run(130..140);
+}
+
+#[test]
+fn a_ledger_older_than_its_mirror_does_not_start() {
+    let lab = Lab::new();
+    lab.run(0..3);
+    let copy = lab.copy("copy");
+    lab.run(3..6);
+    std::fs::rename(lab.journal(), copy.journal()).unwrap();
+    let error = copy.start().err().unwrap();
+    assert!(matches!(error, StartError::Journal(JournalError::Ahead { .. })), "{error}");
+    assert!(error.to_string().contains("culvert restore --replay"), "{error}");
+}
+
+#[test]
+fn a_mirror_of_another_history_does_not_start() {
+    let lab = Lab::new();
+    lab.run(0..3);
+    let copy = lab.copy("copy");
+    lab.run(3..5);
+    std::fs::rename(lab.journal(), copy.folder.join("theirs")).unwrap();
+    copy.run(3..9);
+    std::fs::remove_dir_all(copy.journal()).unwrap();
+    std::fs::rename(copy.folder.join("theirs"), copy.journal()).unwrap();
+    let error = copy.start().err().unwrap();
+    assert!(matches!(error, StartError::Journal(JournalError::Fork { .. })), "{error}");
+}
+
+#[test]
+fn a_mirror_that_lost_its_tail_gets_it_again() {
+    let lab = Lab::new();
+    lab.run(0..6);
+    let before = lab.copy("before");
+    lab.run(6..12);
+    // The last frames were never synced.
+    let newest = lab.newest_file();
+    let length = newest.metadata().unwrap().len();
+    std::fs::File::options().write(true).open(&newest).unwrap().set_len(length - 7).unwrap();
+    lab.run(12..14);
+    let (opened, keys) = before.open();
+    replay(&lab.journal(), &opened.database, STORE, &keys).unwrap();
+    drop((opened, keys));
+    assert_same(&lab, &before);
+}
+
+#[test]
+fn a_mirror_is_made_anew_from_what_the_ledger_remembers() {
+    let lab = Lab::new();
+    let first = lab.copy("first");
+    lab.run_unmirrored(0..40);
+    lab.run(40..42);
+    let (opened, keys) = first.open();
+    let done = replay(&lab.journal(), &opened.database, STORE, &keys).unwrap();
+    assert!(done.records > 80, "{done:?}");
+    drop((opened, keys));
+    assert_same(&lab, &first);
+}
+
+#[test]
+fn each_flipped_byte_of_the_journal_is_noticed() {
+    let lab = Lab::new();
+    let first = lab.copy("first");
+    lab.run(0..2);
+    let file = lab.newest_file();
+    let good = std::fs::read(&file).unwrap();
+    for at in (0..good.len()).step_by(good.len() / 97 + 1) {
+        let mut bad = good.clone();
+        bad[at] ^= 1;
+        std::fs::write(&file, &bad).unwrap();
+        let copy = first.copy(&format!("flip{at}"));
+        let (opened, keys) = copy.open();
+        let done = replay(&lab.journal(), &opened.database, STORE, &keys);
+        // In the newest file what does not open ends the journal; nothing wrong is ever done.
+        let records = Reader::new(Arc::clone(&opened.database), Arc::clone(&keys));
+        assert_sound(&records, &keys);
+        if let Ok(done) = done {
+            assert_eq!(done.records, records.size().unwrap());
+            assert!(done.records < lab.records(), "byte {at}");
+        }
+    }
+}
+
+#[test]
+fn a_journal_of_another_store_is_refused() {
+    let lab = Lab::new();
+    lab.run(0..2);
+    let path = lab.newest_file();
+    let mut bytes = std::fs::read(&path).unwrap();
+    bytes[20] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = lab.start().err().unwrap().to_string();
+    assert!(error.contains("the journal of another store"), "{error}");
+}
+
+#[test]
+fn what_a_backup_covers_can_go() {
+    let lab = Lab::new();
+    lab.run(0..2);
+    // Small files: each start begins where the last one ended, so they are cut by hand.
+    assert_eq!(journal::prune(&lab.journal(), STORE, lab.open().1, u64::MAX).unwrap(), 0, "the newest stays");
+    assert!(lab.newest_file().exists());
+}
+
+#[test]
+fn what_must_be_mirrored_is_refused_while_the_mirror_is_gone_and_the_rest_is_not() {
+    let lab = Lab::new();
+    let (ledger, keys, thread) = lab.start_patient(Duration::from_millis(200)).unwrap();
+    let stored = upload(&ledger, &keys, 1);
+    // The directory goes, as a mount does that is taken away.
+    std::fs::remove_dir_all(lab.journal()).unwrap();
+    std::fs::write(lab.journal(), b"not a directory").unwrap();
+    let begin = begin_upload(&keys, "c", "late", FileId::from_bytes([77; 16]));
+    let upload::Outcome::Begun { intent } = ledger.submit_blocking(begin).unwrap() else { panic!() };
+    assert_eq!(ledger.submit_blocking(finish_upload(intent, 1)), Err(LedgerUnavailable));
+    assert!(!ledger.mirror_keeps_up());
+    // At once now, for a sender should not bring what cannot be kept.
+    let begin = begin_upload(&keys, "c", "later", FileId::from_bytes([78; 16]));
+    assert_eq!(ledger.submit_blocking(begin), Err(LedgerUnavailable));
+    // Denials and downloads go on.
+    let note = Note::new(Action::AccessDenied, Ending::Denied, Origin::default());
+    ledger.submit_blocking(note).unwrap();
+    let read = download::Command::Begin { origin: Origin::default(), file_id: stored, detail: None };
+    assert!(matches!(ledger.submit_blocking(read).unwrap(), download::Outcome::Opened { .. }));
+    assert!(ledger.mirror_lag() > 0 && ledger.is_usable());
+    // It comes back, and with it everything that it lacks.
+    std::fs::remove_file(lab.journal()).unwrap();
+    let deadline = daemon::Clock.now() + Duration::from_secs(10);
+    while !ledger.mirror_keeps_up() || ledger.mirror_lag() > 0 {
+        assert!(daemon::Clock.now() < deadline, "the mirror does not come back");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    upload(&ledger, &keys, 2);
+    drop(ledger);
+    thread.join().unwrap();
+}
+
+/// A ledger, its keys and its mirror in one folder.
+struct Lab {
+    folder: PathBuf,
+    root: Arc<tempfile::TempDir>,
+    key: zeroize::Zeroizing<String>,
+}
+
+impl Lab {
+    fn new() -> Lab {
+        let root = Arc::new(tempfile::tempdir().unwrap());
+        let folder = root.path().join("lab");
+        std::fs::create_dir(&folder).unwrap();
+        let key = keys::RootKey::generate().unwrap();
+        let lab = Lab { folder, root, key: key.to_text() };
+        let keys: Keys = Arc::new(keys::Keys::create(&lab.folder, STORE, lab.root_key()).unwrap());
+        create(&lab.folder.join("ledger.redb"), STORE, &keys, first_record()).unwrap();
+        lab
+    }
+
+    fn root_key(&self) -> keys::RootKey {
+        let path = self.root.path().join("root.key");
+        if !path.exists() {
+            use std::os::unix::fs::OpenOptionsExt as _;
+            let mut file =
+                std::fs::File::options().write(true).create_new(true).mode(0o600).open(&path).unwrap();
+            std::io::Write::write_all(&mut file, self.key.as_bytes()).unwrap();
+        }
+        keys::RootKey::read(path.to_str().unwrap()).unwrap()
+    }
+
+    fn journal(&self) -> PathBuf {
+        self.folder.join(".journal")
+    }
+
+    fn newest_file(&self) -> PathBuf {
+        let mut files: Vec<_> =
+            std::fs::read_dir(self.journal()).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.sort();
+        files.pop().unwrap()
+    }
+
+    fn open(&self) -> (Opened, Keys) {
+        let opened = open(&self.folder.join("ledger.redb")).unwrap();
+        (opened, Arc::new(keys::Keys::open(&self.folder, self.root_key()).unwrap()))
+    }
+
+    fn copy(&self, name: &str) -> Lab {
+        let folder = self.root.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        for entry in std::fs::read_dir(&self.folder).unwrap() {
+            let entry = entry.unwrap();
+            if entry.file_type().unwrap().is_file() {
+                std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+            }
+        }
+        Lab { folder, root: Arc::clone(&self.root), key: self.key.clone() }
+    }
+
+    fn start(&self) -> Result<(Ledger, Keys, std::thread::JoinHandle<()>), StartError> {
+        self.start_patient(PATIENCE)
+    }
+
+    fn start_patient(
+        &self,
+        patience: Duration,
+    ) -> Result<(Ledger, Keys, std::thread::JoinHandle<()>), StartError> {
+        let mirror = MirrorPlace { directory: self.journal(), patience };
+        self.start_with(Some(mirror))
+    }
+
+    fn start_with(
+        &self,
+        mirror: Option<MirrorPlace>,
+    ) -> Result<(Ledger, Keys, std::thread::JoinHandle<()>), StartError> {
+        let (opened, keys) = self.open();
+        let time = TestTime::default();
+        let (ledger, thread) =
+            Ledger::start(opened, Arc::clone(&keys), mirror, Host::default(), time, Silent)?;
+        Ok((ledger, keys, thread))
+    }
+
+    /// Some work, then an end in order.
+    fn run(&self, numbers: std::ops::Range<u8>) {
+        let (ledger, keys, thread) = self.start().unwrap();
+        work(&ledger, &keys, numbers);
+        assert_eq!(ledger.mirror_lag(), 0, "the last command waits for the mirror");
+        drop(ledger);
+        thread.join().unwrap();
+    }
+
+    /// As if the mirror had hung all the time: the process ends with nothing mirrored.
+    fn run_unmirrored(&self, numbers: std::ops::Range<u8>) {
+        let (ledger, keys, thread) = self.start().unwrap();
+        std::fs::remove_dir_all(self.journal()).unwrap();
+        std::fs::write(self.journal(), b"not a directory").unwrap();
+        for number in numbers {
+            let id = FileId::from_bytes([number; 16]);
+            let begin = begin_upload(&keys, "c", &format!("p{number}"), id);
+            ledger.submit_blocking(begin).unwrap();
+            let note = Note {
+                file_id: Some(id),
+                ..Note::new(Action::AccessDenied, Ending::Denied, Origin::default())
+            };
+            ledger.submit_blocking(note).unwrap();
+        }
+        drop(ledger);
+        thread.join().unwrap();
+        std::fs::remove_file(self.journal()).unwrap();
+    }
+
+    fn records(&self) -> u64 {
+        let (opened, keys) = self.open();
+        Reader::new(opened.database, keys).size().unwrap()
+    }
+}
+
+fn work(ledger: &Ledger, keys: &Keys, numbers: std::ops::Range<u8>) {
+    for number in numbers {
+        if number % 5 == 4 {
+            let mut id = [number; 16];
+            id[0] = 0xee;
+            let begin = begin_upload(keys, "c", &format!("p{number}"), FileId::from_bytes(id));
+            assert!(matches!(ledger.submit_blocking(begin).unwrap(), upload::Outcome::Begun { .. }));
+        }
+        upload(ledger, keys, number);
+    }
+}
+
+fn upload(ledger: &Ledger, keys: &Keys, number: u8) -> FileId {
+    let id = FileId::from_bytes([0x80 ^ number; 16]);
+    let begin = begin_upload(keys, "c", &format!("q{number}"), id);
+    let upload::Outcome::Begun { intent } = ledger.submit_blocking(begin).unwrap() else { panic!() };
+    let finished = ledger.submit_blocking(finish_upload(intent, number)).unwrap();
+    assert!(matches!(finished, upload::Outcome::Stored(_)));
+    id
+}
+
+/// Every row of both is the same, and every key that the one has opens what the other holds.
+fn assert_same(one: &Lab, other: &Lab) {
+    let (one, keys) = one.open();
+    let (other, other_keys) = other.open();
+    let rows = |opened: &Opened| {
+        let read = opened.database.begin_read().unwrap();
+        let mut rows: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
+        for entry in read.open_table(RECORDS).unwrap().iter().unwrap() {
+            let (key, row) = entry.unwrap();
+            rows.push((key.value().to_be_bytes().to_vec(), row.value().to_vec()));
+        }
+        for entry in read.open_table(TILES).unwrap().iter().unwrap() {
+            let (key, row) = entry.unwrap();
+            rows.push((key.value().to_vec(), row.value().to_vec()));
+        }
+        for entry in read.open_table(STATE).unwrap().iter().unwrap() {
+            let (key, row) = entry.unwrap();
+            rows.push((key.value().to_vec(), row.value().to_vec()));
+        }
+        for entry in read.open_table(META).unwrap().iter().unwrap() {
+            let (key, row) = entry.unwrap();
+            rows.push((key.value().as_bytes().to_vec(), row.value().to_vec()));
+        }
+        rows
+    };
+    assert!(rows(&one) == rows(&other), "the ledgers differ");
+    assert_sound(&Reader::new(one.database, Arc::clone(&keys)), &keys);
+    assert_sound(&Reader::new(other.database, Arc::clone(&other_keys)), &other_keys);
+}
