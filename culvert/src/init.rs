@@ -9,7 +9,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use linux::User;
 use serde_json::json;
 use storaged::config::Profile;
-use storaged::init::{InitError, InitOptions, InitReport, NewEdge, NewUser, NewVolume};
+use storaged::init::{InitError, InitOptions, InitReport, NewEdge, NewUser, NewVolume, RecoveryOptions};
+use storaged::keys::recovery::RecoveryError;
 use store_proto::{Cohort, EdgeName, Role, ServerRole, UserName};
 
 use crate::console::{Console, table};
@@ -26,7 +27,7 @@ Example:\n  \
   --run-as storaged --wgd-user wgd\n\n\
 The edge needs a copy of the internal key file; its peer in /etc/wireguard/wg0.conf must carry the name that \
 --edge gives (# friendly_name = web1).")]
-    Storaged(StoragedArguments),
+    Storaged(Box<StoragedArguments>),
 }
 
 #[derive(Debug, Args)]
@@ -55,6 +56,15 @@ pub(crate) struct StoragedArguments {
     /// The root key file to write; all keys of the store hang on it [default: root.key beside the internal key]
     #[arg(long, value_name = "FILE")]
     root_key: Option<PathBuf>,
+    /// Encrypt the root key to this age recipient (age1…), who keeps the identity off this machine; may repeat
+    #[arg(long = "recovery-recipient", value_name = "RECIPIENT")]
+    recovery_recipients: Vec<String>,
+    /// Prove with this age identity file that the encrypted root key decrypts
+    #[arg(long, value_name = "IDENTITY_FILE", requires = "recovery_recipients")]
+    prove_recovery: Option<PathBuf>,
+    /// Do without a recovery recipient: a lost root key then loses every file
+    #[arg(long, conflicts_with = "recovery_recipients")]
+    no_recovery: bool,
     /// An address of the tunnel, and the port [default: 10.100.0.11:8001]
     #[arg(long, value_name = "ADDRESS:PORT")]
     bind_address: Option<SocketAddr>,
@@ -105,6 +115,7 @@ enum RoleWord {
 pub(crate) fn run(command: &InitCommand, console: Console) -> Result<(), Failure> {
     let InitCommand::Storaged(arguments) = command;
     refuse_root(arguments)?;
+    refuse_no_recovery(arguments)?;
     let report = storaged::init::run(options(arguments)).map_err(failure)?;
     if console.is_json() { console.json_line(&as_json(&report)) } else { console.line(&as_text(&report)) }
 }
@@ -123,6 +134,18 @@ fn refuse_root(arguments: &StoragedArguments) -> Result<(), Failure> {
     Ok(())
 }
 
+/// One disk holds the one copy of the root key: in production somebody has to say that this is meant.
+fn refuse_no_recovery(arguments: &StoragedArguments) -> Result<(), Failure> {
+    let production = matches!(arguments.profile, ProfileWord::Production);
+    if production && arguments.recovery_recipients.is_empty() && !arguments.no_recovery {
+        return Err(Failure::usage(
+            "--recovery-recipient is missing: whoever loses the root key loses every file. Make an identity on another \
+             machine (age-keygen -o identity.txt) and name its public key (age1…); or say --no-recovery",
+        ));
+    }
+    Ok(())
+}
+
 fn options(arguments: &StoragedArguments) -> InitOptions {
     let default = InitOptions::default();
     let given = arguments.volumes.clone();
@@ -130,6 +153,10 @@ fn options(arguments: &StoragedArguments) -> InitOptions {
         config_path: arguments.config.clone().unwrap_or(default.config_path),
         internal_key_path: arguments.internal_key.clone().unwrap_or(default.internal_key_path),
         root_key_path: arguments.root_key.clone(),
+        recovery: RecoveryOptions {
+            recipients: arguments.recovery_recipients.clone(),
+            prove_with: arguments.prove_recovery.clone(),
+        },
         role: match arguments.role {
             RoleWord::Services => ServerRole::Services,
             RoleWord::Testing => ServerRole::Testing,
@@ -159,11 +186,15 @@ fn failure(error: InitError) -> Failure {
     let message = error.to_string();
     match error {
         InitError::Exists(_) => Failure::refused(message),
-        InitError::Options(_) | InitError::Config(_) | InitError::Network { .. } => Failure::usage(message),
+        InitError::Options(_)
+        | InitError::Config(_)
+        | InitError::Network { .. }
+        | InitError::Recovery(RecoveryError::Recipient { .. }) => Failure::usage(message),
         InitError::Io { .. }
         | InitError::Random(_)
         | InitError::Volume(_)
         | InitError::RootKey(_)
+        | InitError::Recovery(_)
         | InitError::Keys(_)
         | InitError::Ledger(_) => Failure::failed(message),
     }
@@ -179,6 +210,11 @@ fn as_json(report: &InitReport) -> serde_json::Value {
         "config": report.config_path,
         "internal_key": report.internal_key_path,
         "root_key": report.root_key_path,
+        "recovery": report.recovery.as_ref().map(|made| json!({
+            "path": made.path,
+            "recipients": made.recipients,
+            "proven": made.proven,
+        })),
         "ledger": report.ledger_path,
         "tokens": tokens.collect::<Vec<_>>(),
     })
@@ -193,14 +229,29 @@ fn as_text(report: &InitReport) -> String {
         })
         .collect();
     format!(
-        "store {}\nconfiguration  {}\ninternal key   {}  (the edge needs a copy)\nroot key       {}  (lost, it loses every file)\nledger         {}\n\n\
+        "store {}\nconfiguration  {}\ninternal key   {}  (the edge needs a copy)\nroot key       {}\nrecovery       {}\nledger         {}\n\n\
          These tokens are shown once and kept nowhere:\n\n{}",
         report.store_id,
         report.config_path.display(),
         report.internal_key_path.display(),
         report.root_key_path.display(),
+        recovery_text(report),
         report.ledger_path.display(),
         table(&["USER", "ROLE", "TOKEN"], &rows)
+    )
+}
+
+fn recovery_text(report: &InitReport) -> String {
+    let Some(made) = &report.recovery else {
+        return "NONE: WHO LOSES THE ROOT KEY LOSES EVERY FILE. Keep a copy of it off this machine"
+            .to_owned();
+    };
+    let people =
+        if made.recipients == 1 { "1 recipient" } else { &format!("{} recipients", made.recipients) };
+    let proven = if made.proven { "decryption proven" } else { "decryption NOT proven" };
+    format!(
+        "{}  (for {people}, {proven}; keep a copy off this machine; age --decrypt -i IDENTITY brings the key back)",
+        made.path.display()
     )
 }
 

@@ -48,8 +48,52 @@ fn a_production_store_that_would_stay_root_is_not_made() {
     assert_eq!(refused.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&refused.stderr).contains("--run-as storaged"));
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    assert!(run(folder.path(), &["--profile", "production", "--run-as", "64123:64123"]).status.success());
+    let made = run(folder.path(), &["--profile", "production", "--run-as", "64123:64123", "--no-recovery"]);
+    assert!(made.status.success());
+    assert!(String::from_utf8_lossy(&made.stdout).contains("LOSES EVERY FILE"));
 }
+
+#[test]
+fn a_production_store_without_a_way_to_recover_the_root_key_is_not_made() {
+    let folder = tempfile::tempdir().unwrap();
+    let refused = run(folder.path(), &["--profile", "production", "--run-as", "64123:64123"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("--no-recovery"));
+    let refused = run(folder.path(), &["--profile", "lab", "--recovery-recipient", "age1nobody"]);
+    assert_eq!(refused.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("age1nobody"));
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+/// The pair is the one that age itself is tested with.
+#[test]
+fn the_root_key_is_wrapped_to_its_recipient_and_proven_to_come_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let identity = folder.path().join("identity.txt");
+    fs::write(&identity, IDENTITY).unwrap();
+    let store = folder.path().join("store");
+    fs::create_dir(&store).unwrap();
+    let made = run(
+        &store,
+        &[
+            "--profile",
+            "lab",
+            "--recovery-recipient",
+            RECIPIENT,
+            "--prove-recovery",
+            identity.to_str().unwrap(),
+            "--json",
+        ],
+    );
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let report: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    assert_eq!(report["recovery"]["proven"], true);
+    let wrapped = fs::read_to_string(report["recovery"]["path"].as_str().unwrap()).unwrap();
+    assert!(wrapped.starts_with("-----BEGIN AGE ENCRYPTED FILE-----"));
+}
+
+const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33\n";
+const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
 
 fn init(folder: &Path) -> Output {
     run(folder, &["--profile", "lab", "--edge", "web1", "--cohort", "c5", "--user", "ann:user=c5", "--json"])

@@ -5,6 +5,8 @@
 
 mod keys;
 
+pub use self::keys::{RecoveryFile, RecoveryOptions};
+
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
@@ -34,6 +36,8 @@ pub struct InitOptions {
     pub internal_key_path: PathBuf,
     /// The root key file to write; none: `root.key` beside the internal key.
     pub root_key_path: Option<PathBuf>,
+    /// What is made so that a lost root key comes back.
+    pub recovery: RecoveryOptions,
     /// What the server is.
     pub role: ServerRole,
     /// Whether a missing layer of the lock-down is an error.
@@ -103,6 +107,7 @@ impl Default for InitOptions {
             config_path: config::DEFAULT_PATH.into(),
             internal_key_path: "/etc/culvert/internal.key".into(),
             root_key_path: None,
+            recovery: RecoveryOptions::default(),
             role: ServerRole::Services,
             profile: Profile::Production,
             bind_address: SocketAddr::from(([10, 100, 0, 11], 8001)),
@@ -134,6 +139,8 @@ pub struct InitReport {
     pub internal_key_path: PathBuf,
     /// The root key file.
     pub root_key_path: PathBuf,
+    /// The root key encrypted to its recovery recipients, if there are any.
+    pub recovery: Option<RecoveryFile>,
     /// The ledger.
     pub ledger_path: PathBuf,
     /// Each user's token, the admin's first.
@@ -187,6 +194,9 @@ pub enum InitError {
     /// No root key could be drawn.
     #[error(transparent)]
     RootKey(#[from] crate::keys::RootKeyError),
+    /// The root key could not be wrapped, or it was not proven that it comes back.
+    #[error(transparent)]
+    Recovery(#[from] crate::keys::recovery::RecoveryError),
     /// The keys could not be made.
     #[error(transparent)]
     Keys(#[from] crate::keys::OpenKeysError),
@@ -217,6 +227,8 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
     // Storaged's own eyes, before anything is written.
     check(&options, &text, key_text.clone())?;
 
+    let recipients = keys::recipients(&options)?;
+
     let store_id = StoreId::random()?;
     make_directory(&options.state_dir, 0o700)?;
     match network_file_system(&options.state_dir) {
@@ -227,7 +239,8 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
     for volume in &options.volumes {
         make_volume(volume, store_id, options.owner)?;
     }
-    let keys: Arc<dyn crate::keys::KeyStore> = Arc::new(keys::make(&options, store_id)?);
+    let (keys, recovery) = keys::make(&options, store_id, recipients.as_ref())?;
+    let keys: Arc<dyn crate::keys::KeyStore> = Arc::new(keys);
     make_ledger(&ledger_path, store_id, &keys, options.role)?;
     seed(&ledger_path, &keys, options.role, wishes)?;
     for path in [&options.state_dir, &ledger_path] {
@@ -247,6 +260,7 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
         config_path: options.config_path,
         internal_key_path: options.internal_key_path,
         root_key_path,
+        recovery,
         ledger_path,
         tokens,
     })

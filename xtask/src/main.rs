@@ -12,6 +12,7 @@ mod netns;
 mod packages;
 #[cfg(test)]
 mod promises;
+mod python;
 mod results;
 mod slow_tools;
 mod source_rules;

@@ -11,12 +11,11 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use crate::packages::{self, Program};
-use crate::steps;
+use crate::{python, steps};
 
-const PROGRAMS: [Program; 3] = [
+const PROGRAMS: [Program; 2] = [
     Program { name: "qemu-system-x86_64", package: "qemu-system-x86" },
     Program { name: "busybox", package: "busybox-static" },
-    Program { name: "python3", package: "python3-venv" },
 ];
 
 /// Depends on the newest kernel for small machines.
@@ -27,9 +26,6 @@ const BINDFS: [&str; 2] = ["bindfs", "libfuse2"];
 
 /// From crates.io.
 const GOTATUN: [&str; 2] = ["gotatun-cli", "0.10.2"];
-
-/// From PyPI.
-const NOISE: &str = "noiseprotocol==0.3.1";
 
 /// Provides what is missing.
 pub(crate) fn provide() -> Result<()> {
@@ -44,10 +40,7 @@ pub(crate) fn provide() -> Result<()> {
     if !tools.join("bindfs/complete").is_file() {
         unpack_bindfs(&tools.join("bindfs"))?;
     }
-    if !tools.join("noise/complete").is_file() {
-        make_python_environment(&tools)?;
-    }
-    Ok(())
+    python::provide(&python::NOISE)
 }
 
 fn unpack_kernel(tools: &Path) -> Result<()> {
@@ -92,15 +85,4 @@ fn build_gotatun(tools: &Path) -> Result<()> {
     install.env("CARGO_PROFILE_RELEASE_LTO", "off");
     ensure!(steps::run(&mut install)?, "gotatun does not build");
     fs::remove_dir_all(tools.join("gotatun-build")).context("remove gotatun's intermediate files")
-}
-
-fn make_python_environment(tools: &Path) -> Result<()> {
-    let environment = tools.join("noise");
-    let mut make = Command::new("python3");
-    make.args(["-m", "venv", "--clear"]).arg(&environment);
-    ensure!(steps::run(&mut make)?, "python3 made no environment (Debian: python3-venv)");
-    let mut install = Command::new(environment.join("bin/pip"));
-    install.args(["install", "--quiet", "--disable-pip-version-check", NOISE]);
-    ensure!(steps::run(&mut install)?, "pip could not install {NOISE}");
-    fs::write(environment.join("complete"), "").context("mark the environment as complete")
 }

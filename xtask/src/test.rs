@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::results::Results;
-use crate::{conformance, packages, slow_tools, steps};
+use crate::{conformance, packages, python, slow_tools, steps};
 
 /// What the scenarios start.
 const PROGRAMS: [&str; 4] = ["wgd", "edge", "storaged", "culvert"];
@@ -48,6 +48,9 @@ pub(crate) fn is_slow() -> bool {
 
 fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode> {
     let path = packages::provide()?;
+    for library in [&python::TINK, &python::AGE] {
+        python::provide(library)?;
+    }
     if !variables.is_empty() || is_slow() {
         slow_tools::provide()?;
     }

@@ -4,6 +4,7 @@
 //! its own, derived with a fresh random salt. Nothing here opens a file, reads a clock or logs.
 #![forbid(unsafe_code)]
 
+pub mod age;
 pub mod blind;
 pub mod key;
 pub mod provider;

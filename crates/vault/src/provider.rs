@@ -1,4 +1,5 @@
-//! The only place that names the crate of ciphers: AES-256-GCM in place, HKDF-SHA256, HMAC-SHA256, random.
+//! The only place that names the crates of ciphers: AES-256-GCM and ChaCha20-Poly1305 in place, HKDF-SHA256,
+//! HMAC-SHA256, X25519, random.
 //!
 //! **Invariant:** all bulk cryptography of the store goes through these functions, so another provider (a
 //! validated module, say) replaces this file and nothing else. What is handed out of it is wiped; the
@@ -49,6 +50,26 @@ pub fn hkdf_sha256(key: &Key256, salt: &[u8], info: &[u8]) -> Key256 {
     Key256::take(&mut bytes)
 }
 
+/// As [`hkdf_sha256`], from a secret of any length.
+pub(crate) fn hkdf_sha256_of(secret: &[u8], salt: &[u8], info: &[u8]) -> Key256 {
+    let mut bytes = Zeroizing::new([0; KEY_BYTES]);
+    hkdf_fill(secret, salt, info, &mut *bytes);
+    Key256::take(&mut bytes)
+}
+
+/// X25519 (RFC 7748): the public key of `secret`.
+pub(crate) fn x25519_public(secret: &Key256) -> [u8; 32] {
+    x25519_dalek::x25519(*secret.as_bytes(), x25519_dalek::X25519_BASEPOINT_BYTES)
+}
+
+/// X25519 (RFC 7748). None: the other's key is of low order, so the result is no secret.
+pub(crate) fn x25519(secret: &Key256, public: &[u8; 32]) -> Option<Key256> {
+    let mut shared = x25519_dalek::x25519(*secret.as_bytes(), *public);
+    let key = Key256::take(&mut shared);
+    let any = key.as_bytes().iter().fold(0, |any, byte| any | byte);
+    (any != 0).then_some(key)
+}
+
 fn hkdf_fill(secret: &[u8], salt: &[u8], info: &[u8], out: &mut [u8]) {
     struct Length(usize);
     impl hkdf::KeyType for Length {
@@ -63,11 +84,17 @@ fn hkdf_fill(secret: &[u8], salt: &[u8], info: &[u8], out: &mut [u8]) {
         .expect("a few blocks of output: RFC 5869 allows 255");
 }
 
-/// An AES-256-GCM key, expanded once.
+/// A key of an authenticated cipher, expanded once.
 pub struct AeadKey(aead::LessSafeKey);
 
 impl AeadKey {
-    /// Expands `key`.
+    /// A ChaCha20-Poly1305 key.
+    pub(crate) fn chacha20_poly1305(key: &Key256) -> AeadKey {
+        let unbound = aead::UnboundKey::new(&aead::CHACHA20_POLY1305, key.as_bytes());
+        AeadKey(aead::LessSafeKey::new(unbound.expect("32 bytes are a ChaCha20 key")))
+    }
+
+    /// Expands an AES-256-GCM key.
     pub fn new(key: &Key256) -> AeadKey {
         let unbound = aead::UnboundKey::new(&aead::AES_256_GCM, key.as_bytes());
         AeadKey(aead::LessSafeKey::new(unbound.expect("32 bytes are an AES-256 key")))

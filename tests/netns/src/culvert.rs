@@ -283,6 +283,8 @@ fn init_storaged(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
     let volume = format!("main={VOLUME}");
     let mut arguments =
         vec!["--json", "init", "storaged", "--profile", setup.profile.name(), "--state-dir", "/srv/state"];
+    // A root key that lives as long as its scenario.
+    arguments.push("--no-recovery");
     arguments.extend(["--volume", &volume, "--edge", Side::Web.peer_name()]);
     arguments.extend(["--cohort", COHORT, "--cohort", OTHER_COHORT]);
     let ada = format!("{USER}:user={COHORT}");
