@@ -650,3 +650,6 @@ fn scratch() -> Box<Scratch> {
     let bytes: Box<[u8]> = vec![0; SCRATCH_BYTES].into_boxed_slice();
     bytes.try_into().expect("made with exactly this length")
 }
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,10 @@
 //! implementation behind `session` does read one; it is fed and watched there and nowhere else.)
 #![forbid(unsafe_code)]
 
+// The harness of `tests/device` runs in here too, where sessions keep a test's time.
+#[cfg(test)]
+extern crate self as wg_proto;
+
 pub mod allowed_ips;
 pub mod conf;
 mod control;

@@ -59,6 +59,9 @@ pub mod our_choice {
     pub const PROBE_BYTES: usize = 64;
     /// Source addresses remembered, twice (with and without proof): together some 2 MB.
     pub const HANDSHAKE_SOURCES: usize = 16_384;
+    /// Handshakes without an answer are given up after this if the keys of before still serve: `Rekey-Attempt-Time`
+    /// (paper §6.1, 90 s) less what the Noise implementation's clock may be ahead, for it wipes them when it gives up.
+    pub const GIVE_UP_AFTER: Duration = Duration::from_secs(88);
     /// So many initiations without an answer, 5 s apart, and the peer may be elsewhere: three lost in a row are rare.
     pub const UNANSWERED_INITIATIONS: u32 = 3;
     /// Old sessions kept to open what is still under way after a pre-shared key changed.

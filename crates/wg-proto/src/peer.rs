@@ -28,7 +28,9 @@ use crate::device::PeerId;
 use crate::gaps::Gaps;
 use crate::identities::{Generation, Identities};
 use crate::initiation::Timestamp;
-use crate::limits::our_choice::{MAX_PACKET_BYTES, MAX_SESSION_RANGES, PROBE_BYTES, UNANSWERED_INITIATIONS};
+use crate::limits::our_choice::{
+    GIVE_UP_AFTER, MAX_PACKET_BYTES, MAX_SESSION_RANGES, PROBE_BYTES, UNANSWERED_INITIATIONS,
+};
 use crate::probe::Probe;
 use crate::session::{Content, Opened, Scratch, Session, Tick};
 use crate::timers::{Role, Timers};
@@ -61,8 +63,8 @@ pub(crate) struct Peer {
     wire: Wire,
     staged: Staged,
     timers: Timers,
-    /// We have begun a handshake that has not ended yet.
-    attempting: bool,
+    /// Since when a handshake that we have begun has not ended.
+    attempting: Option<Instant>,
     /// Initiations of ours since the last handshake that were sent again because nobody answered.
     unanswered: u32,
     handshakes: HandshakeCounts,
@@ -130,7 +132,7 @@ impl Peer {
             wire: Wire::default(),
             staged: Staged::default(),
             timers: Timers::default(),
-            attempting: false,
+            attempting: None,
             unanswered: 0,
             handshakes: HandshakeCounts::default(),
             drops: Drops::default(),
@@ -203,6 +205,8 @@ impl Peer {
         }
         if !self.seal_and_transmit(packet, cx) {
             self.keep(packet, cx);
+        } else if !self.a_lane_is_ready() {
+            self.initiate(cx);
         }
     }
 
@@ -222,6 +226,9 @@ impl Peer {
                 let packet = cx.padded[..length].to_vec();
                 self.keep(&packet, cx);
             }
+        }
+        if !self.a_lane_is_ready() {
+            self.initiate(cx);
         }
     }
 
@@ -393,14 +400,14 @@ impl Peer {
         {
             self.initiate_in(place, cx);
         }
-        let mut wants_handshake = !self.staged.is_empty();
+        let mut old_keys_want_one = false;
         let next_is_ready = self.next.as_ref().is_some_and(|next| next.lane.is_ready());
-        let a_lane_is_ready = self.current.is_ready() || next_is_ready;
+        let a_lane_is_ready = self.a_lane_is_ready();
         for session in &mut self.draining {
-            match session.tick(cx.scratch) {
+            match session.tick(cx.now, cx.scratch) {
                 Tick::Nothing | Tick::GaveUp => {}
                 // Not sent: it speaks for old keys. The lanes ask in its place.
-                Tick::Initiation(_) => wants_handshake |= !a_lane_is_ready,
+                Tick::Initiation(_) => old_keys_want_one |= !a_lane_is_ready,
                 Tick::Keepalive(keepalive) => {
                     self.wire.transmit(keepalive, cx.out);
                     self.timers.sent(cx.now);
@@ -424,17 +431,17 @@ impl Peer {
                 (Place::Current | Place::Draining, _) => &mut self.current,
             };
             let Some(session) = &mut lane.session else { continue };
-            match session.tick(cx.scratch) {
+            match session.tick(cx.now, cx.scratch) {
                 Tick::Nothing => {}
                 Tick::Initiation(initiation) => {
-                    if self.attempting {
+                    if self.attempting.is_some() {
                         // No answer so far: perhaps our own address is no longer the right one.
                         self.wire.forget_local_address();
                         self.unanswered += 1;
                         unanswered = self.unanswered.is_multiple_of(UNANSWERED_INITIATIONS);
                     }
                     self.wire.transmit(initiation, cx.out);
-                    self.attempting = true;
+                    self.attempting.get_or_insert(cx.now);
                     self.timers.sent(cx.now);
                     self.timers.initiation_sent(cx.now);
                     // Or the peer no longer knows these keys.
@@ -448,6 +455,13 @@ impl Peer {
             }
             dormant &= session.is_dormant();
         }
+        if self.next.is_none()
+            && self.current.is_ready()
+            && self.attempting.is_some_and(|since| cx.now >= since + GIVE_UP_AFTER)
+        {
+            self.retire_current(cx.ranges);
+            (gave_up, dormant) = (true, true);
+        }
         if dormant && self.draining.is_empty() && self.other_is_due.is_none() {
             self.timers.stop_ticking();
         } else {
@@ -459,9 +473,15 @@ impl Peer {
         if gave_up {
             return self.gave_up(cx);
         }
-        if wants_handshake && !self.flush(cx) {
+        // Nobody may speak for as long as the interval, and a path that comes back is to be found sooner.
+        let is_cut_off = self.wants_keepalives() && !self.can_seal();
+        if !self.flush(cx) || old_keys_want_one || is_cut_off {
             self.initiate(cx);
         }
+    }
+
+    fn a_lane_is_ready(&self) -> bool {
+        self.current.is_ready() || self.next.as_ref().is_some_and(|next| next.lane.is_ready())
     }
 
     /// Counts an authenticated data datagram and follows its sender.

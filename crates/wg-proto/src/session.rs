@@ -9,6 +9,11 @@
 //! whether `Tunn` holds a session to seal with; nothing is sealed without one, so its queue, which
 //! drops silently, stays empty. Before a handshake begins or ends the private clock has been moved.
 
+#[cfg(test)]
+mod virtual_time;
+
+use std::time::Instant;
+
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
@@ -31,9 +36,11 @@ pub(crate) struct Session {
     unconfirmed: Option<u32>,
     /// `false` for a low-order peer key.
     can_agree: bool,
-    /// Stands in for 90 s without answer, which the private clock would have to live through.
+    /// No handshake is made with it any more; its keys serve until then.
+    retired_until: Option<Instant>,
+    /// In place of the private clock, which a test cannot move.
     #[cfg(test)]
-    given_up: bool,
+    rules: virtual_time::Rules,
 }
 
 /// What a data datagram held.
@@ -84,8 +91,9 @@ impl Session {
             ready: false,
             unconfirmed: None,
             can_agree: identity.can_agree_with(peer),
+            retired_until: None,
             #[cfg(test)]
-            given_up: false,
+            rules: virtual_time::Rules::default(),
         }
     }
 
@@ -122,6 +130,8 @@ impl Session {
         if !self.ready || space.len() < Self::sealed_bytes(padded.len()) {
             return None;
         }
+        #[cfg(test)]
+        self.rules.sent(!padded.is_empty());
         datagram(self.tunn.encapsulate(padded, space)).map(<[u8]>::len)
     }
 
@@ -130,8 +140,13 @@ impl Session {
         if !self.can_agree {
             return None;
         }
-        self.wake(scratch);
-        datagram(self.tunn.format_handshake_initiation(scratch, false))
+        let anew = self.wake(scratch);
+        let initiation = datagram(self.tunn.format_handshake_initiation(scratch, anew));
+        #[cfg(test)]
+        if initiation.is_some() {
+            self.rules.initiated();
+        }
+        initiation
     }
 
     /// Answers an initiation that is known to be from this peer.
@@ -147,6 +162,8 @@ impl Session {
                     let index = index.try_into().ok()?;
                     Some(u32::from_le_bytes(index))
                 });
+                #[cfg(test)]
+                self.rules.answered();
                 // The repeated call is left out on purpose: it would try to seal under keys that the
                 // peer has not confirmed, find none, and answer an initiation with an initiation.
                 Ok(response)
@@ -171,6 +188,8 @@ impl Session {
             return Err(drop_reason(error));
         }
         self.ready = true;
+        #[cfg(test)]
+        self.rules.established(true);
         while let Some(datagram) = datagram(result) {
             send(datagram);
             result = self.tunn.decapsulate(None, &[], scratch);
@@ -199,6 +218,10 @@ impl Session {
         if counter(datagram).is_none_or(|counter| counter >= REJECT_AFTER_MESSAGES) {
             return Err(DropReason::Replay);
         }
+        #[cfg(test)]
+        if self.rules.keys_are_gone() && self.unconfirmed != receiver_index(datagram) {
+            return Err(DropReason::UnknownIndex);
+        }
         let content = match self.tunn.decapsulate(None, datagram, space) {
             TunnResult::WriteToTunnelV4(packet, _) | TunnResult::WriteToTunnelV6(packet, _) => {
                 Content::Packet { bytes: packet.len() }
@@ -216,21 +239,28 @@ impl Session {
         if confirms {
             self.unconfirmed = None;
         }
+        #[cfg(test)]
+        {
+            if confirms {
+                self.rules.established(false);
+            }
+            self.rules.received(matches!(content, Content::Packet { .. }));
+        }
         Ok(Opened { content, confirms })
     }
 
     /// Moves the private clock and asks the session's timers. To be called every `TICK` as long as
     /// it does not say [`Tick::GaveUp`].
-    pub(crate) fn tick<'a>(&mut self, scratch: &'a mut Scratch) -> Tick<'a> {
-        #[cfg(test)]
-        if self.given_up {
-            self.ready = false;
-            return Tick::GaveUp;
+    pub(crate) fn tick<'a>(&mut self, now: Instant, scratch: &'a mut Scratch) -> Tick<'a> {
+        if let Some(until) = self.retired_until {
+            if now >= until {
+                (self.ready, self.unconfirmed) = (false, None);
+            }
+            return Tick::Nothing;
         }
-        let result = self.tunn.update_timers(scratch);
-        let gave_up = matches!(result, TunnResult::Err(_));
-        self.ready = self.tunn.time_since_last_handshake().is_some();
-        if gave_up {
+        let (result, has_keys) = self.ask_timers(now, scratch);
+        self.ready = has_keys;
+        if matches!(result, TunnResult::Err(_)) {
             self.unconfirmed = None;
             return Tick::GaveUp;
         }
@@ -241,32 +271,45 @@ impl Session {
         }
     }
 
+    #[cfg(not(test))]
+    fn ask_timers<'a>(&mut self, _now: Instant, scratch: &'a mut Scratch) -> (TunnResult<'a>, bool) {
+        let result = self.tunn.update_timers(scratch);
+        (result, self.tunn.time_since_last_handshake().is_some())
+    }
+
+    #[cfg(test)]
+    fn ask_timers<'a>(&mut self, now: Instant, scratch: &'a mut Scratch) -> (TunnResult<'a>, bool) {
+        let result = self.rules.ask(now, &mut self.tunn, scratch);
+        (result, !self.rules.keys_are_gone())
+    }
+
+    /// No handshakes any more, and so no giving up, which would wipe the keys: they serve until then.
+    pub(crate) fn retire(&mut self, until: Instant) {
+        self.retired_until = Some(until);
+    }
+
     /// Whether [`Session::tick`] has nothing to do until a handshake begins.
     pub(crate) fn is_dormant(&self) -> bool {
-        #[cfg(test)]
-        if self.given_up {
-            return true;
+        if self.retired_until.is_some() {
+            return !self.may_hold_keys();
         }
+        #[cfg(test)]
+        return self.rules.is_expired();
+        #[cfg(not(test))]
         self.tunn.is_expired()
     }
 
-    /// Makes the next tick say [`Tick::GaveUp`], and the one after a handshake began not.
-    #[cfg(test)]
-    pub(crate) fn give_up(&mut self, identity: &Identity, peer: &PublicKey) {
-        *self = Session { given_up: true, ..Session::new(identity, peer, None, self.range) };
-    }
-
     /// A dormant session's clock stands where it was left; a handshake that began there would be
-    /// over its time at the next tick.
-    fn wake(&mut self, scratch: &mut Scratch) {
+    /// over its time at the next tick. `true` if it was dormant.
+    fn wake(&mut self, scratch: &mut Scratch) -> bool {
+        let was_dormant = self.tunn.is_expired();
         #[cfg(test)]
-        {
-            self.given_up = false;
-        }
-        if self.tunn.is_expired() {
+        let was_dormant = self.rules.wake() || was_dormant;
+        if was_dormant {
             // Says only that it is expired, which is known.
             let _ = self.tunn.update_timers(scratch);
         }
+        was_dormant
     }
 }
 

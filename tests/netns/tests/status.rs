@@ -26,8 +26,8 @@ const EXPECTED: &[&str] = &["no user is configured"];
 const BOUND: Duration = Duration::from_secs(20);
 /// A peer is down after 180 s of silence (WireGuard's paper, 6.1: Reject-After-Time).
 const DOWN_WITHIN: Duration = Duration::from_secs(200);
-/// A keepalive of 25 s, or the retry of a handshake, finds the line again.
-const BACK_WITHIN: Duration = Duration::from_secs(40);
+/// Of the first packet after the line is back.
+const BACK_WITHIN: Duration = Duration::from_secs(10);
 /// Between namespaces of one machine; a busy one may take its time.
 const ROUND_TRIP_AT_MOST_MS: f64 = 500.0;
 

@@ -148,7 +148,7 @@ impl Peer {
         let Some(session) = &mut lane.session else { return };
         if let Some(initiation) = session.initiate(cx.scratch) {
             self.wire.transmit(initiation, cx.out);
-            self.attempting = true;
+            self.attempting.get_or_insert(cx.now);
             self.timers.sent(cx.now);
             self.timers.initiation_sent(cx.now);
         } else if !session.can_agree() {
@@ -179,7 +179,7 @@ impl Peer {
         now: Instant,
         out: &mut impl Output,
     ) {
-        self.attempting = false;
+        self.attempting = None;
         self.unanswered = 0;
         self.initiations_may_be_replayed = false;
         self.other_is_due = None;
@@ -201,7 +201,7 @@ impl Peer {
     /// alive, begins anew, so that a path that comes back is found within one retry.
     pub(super) fn gave_up(&mut self, cx: &mut Context<'_, impl Output>) {
         self.timers.handshake_over();
-        if std::mem::take(&mut self.attempting) {
+        if self.attempting.take().is_some() {
             self.handshakes.initiator_failed += 1;
         }
         self.drop_staged(cx);

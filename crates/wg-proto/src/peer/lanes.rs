@@ -2,6 +2,7 @@
 
 use super::{Context, Keys, Lane, Next, Peer, Place, Ranges};
 use crate::identities::Generation;
+use crate::limits::from_the_specification::REJECT_AFTER_TIME;
 use crate::limits::our_choice::MAX_DRAINING_SESSIONS;
 use crate::session::Session;
 use crate::{ChangedKey, DeviceEvent, Output, PresharedKey, PublicKey};
@@ -51,8 +52,7 @@ impl Peer {
 
     /// Whether a packet can be sealed now.
     pub(crate) fn can_seal(&self) -> bool {
-        let next_is_ready = self.next.as_ref().is_some_and(|next| next.lane.is_ready());
-        self.current.is_ready() || next_is_ready || self.draining.iter().any(Session::is_ready)
+        self.a_lane_is_ready() || self.draining.iter().any(Session::is_ready)
     }
 
     /// The next handshake uses the key; what runs goes on, and as long as the peer has the old key alone,
@@ -71,7 +71,7 @@ impl Peer {
         if !session.may_hold_keys() && self.draining.is_empty() {
             cx.ranges.release(session);
             self.current = Lane::new(keys);
-            self.attempting = false;
+            self.attempting = None;
             self.timers.handshake_over();
         } else if !self.current.keys.same_preshared(keys.preshared.as_ref()) {
             self.put_next(keys, true, false);
@@ -142,7 +142,7 @@ impl Peer {
         for session in self.current.session.take().into_iter().chain(self.draining.drain(..)) {
             ranges.release(&session);
         }
-        self.attempting = false;
+        self.attempting = None;
         self.initiations_may_be_replayed = false;
         self.timers.handshake_over();
         self.timers.stop_ticking();
@@ -160,6 +160,17 @@ impl Peer {
         self.next = Some(Next { lane: Lane::new(keys), offered, held, in_use: false });
         // The first handshake with these keys need not keep its distance to one with others.
         self.timers.handshake_over();
+    }
+
+    /// Handshakes are about to be given up. The peer may still speak under the keys of before, and would learn
+    /// only after 15 s that nobody listens: they go on apart from the lane that begins anew.
+    pub(super) fn retire_current(&mut self, ranges: &mut Ranges) {
+        let Some(completed) = self.timers.last_handshake() else { return };
+        let session = self.current.session.take().map(|mut session| {
+            session.retire(completed + REJECT_AFTER_TIME);
+            session
+        });
+        self.drain(session, ranges);
     }
 
     fn drain(&mut self, session: Option<Session>, ranges: &mut Ranges) {

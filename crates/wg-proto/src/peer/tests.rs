@@ -29,13 +29,14 @@ fn a_peer_without_keepalive_rests_after_giving_up_and_begins_anew_with_the_next_
     lab.with(|peer, cx| peer.send(PACKET, cx));
     assert_eq!(lab.sent, [148]);
     lab.give_up();
-    assert_eq!(lab.sent, [148], "nothing by itself");
+    let tries = lab.sent.len();
+    assert!((17..=18).contains(&tries), "one every 5 s: {tries}");
     assert_eq!(lab.peer.next_timeout(), None, "and nothing to wait for");
     assert_eq!(lab.peer.handshakes.initiator_failed, 1);
     assert_eq!(lab.peer.drops.of(DropReason::NoSession), 1, "what waited is dropped and counted");
     lab.now += Duration::from_secs(600);
     lab.with(|peer, cx| peer.send(PACKET, cx));
-    assert_eq!(lab.sent, [148, 148]);
+    assert_eq!(lab.sent.len(), tries + 1);
     assert_eq!(lab.peer.next_timeout(), Some(lab.now + TICK));
 }
 
@@ -45,8 +46,8 @@ fn a_peer_to_be_kept_alive_never_rests() {
     assert!(lab.peer.set_keepalive(25, lab.now));
     lab.with(Peer::send_keepalive);
     for attempt in 1..=7 {
-        assert_eq!(lab.sent, vec![148; attempt], "a ten-minute outage: one initiation after the other");
         lab.give_up();
+        assert!((17 * attempt..=18 * attempt + 1).contains(&lab.sent.len()), "{attempt}: {}", lab.sent.len());
         assert!(lab.peer.next_timeout() <= Some(lab.now + TICK), "so that retries go on every 5 s");
     }
     assert_eq!(lab.peer.handshakes.initiator_failed, 7);
@@ -137,11 +138,13 @@ impl Lab {
 
     /// Ninety seconds without an answer.
     fn give_up(&mut self) {
-        let key = self.peer.public_key;
-        let identity = self.identities.current().unwrap();
-        self.peer.current.session.as_mut().unwrap().give_up(identity, &key);
-        self.now += Duration::from_secs(90);
-        self.with(Peer::service);
+        let failed = self.peer.handshakes.initiator_failed;
+        let end = self.now + Duration::from_secs(92);
+        while self.peer.handshakes.initiator_failed == failed && self.now < end {
+            self.now = self.peer.next_timeout().expect("a handshake is under way");
+            self.with(Peer::service);
+        }
+        assert!(self.peer.handshakes.initiator_failed > failed, "it does not give up");
     }
 }
 
