@@ -22,6 +22,7 @@ pub mod link;
 pub mod log;
 pub mod mounts;
 pub mod namespace;
+pub mod numbered;
 pub mod payload;
 pub mod power_cut;
 pub mod process_status;

@@ -9,13 +9,13 @@
 
 use std::net::UdpSocket;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use culvert_netns::culvert::{self, WGD_USER};
 use culvert_netns::host::{Host, Place};
+use culvert_netns::numbered::{self, Ends, Watched};
 use culvert_netns::program::Running;
 use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::tunnel::{self, Endpoint, INTERFACE, Side, Tunnel};
@@ -27,7 +27,6 @@ const BOUND: Duration = Duration::from_secs(15);
 /// the other no longer has.
 const BACK_WITHIN: Duration = Duration::from_secs(40);
 const PORT: u16 = 4_000;
-const NUMBER_BYTES: usize = 200;
 const CULVERT: &str = "/run/bin/culvert";
 
 fn main() -> ExitCode {
@@ -70,45 +69,6 @@ fn rotate(host: &Host, kind: &str) -> Result<String> {
     host.run(&[CULVERT, "key", "rotate", kind])?.success()
 }
 
-/// Sends numbers at this rate until `stop`; gives how many.
-fn send(socket: &UdpSocket, per_second: u32, stop: &AtomicBool) -> Result<u32> {
-    let start = wait::now();
-    let mut sent: u32 = 0;
-    let mut packet = [0; NUMBER_BYTES];
-    while !stop.load(Ordering::Relaxed) {
-        let due = u64::from(per_second) * u64::try_from(start.elapsed().as_micros())? / 1_000_000;
-        while u64::from(sent) < due {
-            packet[..4].copy_from_slice(&sent.to_be_bytes());
-            socket.send(&packet).with_context(|| format!("send number {sent}"))?;
-            sent += 1;
-        }
-        thread::sleep(Duration::from_micros(500));
-    }
-    Ok(sent)
-}
-
-/// Receives until nothing has come for a second after `stop`; gives how often each number came.
-fn receive(socket: &UdpSocket, stop: &AtomicBool) -> Result<Vec<u8>> {
-    socket.set_read_timeout(Some(Duration::from_secs(1)))?;
-    let mut seen: Vec<u8> = Vec::new();
-    let mut packet = [0; NUMBER_BYTES + 1];
-    loop {
-        match socket.recv(&mut packet) {
-            Ok(length) => {
-                ensure!(length == NUMBER_BYTES, "{length} bytes came");
-                let number =
-                    usize::try_from(u32::from_be_bytes([packet[0], packet[1], packet[2], packet[3]]))?;
-                if seen.len() <= number {
-                    seen.resize(number + 1, 0);
-                }
-                seen[number] = seen[number].saturating_add(1);
-            }
-            Err(_) if stop.load(Ordering::Relaxed) => return Ok(seen),
-            Err(_) => {}
-        }
-    }
-}
-
 /// Runs `work` under numbered traffic from web to services, for at least `time`; all of it must arrive, once.
 fn under_traffic(
     scene: &Scene,
@@ -120,37 +80,22 @@ fn under_traffic(
     let bind = |host: &Host, side: Side| {
         host.network(Place::Tunnel).within(|| Ok(UdpSocket::bind((side.inner(), PORT))?))
     };
-    let (from, to) = (bind(&lab.web, Side::Web)?, bind(&lab.services, Side::Services)?);
-    from.connect((Side::Services.inner(), PORT))?;
+    let ends = Ends { from: bind(&lab.web, Side::Web)?, to: bind(&lab.services, Side::Services)? };
+    ends.from.connect((Side::Services.inner(), PORT))?;
     // The usual 208 KiB last 50 ms, and a busy machine may keep the receiver waiting for longer.
-    nix::sys::socket::setsockopt(&to, nix::sys::socket::sockopt::RcvBufForce, &(64 << 20))?;
-    let (stop, ended) = (AtomicBool::new(false), AtomicBool::new(false));
-    let start = wait::now();
-    let (sent, seen) = thread::scope(|scope| -> Result<(u32, Vec<u8>)> {
-        let sender = scope.spawn(|| send(&from, per_second, &stop));
-        let receiver = scope.spawn(|| receive(&to, &ended));
-        let worked = work();
-        if worked.is_ok() {
-            thread::sleep(time.saturating_sub(start.elapsed()));
-        }
-        stop.store(true, Ordering::Relaxed);
-        let sent = sender.join().map_err(|_| anyhow!("the sender panicked"))?;
-        ended.store(true, Ordering::Relaxed);
-        let seen = receiver.join().map_err(|_| anyhow!("the receiver panicked"))?;
-        worked?;
-        Ok((sent?, seen?))
-    })?;
-    let lost = usize::try_from(sent)?.saturating_sub(seen.iter().filter(|times| **times > 0).count());
-    let doubled = seen.iter().filter(|times| **times > 1).count();
-    let first = seen.iter().position(|times| *times == 0);
-    let last = seen.iter().rposition(|times| *times == 0);
-    let full = lab.services.run_at(Place::Tunnel, &["cat", "/proc/net/snmp"])?.success()?;
-    let full: Vec<&str> = full.lines().filter(|line| line.starts_with("Udp:")).collect();
-    ensure!(
-        lost == 0 && doubled == 0,
-        "of {sent} datagrams {lost} were lost and {doubled} came twice; lost between {first:?} and {last:?}; {full:?}"
-    );
-    Ok(sent)
+    nix::sys::socket::setsockopt(&ends.to, nix::sys::socket::sockopt::RcvBufForce, &(64 << 20))?;
+    let at = |host, place| Watched { host, place };
+    let way = [
+        at(&lab.web, Place::Tunnel),
+        at(&lab.web, Place::Outer),
+        at(&lab.wan.host, Place::Outer),
+        at(&lab.services, Place::Outer),
+        at(&lab.services, Place::Tunnel),
+    ];
+    let account =
+        numbered::under_traffic(&ends, at(&lab.services, Place::Tunnel), &way, per_second, time, work)?;
+    account.expect_all_once()?;
+    Ok(account.sent)
 }
 
 /// Rotates `rounds` times each key, every third time from the other side.
