@@ -147,7 +147,8 @@ impl Tunnel {
     /// For a device that has just been made.
     #[must_use]
     pub fn first_update(&self) -> DeviceUpdate {
-        self.conf.as_ref().map(TunnelConf::to_update).unwrap_or_default()
+        let Some(conf) = &self.conf else { return DeviceUpdate::default() };
+        DeviceUpdate { denied: Some(self.denied.clone()), ..conf.to_update() }
     }
 
     /// For a running device: peers that stay keep their sessions; without a `ListenPort` the port stays.
@@ -155,7 +156,8 @@ impl Tunnel {
     pub fn synchronising(&self, state: &DeviceState) -> DeviceUpdate {
         let Some(conf) = &self.conf else { return DeviceUpdate::default() };
         let present: Vec<PublicKey> = state.peers.iter().map(|peer| peer.public_key).collect();
-        DeviceUpdate { listen_port: conf.listen_port, ..conf.to_sync_update(&present) }
+        let denied = Some(self.denied.clone());
+        DeviceUpdate { listen_port: conf.listen_port, denied, ..conf.to_sync_update(&present) }
     }
 
     /// The port to bind; 0 for any.

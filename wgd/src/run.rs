@@ -424,7 +424,6 @@ impl Unprivileged {
         let mut device = Device::new();
         device.set_mtu(mtu);
         device.set_addresses(tunnel.addresses());
-        device.deny(tunnel.denied.iter().copied());
         let (rotation_sender, rotations) = mpsc::channel(limits::ROTATION_QUEUE);
         let mut first = tunnel.first_update();
         first.listen_port = Some(sockets.port());

@@ -131,7 +131,12 @@ const NETCFG_OWN: &[SyscallRule] = &[
         "the configuration and key files, and a new file beside them for a rotated key; Landlock says where",
     ),
     allow(libc::SYS_fsync, "fsync", "a rotated key is on the disk before it is used"),
-    allow(libc::SYS_fchmod, "fchmod", "the mode of the file that it replaces"),
+    allow_when(
+        libc::SYS_fchmod,
+        "fchmod",
+        &[&[Masked { argument: 1, mask: !KEPT_MODE as u64, value: 0 }]],
+        "the mode of the file that it replaces: to be read, never to be run or to be written by others",
+    ),
     allow(libc::SYS_rename, "rename", "the new file in place of the old; Landlock says where"),
     allow(libc::SYS_geteuid, "geteuid", "whether the file is ours to replace"),
     allow_when(
@@ -149,14 +154,20 @@ const NETCFG_OWN: &[SyscallRule] = &[
     ),
 ];
 
-/// The same, or a file that does not exist yet.
+/// What a file that netcfg has written may be: owner's to read and write, others' to read.
+pub(crate) const KEPT_MODE: u32 = 0o644;
+
+/// The same, or a file that does not exist yet, for its owner alone.
 const READ_OR_MAKE: &[&[linux::seccomp::Condition]] = &[
     &[Masked { argument: 2, mask: OPEN_CHANGES, value: 0 }],
-    &[Masked {
-        argument: 2,
-        mask: OPEN_CHANGES | libc::O_EXCL as u64,
-        value: (libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL) as u64,
-    }],
+    &[
+        Masked {
+            argument: 2,
+            mask: OPEN_CHANGES | libc::O_EXCL as u64,
+            value: (libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL) as u64,
+        },
+        Masked { argument: 3, mask: 0o7777, value: 0o600 },
+    ],
 ];
 
 /// `open` to read what exists: no access mode but `O_RDONLY`, nothing made, nothing cut short.
@@ -347,6 +358,24 @@ mod tests {
             for flags in [libc::O_WRONLY, libc::O_RDWR, libc::O_CREAT, libc::O_TRUNC, libc::O_TMPFILE] {
                 assert!(!open(flags), "{flags:#o}");
             }
+        }
+    }
+
+    #[test]
+    fn netcfg_makes_files_for_their_owner_and_none_that_can_be_run() {
+        let make = |mode: u64| {
+            let flags =
+                u64::from((libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL | libc::O_CLOEXEC).cast_unsigned());
+            allows(NETCFG, libc::SYS_openat, [0, 0, flags, mode, 0, 0])
+        };
+        assert!(make(0o600));
+        for mode in [0o666, 0o644, 0o700, 0o755, 0o4600, 0o4755] {
+            assert!(!make(mode), "{mode:o}");
+        }
+        let change = |mode: u64| allows(NETCFG, libc::SYS_fchmod, [3, mode, 0, 0, 0, 0]);
+        assert!(change(0o600) && change(0o640) && change(0o644) && change(0o400));
+        for mode in [0o700, 0o755, 0o4644, 0o2644, 0o666, 0o660] {
+            assert!(!change(mode), "{mode:o}");
         }
     }
 

@@ -1,7 +1,9 @@
 //! The tunnel's configuration file, in wg-quick's format.
 //!
 //! On top of it `PrivateKeyFile=`, `PresharedKeyFile=` and `@credential` name keys kept elsewhere, and
-//! a comment `# friendly_name = web1` names a peer. What would run a command is refused.
+//! a comment `# friendly_name = web1` names a peer. While a key is being replaced, the comments
+//! `# next_private_key = …` and `# next_preshared_key = …` (in a key file: `# next = …`) hold the new one.
+//! What would run a command is refused.
 //!
 //! **Invariant:** a [`TunnelConf`] exists only for a file without a single mistake; all mistakes of a
 //! file are reported together, each with its line and key. No message quotes a key's value.
@@ -21,6 +23,13 @@ use crate::{
 
 pub use parse::parse;
 
+/// The comment that holds the key which a rotation is about to put in place of `PrivateKey`.
+pub const NEXT_PRIVATE_KEY: &str = "next_private_key";
+/// The same for `PresharedKey`.
+pub const NEXT_PRESHARED_KEY: &str = "next_preshared_key";
+/// The same in a file that holds a key alone.
+pub const NEXT_IN_KEY_FILE: &str = "next";
+
 /// A configuration file, understood.
 #[derive(Clone)]
 pub struct TunnelConf {
@@ -28,6 +37,8 @@ pub struct TunnelConf {
     pub file: String,
     /// `PrivateKey`, `PrivateKeyFile`.
     pub private_key: KeySource<SecretKey>,
+    /// What a rotation is about to put in its place.
+    pub next_private_key: Option<SecretKey>,
     /// `ListenPort`; absent means any.
     pub listen_port: Option<u16>,
     /// `FwMark`; 0 is off.
@@ -53,6 +64,8 @@ pub struct PeerConf {
     pub public_key: PublicKey,
     /// `PresharedKey`, `PresharedKeyFile`.
     pub preshared_key: Option<KeySource<PresharedKey>>,
+    /// What a rotation is about to put in its place.
+    pub next_preshared_key: Option<PresharedKey>,
     /// `AllowedIPs`, all lines together.
     pub allowed_ips: Vec<IpNet>,
     /// `Endpoint`.
@@ -156,29 +169,31 @@ impl TunnelConf {
         mut read: impl FnMut(&KeyPlace) -> Result<zeroize::Zeroizing<String>, E>,
     ) -> Result<(), ConfErrors> {
         let mut errors = Vec::new();
-        let mut fetch = |place: &KeyPlace,
-                         line: usize,
-                         key: &str,
-                         accept: &mut dyn FnMut(&str) -> Result<(), KeyError>| {
+        let mut fetch = |place: &KeyPlace, line: usize, key: &str, accept: &mut Accept<'_>| {
             let message = match read(place) {
                 Err(error) => format!("{place}: {error}"),
-                Ok(text) => match accept(text.trim()) {
-                    Ok(()) => return,
-                    Err(error) => format!("{place}: {error}"),
-                },
+                Ok(text) => {
+                    let (key, next) = key_and_next(&text);
+                    match accept(key, next) {
+                        Ok(()) => return,
+                        Err(error) => format!("{place}: {error}"),
+                    }
+                }
             };
             errors.push(ConfError { file: self.file.clone(), line, key: key.into(), message });
         };
         if let KeySource::Elsewhere { place, line } = self.private_key.clone() {
-            fetch(&place, line, "PrivateKeyFile", &mut |text| {
+            fetch(&place, line, "PrivateKeyFile", &mut |text, next| {
                 self.private_key = KeySource::Inline(SecretKey::from_base64(text)?);
+                self.next_private_key = next.map(SecretKey::from_base64).transpose()?;
                 Ok(())
             });
         }
         for peer in &mut self.peers {
             if let Some(KeySource::Elsewhere { place, line }) = peer.preshared_key.clone() {
-                fetch(&place, line, "PresharedKeyFile", &mut |text| {
+                fetch(&place, line, "PresharedKeyFile", &mut |text, next| {
                     peer.preshared_key = Some(KeySource::Inline(PresharedKey::from_base64(text)?));
+                    peer.next_preshared_key = next.map(PresharedKey::from_base64).transpose()?;
                     Ok(())
                 });
             }
@@ -194,8 +209,10 @@ impl TunnelConf {
                 KeySource::Inline(key) => Change::Set(key.clone()),
                 KeySource::Elsewhere { .. } => Change::Keep,
             },
+            next_private_key: self.next_private_key.clone(),
             listen_port: Some(self.listen_port.unwrap_or(0)),
             fwmark: Some(self.fwmark),
+            denied: None,
             replace_peers: true,
             peers: self.peers.iter().map(PeerConf::to_update).collect(),
         }
@@ -210,6 +227,22 @@ impl TunnelConf {
     }
 }
 
+/// Takes a key's text, and that of the one to come.
+type Accept<'a> = dyn FnMut(&str, Option<&str>) -> Result<(), KeyError> + 'a;
+
+/// A key file's key, and the one that a rotation is about to put in its place.
+fn key_and_next(text: &str) -> (&str, Option<&str>) {
+    let text = text.trim();
+    let Some((key, rest)) = text.split_once('\n') else { return (text, None) };
+    let comments = rest.lines().filter_map(|line| line.trim().strip_prefix('#'));
+    let mut next = comments.filter_map(|comment| parse::in_comment(comment, NEXT_IN_KEY_FILE));
+    match next.next() {
+        Some(next) => (key.trim(), Some(next)),
+        // Whatever else stands there is no key.
+        None => (text, None),
+    }
+}
+
 impl PeerConf {
     fn to_update(&self) -> PeerUpdate {
         PeerUpdate {
@@ -218,6 +251,7 @@ impl PeerConf {
                 Some(KeySource::Inline(key)) => Change::Set(key.clone()),
                 Some(KeySource::Elsewhere { .. }) => Change::Keep,
             },
+            next_preshared_key: self.next_preshared_key.clone(),
             endpoint: match &self.endpoint {
                 Some(EndpointConf::Address(address)) => Some(*address),
                 Some(EndpointConf::Name { .. }) | None => None,

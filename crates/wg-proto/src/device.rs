@@ -193,14 +193,23 @@ impl Device {
                 self.remove_peer(id, out);
             }
         }
+        if let Some(keys) = update.denied {
+            self.deny(keys, out);
+        }
         let mut owed_keepalives = Vec::new();
-        for peer in update.peers {
+        let mut next_preshared = Vec::new();
+        for mut peer in update.peers {
+            next_preshared.extend(peer.next_preshared_key.take().map(|key| (peer.public_key, key)));
             if let Some(id) = self.apply_peer(peer, now, out) {
                 owed_keepalives.push(id);
             }
         }
         // Last, so that a request which names the key or the endpoint after the peer works as well.
         // The peer may be gone again by now.
+        let next_preshared = next_preshared.into_iter();
+        let next_preshared =
+            next_preshared.filter_map(|(peer, key)| Some((*self.by_key.get(&peer)?, key))).collect();
+        self.resume_rotation(update.next_private_key, next_preshared, now, out);
         for id in handshake_anew {
             if self.peers[id].is_some() {
                 self.with_peer(id, now, out, |peer, cx| peer.initiate(cx));

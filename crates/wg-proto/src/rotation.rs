@@ -69,11 +69,27 @@ pub struct Ticket {
     pub rehearsal: bool,
 }
 
-/// A key to be written where the configuration has the old one.
+/// Where a key goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeptAs {
+    /// Beside the one in force: both are tried until the rotation is over, after a crash as well.
+    Next,
+    /// In its place.
+    Current,
+}
+
+/// A key to be written to the configuration.
 #[derive(Clone)]
 pub enum KeptKey {
     /// Our own.
-    Own(SecretKey),
+    Own {
+        /// The key.
+        key: SecretKey,
+        /// Where.
+        place: KeptAs,
+        /// A public key that is never to be let in: the old one, if it is compromised.
+        deny: Option<PublicKey>,
+    },
     /// A peer's new public key.
     Peer {
         /// Under which it stands there.
@@ -89,6 +105,8 @@ pub enum KeptKey {
         peer: PublicKey,
         /// The key.
         key: PresharedKey,
+        /// Where.
+        place: KeptAs,
     },
 }
 

@@ -24,10 +24,14 @@ pub enum Change<T> {
 pub struct DeviceUpdate {
     /// Our static key.
     pub private_key: Change<SecretKey>,
+    /// The key that a rotation, interrupted, was to put in its place: handshakes are tried with both.
+    pub next_private_key: Option<SecretKey>,
     /// 0 means any port. The shell binds first and then reports the real port here.
     pub listen_port: Option<u16>,
     /// 0 means none. The shell marks its sockets first.
     pub fwmark: Option<u32>,
+    /// Keys that are never to be a peer's; in place of those that were given before.
+    pub denied: Option<Vec<PublicKey>>,
     /// All present peers go before `peers` are looked at.
     pub replace_peers: bool,
     /// Applied in order.
@@ -45,6 +49,8 @@ pub struct PeerUpdate {
     pub update_only: bool,
     /// Takes effect with the next handshake; the running session stays.
     pub preshared_key: Change<PresharedKey>,
+    /// The key that a rotation, interrupted, was to put in its place: handshakes are tried with both.
+    pub next_preshared_key: Option<PresharedKey>,
     /// Where to send from now on.
     pub endpoint: Option<SocketAddr>,
     /// Seconds; 0 turns it off.
@@ -74,6 +80,7 @@ impl PeerUpdate {
             remove: false,
             update_only: false,
             preshared_key: Change::Keep,
+            next_preshared_key: None,
             endpoint: None,
             persistent_keepalive: None,
             replace_allowed_ips: false,

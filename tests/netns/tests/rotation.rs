@@ -15,7 +15,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, anyhow, ensure};
 use culvert_netns::culvert::{self, WGD_USER};
 use culvert_netns::host::{Host, Place};
-use culvert_netns::numbered::{self, Ends, Watched};
+use culvert_netns::numbered::{self, Account, Ends, Watched};
 use culvert_netns::program::Running;
 use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::tunnel::{self, Endpoint, INTERFACE, Side, Tunnel};
@@ -33,6 +33,9 @@ fn main() -> ExitCode {
     runner::main(&[
         Scenario::new("rotations_lose_and_double_no_datagram", quick).needs(&["wgd", "culvert"]),
         Scenario::new("a_kill_in_the_middle_of_a_rotation_is_survived", killed).needs(&["wgd", "culvert"]),
+        Scenario::new("kills_of_both_in_the_middle_of_a_rotation_are_survived", both_killed)
+            .needs(&["wgd", "culvert"]),
+        Scenario::new("a_compromised_key_is_replaced_under_traffic", compromised).needs(&["wgd", "culvert"]),
         Scenario::new("a_rotation_with_another_wireguard_says_what_is_left_to_do", degraded)
             .needs(&["wgd", "culvert"]),
         Scenario::new("twenty_rotations_at_20000_packets_a_second_lose_nothing", slow)
@@ -69,13 +72,13 @@ fn rotate(host: &Host, kind: &str) -> Result<String> {
     host.run(&[CULVERT, "key", "rotate", kind])?.success()
 }
 
-/// Runs `work` under numbered traffic from web to services, for at least `time`; all of it must arrive, once.
-fn under_traffic(
+/// Runs `work` under numbered traffic from web to services, for at least `time`.
+fn account(
     scene: &Scene,
     per_second: u32,
     time: Duration,
     work: impl FnOnce() -> Result<()>,
-) -> Result<u32> {
+) -> Result<Account> {
     let lab = &scene.lab;
     let bind = |host: &Host, side: Side| {
         host.network(Place::Tunnel).within(|| Ok(UdpSocket::bind((side.inner(), PORT))?))
@@ -92,8 +95,17 @@ fn under_traffic(
         at(&lab.services, Place::Outer),
         at(&lab.services, Place::Tunnel),
     ];
-    let account =
-        numbered::under_traffic(&ends, at(&lab.services, Place::Tunnel), &way, per_second, time, work)?;
+    numbered::under_traffic(&ends, at(&lab.services, Place::Tunnel), &way, per_second, time, work)
+}
+
+/// The same; all of it must arrive, once.
+fn under_traffic(
+    scene: &Scene,
+    per_second: u32,
+    time: Duration,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<u32> {
+    let account = account(scene, per_second, time, work)?;
     account.expect_all_once()?;
     Ok(account.sent)
 }
@@ -198,6 +210,86 @@ fn killed(scene: &Scene) -> Result<()> {
     // And nothing is left that would stand in the way of the next.
     wait::until("another rotation", BACK_WITHIN, || rotate(&lab.web, "--static").map(drop))?;
     agreed(scene)
+}
+
+fn both_killed(scene: &Scene) -> Result<()> {
+    let lab = &scene.lab;
+    let (mut web, mut services) = start(scene)?;
+    // A rotation takes some 40 ms here, most of it for four syncs of a disk.
+    for (round, wait) in [0, 4, 8, 12, 16, 24, 32, 48].into_iter().enumerate() {
+        for kind in ["--static", "--psk"] {
+            let what = format!("{kind}, both killed after {wait} ms");
+            thread::scope(|scope| -> Result<()> {
+                let rotation = scope.spawn(|| lab.web.run(&[CULVERT, "--quiet", "key", "rotate", kind]));
+                thread::sleep(Duration::from_millis(15 + wait));
+                if round % 2 == 0 {
+                    web.kill()?;
+                    services.kill()?;
+                } else {
+                    services.kill()?;
+                    web.kill()?;
+                }
+                rotation.join().map_err(|_| anyhow!("the command panicked"))??;
+                Ok(())
+            })?;
+            services = tunnel::start_wgd(&lab.services, Place::Tunnel, &[])?;
+            web = tunnel::start_wgd(&lab.web, Place::Tunnel, &[])?;
+            ping(&lab.web, Place::Tunnel, "10.100.0.11", BOUND).with_context(|| what.clone())?;
+            wait::until("both files to fit each other", BOUND, || agreed(scene))
+                .with_context(|| what.clone())?;
+            ping(&lab.services, Place::Tunnel, "10.100.0.10", BOUND).with_context(|| what)?;
+        }
+    }
+    wait::until("another rotation", BOUND, || rotate(&lab.web, "--static").map(drop))?;
+    agreed(scene)
+}
+
+/// There is no overlap, so what is under way is lost; but nothing comes twice, the stream goes on within moments, and
+/// the old key is kept out on both sides, after a restart as well.
+fn compromised(scene: &Scene) -> Result<()> {
+    const PER_SECOND: u32 = 2_000;
+    let lab = &scene.lab;
+    let (mut web, services) = start(scene)?;
+    let old = lab.web.run(&["wg", "show", INTERFACE, "public-key"])?.success()?.trim().to_owned();
+    let account = account(scene, PER_SECOND, Duration::from_secs(6), || {
+        for kind in ["--psk", "--static"] {
+            let verdict = lab.web.run(&[CULVERT, "key", "rotate", kind, "--compromised"])?.success()?;
+            ensure!(verdict.contains("rotated"), "{verdict}");
+            thread::sleep(Duration::from_secs(1));
+        }
+        Ok(())
+    })?;
+    ensure!(account.doubled() == 0, "{} came twice", account.doubled());
+    ensure!(account.dropped_by_the_receiver == 0, "the receiver did not keep up: {account:?}");
+    // Two replacements, each a round trip and a few syncs of a disk; 128 wait for the handshake.
+    ensure!(account.lost() < u64::from(PER_SECOND), "of {} {} were lost", account.sent, account.lost());
+    let last = account.seen.len();
+    ensure!(last == usize::try_from(account.sent)?, "the stream ended at {last} of {}", account.sent);
+    let tail = account.seen.iter().rev().take(2_000).filter(|times| **times == 1).count();
+    ensure!(tail == 2_000, "of the last 2,000 only {tail} came");
+    agreed(scene)?;
+
+    for host in [&lab.web, &lab.services] {
+        let text = host.read("/etc/wireguard/wg0.conf")?;
+        ensure!(text.contains(&format!("# denied_key = {old}")), "{} does not deny the old key", host.name());
+    }
+    web.kill()?;
+    let _web = tunnel::start_wgd(&lab.web, Place::Tunnel, &[])?;
+    let has = |host: &Host| -> Result<bool> {
+        host.run(&["wg", "set", INTERFACE, "peer", &old, "allowed-ips", "10.100.0.77/32"])?.success()?;
+        Ok(wireguard::show(host, INTERFACE)?.iter().any(|peer| peer.public_key == old))
+    };
+    ensure!(!has(&lab.web)? && !has(&lab.services)?, "the old key was let in again");
+    // What the file denies at a reload, goes.
+    let current = lab.web.run(&["wg", "show", INTERFACE, "public-key"])?.success()?.trim().to_owned();
+    let text = lab.services.read("/etc/wireguard/wg0.conf")?;
+    lab.services.write_secret("/etc/wireguard/wg0.conf", format!("{text}# denied_key = {current}\n"))?;
+    services.signal(nix::sys::signal::Signal::SIGHUP)?;
+    wait::until("the peer to go", BOUND, || {
+        let peers = wireguard::show(&lab.services, INTERFACE)?;
+        ensure!(peers.is_empty(), "{peers:?}");
+        Ok(())
+    })
 }
 
 fn degraded(scene: &Scene) -> Result<()> {

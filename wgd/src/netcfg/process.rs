@@ -117,10 +117,11 @@ async fn serve(worker: &mut Worker, socket: &AsyncFd<UnixDatagram>) -> io::Resul
     loop {
         let received = socket
             .async_io(Interest::READABLE, |socket| receive_with_descriptors(socket.as_fd(), &mut buffer));
-        let (length, descriptors) = received.await?;
-        if length == 0 {
-            return Ok(());
-        }
+        let (length, descriptors) = match received.await {
+            Ok((0, _)) => return Ok(()),
+            Err(error) if is_gone(&error) => return Ok(()),
+            received => received?,
+        };
         let (answer, opened) = match serde_json::from_slice::<Request>(&buffer[..length]) {
             Ok(request) => worker.handle(request, descriptors).await,
             Err(error) => {
@@ -131,6 +132,15 @@ async fn serve(worker: &mut Worker, socket: &AsyncFd<UnixDatagram>) -> io::Resul
         let bytes = serde_json::to_vec(&answer)?;
         let opened: Vec<_> = opened.iter().map(AsFd::as_fd).collect();
         let send = |socket: &UnixDatagram| send_with_descriptors(socket.as_fd(), &bytes, &opened);
-        socket.async_io(Interest::WRITABLE, send).await?;
+        match socket.async_io(Interest::WRITABLE, send).await {
+            Ok(_) => {}
+            Err(error) if is_gone(&error) => return Ok(()),
+            Err(error) => return Err(error),
+        }
     }
+}
+
+/// wgd died, with a question or an answer under way; there is nobody left to serve.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }

@@ -4,13 +4,14 @@
 //! process that sees packets cannot write a line of his own. The file is replaced whole (written aside, synced,
 //! renamed, directory synced), so a crash finds the old one or the new one.
 use crate::conf;
+use crate::sandbox::KEPT_MODE;
 use serde::{Deserialize, Serialize};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use wg_proto::conf::{KeyPlace, KeySource};
-use wg_proto::{KeptKey, PresharedKey, PublicKey, SecretKey};
+use wg_proto::conf::{KeyPlace, KeySource, NEXT_IN_KEY_FILE, NEXT_PRESHARED_KEY, NEXT_PRIVATE_KEY};
+use wg_proto::{KeptAs, KeptKey, PresharedKey, PublicKey, SecretKey};
 use zeroize::Zeroizing;
 
 /// A key on its way to the file, in base64.
@@ -18,7 +19,14 @@ use zeroize::Zeroizing;
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum SavedKey {
     /// The interface's own.
-    Own(KeyText),
+    Own {
+        /// The key.
+        key: KeyText,
+        /// Beside the one in force, or in its place.
+        place: Place,
+        /// A public key that is never to be let in.
+        deny: Option<String>,
+    },
     /// A peer's public key.
     Peer {
         /// Under which it stands there.
@@ -34,7 +42,28 @@ pub enum SavedKey {
         peer: String,
         /// The key.
         key: KeyText,
+        /// Beside the one in force, or in its place.
+        place: Place,
     },
+}
+
+/// Where a key goes.
+#[derive(Serialize, Deserialize, Clone, Copy, PartialEq, Eq)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    /// In a comment beside the one in force: whoever starts tries both.
+    Next,
+    /// In place of the one in force, which is forgotten.
+    Current,
+}
+
+impl From<KeptAs> for Place {
+    fn from(place: KeptAs) -> Self {
+        match place {
+            KeptAs::Next => Self::Next,
+            KeptAs::Current => Self::Current,
+        }
+    }
 }
 
 /// A secret in base64, wiped when it is dropped.
@@ -59,7 +88,7 @@ impl std::ops::Deref for KeyText {
 impl std::fmt::Debug for SavedKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Own(_) => "Own",
+            Self::Own { .. } => "Own",
             Self::Peer { .. } => "Peer",
             Self::Preshared { .. } => "Preshared",
         })
@@ -69,13 +98,19 @@ impl std::fmt::Debug for SavedKey {
 impl From<&KeptKey> for SavedKey {
     fn from(key: &KeptKey) -> Self {
         match key {
-            KeptKey::Own(secret) => Self::Own(secret.reveal_base64().into()),
+            KeptKey::Own { key, place, deny } => Self::Own {
+                key: key.reveal_base64().into(),
+                place: (*place).into(),
+                deny: deny.map(PublicKey::to_base64),
+            },
             KeptKey::Peer { old, new, deny } => {
                 Self::Peer { old: old.to_base64(), new: new.to_base64(), deny: *deny }
             }
-            KeptKey::Preshared { peer, key } => {
-                Self::Preshared { peer: peer.to_base64(), key: key.reveal_base64().into() }
-            }
+            KeptKey::Preshared { peer, key, place } => Self::Preshared {
+                peer: peer.to_base64(),
+                key: key.reveal_base64().into(),
+                place: (*place).into(),
+            },
         }
     }
 }
@@ -88,50 +123,57 @@ pub(super) fn save(path: &Path, key: &SavedKey, rehearsal: bool) -> io::Result<b
         Err(error) => return Err(error),
     };
     let text = conf::read_text(&file)?;
-    let Some((target, text)) = plan(path, &text, key).map_err(io::Error::other)? else { return Ok(false) };
-    replace(&target, &text, rehearsal)?;
+    let Some(files) = plan(path, &text, key).map_err(io::Error::other)? else { return Ok(false) };
+    for (target, text) in files {
+        replace(&target, &text, rehearsal)?;
+    }
     Ok(true)
 }
 
-/// Which file is to hold which text.
-fn plan(path: &Path, text: &str, key: &SavedKey) -> Result<Option<(PathBuf, Zeroizing<String>)>, String> {
+/// Files and what they are to hold, in the order of writing.
+type Plan = Vec<(PathBuf, Zeroizing<String>)>;
+
+fn plan(path: &Path, text: &str, key: &SavedKey) -> Result<Option<Plan>, String> {
     let parsed =
         wg_proto::conf::parse(&path.display().to_string(), text).map_err(|error| error.to_string())?;
     let public = |text: &str| PublicKey::from_base64(text).map_err(|error| error.to_string());
     match key {
-        SavedKey::Own(secret) => {
-            SecretKey::from_base64(secret).map_err(|error| error.to_string())?;
-            if let KeySource::Elsewhere { place, .. } = &parsed.private_key {
-                return in_own_file(place, secret).map(Some);
-            }
-            let edit = Edit { of_peer: None, name: "PrivateKey", value: secret, insert: false };
-            Ok(Some((path.to_owned(), edit.apply(text)?)))
+        SavedKey::Own { key, place, deny } => {
+            SecretKey::from_base64(key).map_err(|error| error.to_string())?;
+            let denied = deny.as_deref().map(public).transpose()?;
+            let elsewhere = match &parsed.private_key {
+                KeySource::Elsewhere { place, .. } => Some(place),
+                KeySource::Inline(_) => None,
+            };
+            let edit = Edit { of_peer: None, name: "PrivateKey", value: key, insert: false };
+            edit.plan(path, text, elsewhere, (*place, NEXT_PRIVATE_KEY), denied).map(Some)
         }
-        SavedKey::Preshared { peer, key } => {
+        SavedKey::Preshared { peer, key, place } => {
             PresharedKey::from_base64(key).map_err(|error| error.to_string())?;
             let peer = public(peer)?;
             let Some(section) = parsed.peers.iter().find(|section| section.public_key == peer) else {
                 return Ok(None);
             };
-            if let Some(KeySource::Elsewhere { place, .. }) = &section.preshared_key {
-                return in_own_file(place, key).map(Some);
-            }
+            let elsewhere = match &section.preshared_key {
+                Some(KeySource::Elsewhere { place, .. }) => Some(place),
+                Some(KeySource::Inline(_)) | None => None,
+            };
             let edit = Edit { of_peer: Some(peer), name: "PresharedKey", value: key, insert: true };
-            Ok(Some((path.to_owned(), edit.apply(text)?)))
+            edit.plan(path, text, elsewhere, (*place, NEXT_PRESHARED_KEY), None).map(Some)
         }
         SavedKey::Peer { old, new, deny } => {
             let (old, new) = (public(old)?, public(new)?);
             if parsed.peers.iter().all(|section| section.public_key != old) {
                 let known = parsed.peers.iter().any(|section| section.public_key == new);
-                return Ok(known.then(|| (path.to_owned(), Zeroizing::new(text.to_owned()))));
+                return Ok(known.then(|| vec![(path.to_owned(), Zeroizing::new(text.to_owned()))]));
             }
             let value = new.to_base64();
             let edit = Edit { of_peer: Some(old), name: "PublicKey", value: &value, insert: false };
             let mut text = edit.apply(text)?;
             if *deny {
-                text.push_str(&format!("{DENIED} {}\n", old.to_base64()));
+                add_denied(&mut text, old);
             }
-            Ok(Some((path.to_owned(), text)))
+            Ok(Some(vec![(path.to_owned(), text)]))
         }
     }
 }
@@ -145,9 +187,29 @@ pub(crate) fn denied(text: &str) -> Vec<PublicKey> {
     lines.filter_map(|key| PublicKey::from_base64(key.trim()).ok()).collect()
 }
 
-fn in_own_file(place: &KeyPlace, key: &str) -> Result<(PathBuf, Zeroizing<String>), String> {
-    match place {
-        KeyPlace::File(path) => Ok((PathBuf::from(path), Zeroizing::new(format!("{key}\n")))),
+/// Behind everything else, in a line of its own, once.
+fn add_denied(text: &mut String, key: PublicKey) {
+    if !denied(text).contains(&key) {
+        let end = if text.ends_with('\n') { "" } else { "\n" };
+        text.push_str(&format!("{end}{DENIED} {}\n", key.to_base64()));
+    }
+}
+
+fn in_own_file(at: &KeyPlace, key: &str, place: Place) -> Result<(PathBuf, Zeroizing<String>), String> {
+    match at {
+        KeyPlace::File(path) => {
+            let path = PathBuf::from(path);
+            let text = match place {
+                Place::Current => Zeroizing::new(format!("{key}\n")),
+                Place::Next => {
+                    let present = File::open(&path).and_then(|file| conf::read_text(&file));
+                    let present = present.map_err(|error| format!("{}: {error}", path.display()))?;
+                    let present = present.lines().next().unwrap_or_default().trim();
+                    Zeroizing::new(format!("{present}\n# {NEXT_IN_KEY_FILE} = {key}\n"))
+                }
+            };
+            Ok((path, text))
+        }
         KeyPlace::Credential(name) => {
             Err(format!("the key is the credential {name}, which only the service manager can replace"))
         }
@@ -165,6 +227,69 @@ struct Edit<'a> {
 }
 
 impl Edit<'_> {
+    /// What is to be written: the key in its own file or in this one, beside the present one or in its place.
+    fn plan(
+        &self,
+        path: &Path,
+        text: &str,
+        elsewhere: Option<&KeyPlace>,
+        (place, comment): (Place, &'static str),
+        deny: Option<PublicKey>,
+    ) -> Result<Plan, String> {
+        let mut edited = match (elsewhere, place) {
+            (Some(_), _) => Zeroizing::new(text.to_owned()),
+            (None, Place::Next) => self.apply_next(text, comment)?,
+            (None, Place::Current) => self.without(&self.apply(text)?, comment)?,
+        };
+        let mut files = Vec::new();
+        if let Some(key) = deny {
+            add_denied(&mut edited, key);
+        }
+        if elsewhere.is_none() || deny.is_some() {
+            files.push((path.to_owned(), edited));
+        }
+        if let Some(at) = elsewhere {
+            files.push(in_own_file(at, self.value, place)?);
+        }
+        Ok(files)
+    }
+
+    /// The present value stays, and the new one stands in a comment below it.
+    fn apply_next(&self, text: &str, comment: &str) -> Result<Zeroizing<String>, String> {
+        let text = self.without(text, comment)?;
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        let (from, to) = self.section(&lines).ok_or_else(|| format!("{}: no such section", self.name))?;
+        let at = (from..to).find(|at| assignment(lines[*at]).is_some_and(|(name, _)| self.is(name)));
+        let at =
+            at.or(self.insert.then_some(from)).ok_or_else(|| format!("{}: not in the file", self.name))?;
+        let mut edited = Zeroizing::new(String::with_capacity(text.len() + 128));
+        for (number, line) in lines.iter().enumerate() {
+            edited.push_str(line);
+            if number == at {
+                let end = if line.ends_with('\n') { "" } else { "\n" };
+                edited.push_str(&format!("{end}# {comment} = {}\n", self.value));
+            }
+        }
+        Ok(edited)
+    }
+
+    /// The text without this comment in its section.
+    fn without(&self, text: &str, comment: &str) -> Result<Zeroizing<String>, String> {
+        let lines: Vec<&str> = text.split_inclusive('\n').collect();
+        let (from, to) = self.section(&lines).ok_or_else(|| format!("{}: no such section", self.name))?;
+        let is_it = |line: &str| {
+            let value = line.trim().strip_prefix('#').and_then(|line| line.split_once('='));
+            value.is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case(comment))
+        };
+        let mut kept = Zeroizing::new(String::with_capacity(text.len()));
+        for (number, line) in lines.iter().enumerate() {
+            if !((from..to).contains(&number) && is_it(line)) {
+                kept.push_str(line);
+            }
+        }
+        Ok(kept)
+    }
+
     fn apply(&self, text: &str) -> Result<Zeroizing<String>, String> {
         let lines: Vec<&str> = text.split_inclusive('\n').collect();
         let (from, to) = self.section(&lines).ok_or_else(|| format!("{}: no such section", self.name))?;
@@ -247,7 +372,7 @@ fn replace(path: &Path, text: &str, rehearsal: bool) -> io::Result<()> {
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
     let written = file
         .write_all(text.as_bytes())
-        .and_then(|()| file.set_permissions(std::fs::Permissions::from_mode(before.mode() & 0o7777)))
+        .and_then(|()| file.set_permissions(std::fs::Permissions::from_mode(before.mode() & KEPT_MODE)))
         .and_then(|()| file.sync_all());
     if rehearsal || written.is_err() {
         std::fs::remove_file(&aside)?;
@@ -274,6 +399,10 @@ mod tests {
         )
     }
 
+    fn own(key: Zeroizing<String>) -> SavedKey {
+        SavedKey::Own { key: key.into(), place: Place::Current, deny: None }
+    }
+
     fn written(path: &Path, key: &SavedKey) -> String {
         assert!(save(path, key, false).expect("saved"));
         std::fs::read_to_string(path).expect("text")
@@ -293,7 +422,7 @@ mod tests {
         let new = SecretKey::generate().expect("key").reveal_base64();
         let expected =
             text().replace(&format!("privatekey={OWN} # ours"), &format!("privatekey= {} # ours", *new));
-        assert_eq!(written(&path, &SavedKey::Own(new.into())), expected);
+        assert_eq!(written(&path, &own(new)), expected);
         let mode = std::fs::metadata(&path).expect("metadata").mode();
         assert_eq!(mode & 0o7777, 0o600);
     }
@@ -304,12 +433,97 @@ mod tests {
         let key = PresharedKey::generate().expect("key").reveal_base64();
         let expected = text().replace(&format!("PresharedKey = {OWN}"), &format!("PresharedKey = {}", *key));
         assert_eq!(
-            written(&path, &SavedKey::Preshared { peer: PEER.into(), key: key.clone().into() }),
+            written(
+                &path,
+                &SavedKey::Preshared { peer: PEER.into(), key: key.clone().into(), place: Place::Current }
+            ),
             expected
         );
         let key = PresharedKey::generate().expect("key").reveal_base64();
-        let now = written(&path, &SavedKey::Preshared { peer: OTHER.into(), key: key.clone().into() });
+        let now = written(
+            &path,
+            &SavedKey::Preshared { peer: OTHER.into(), key: key.clone().into(), place: Place::Current },
+        );
         assert!(now.contains(&format!("[Peer]\nPresharedKey = {}\n# friendly_name = a", *key)), "{now}");
+    }
+
+    #[test]
+    fn while_a_rotation_lasts_the_file_holds_both_keys() {
+        let (_directory, path) = file();
+        let new = SecretKey::generate().expect("key");
+        let at = |place| SavedKey::Own { key: new.reveal_base64().into(), place, deny: None };
+        let beside = written(&path, &at(Place::Next));
+        let line = format!("privatekey={OWN} # ours\n# next_private_key = {}\n", *new.reveal_base64());
+        assert!(beside.contains(&line), "{beside}");
+        assert_eq!(written(&path, &at(Place::Next)), beside, "said twice");
+        let parsed = wg_proto::conf::parse("wg0.conf", &beside).expect("a good file");
+        assert!(parsed.next_private_key.is_some_and(|key| key.same_as(&new)));
+        let over = written(&path, &at(Place::Current));
+        assert_eq!(
+            over,
+            text().replace(OWN, &new.reveal_base64()).replacen("privatekey=", "privatekey= ", 1).replace(
+                &format!("PresharedKey = {}", *new.reveal_base64()),
+                &format!("PresharedKey = {OWN}")
+            )
+        );
+
+        // Of peers, the right one; with and without a key before.
+        for peer in [PEER, OTHER] {
+            let (_directory, path) = file();
+            let new = PresharedKey::generate().expect("key");
+            let at =
+                |place| SavedKey::Preshared { peer: peer.into(), key: new.reveal_base64().into(), place };
+            let beside = written(&path, &at(Place::Next));
+            let parsed = wg_proto::conf::parse("wg0.conf", &beside).expect("a good file");
+            for section in &parsed.peers {
+                let is_it = section.public_key.to_base64() == peer;
+                assert_eq!(section.next_preshared_key.as_ref().is_some_and(|key| key.same_as(&new)), is_it);
+            }
+            let over = written(&path, &at(Place::Current));
+            assert!(!over.contains("next_preshared_key"), "{over}");
+            let parsed = wg_proto::conf::parse("wg0.conf", &over).expect("a good file");
+            assert!(parsed.peers.iter().all(|section| section.next_preshared_key.is_none()));
+        }
+    }
+
+    #[test]
+    fn a_key_file_holds_both_keys_while_a_rotation_lasts() {
+        let (directory, path) = file();
+        let key_file = directory.path().join("own.key");
+        std::fs::write(&key_file, format!("{OWN}\n")).expect("write");
+        let in_file =
+            text().replace(&format!("privatekey={OWN}"), &format!("PrivateKeyFile={}", key_file.display()));
+        std::fs::write(&path, &in_file).expect("write");
+        let new = SecretKey::generate().expect("key");
+        let at = |place| SavedKey::Own { key: new.reveal_base64().into(), place, deny: None };
+        assert_eq!(written(&path, &at(Place::Next)), in_file);
+        let tunnel = crate::conf::Tunnel::load(&path, false, false).expect("loaded").first_update();
+        assert!(tunnel.next_private_key.is_some_and(|key| key.same_as(&new)));
+        assert!(matches!(tunnel.private_key, wg_proto::Change::Set(key) if *key.reveal_base64() == *OWN));
+        assert_eq!(written(&path, &at(Place::Current)), in_file);
+        assert_eq!(std::fs::read_to_string(&key_file).expect("key"), format!("{}\n", *new.reveal_base64()));
+    }
+
+    #[test]
+    fn the_own_compromised_key_is_denied_by_the_file() {
+        let (directory, path) = file();
+        let new = SecretKey::generate().expect("key");
+        let old = SecretKey::from_base64(OWN).expect("key").public_key();
+        let key = SavedKey::Own {
+            key: new.reveal_base64().into(),
+            place: Place::Current,
+            deny: Some(old.to_base64()),
+        };
+        let now = written(&path, &key);
+        assert_eq!(denied(&now), [old]);
+        assert_eq!(written(&path, &key), now, "said twice");
+        // Where the key is in a file of its own, the entry stands beside what names that.
+        let key_file = directory.path().join("own.key");
+        std::fs::write(&key_file, OWN).expect("write");
+        let named = format!("PrivateKeyFile={}", key_file.display());
+        std::fs::write(&path, text().replace(&format!("privatekey={OWN}"), &named)).expect("write");
+        assert_eq!(denied(&written(&path, &key)), [old]);
+        assert_eq!(std::fs::read_to_string(&key_file).expect("key"), format!("{}\n", *new.reveal_base64()));
     }
 
     #[test]
@@ -333,26 +547,31 @@ mod tests {
             text().replace(&format!("privatekey={OWN}"), &format!("PrivateKeyFile={}", key_file.display()));
         std::fs::write(&path, &in_file).expect("write");
         let new = SecretKey::generate().expect("key").reveal_base64();
-        assert_eq!(written(&path, &SavedKey::Own(new.clone().into())), in_file);
+        assert_eq!(written(&path, &own(new.clone())), in_file);
         assert_eq!(std::fs::read_to_string(&key_file).expect("key"), format!("{}\n", *new));
         std::fs::write(&path, text().replace(&format!("privatekey={OWN}"), "PrivateKeyFile=@own"))
             .expect("write");
-        assert!(save(&path, &SavedKey::Own(new.into()), true).is_err());
+        assert!(save(&path, &own(new), true).is_err());
     }
 
     #[test]
     fn a_rehearsal_changes_nothing_and_what_no_file_holds_is_not_kept() {
         let (directory, path) = file();
         let new = SecretKey::generate().expect("key");
-        assert!(save(&path, &SavedKey::Own(new.reveal_base64().into()), true).expect("rehearsed"));
+        assert!(save(&path, &own(new.reveal_base64()), true).expect("rehearsed"));
         assert_eq!(std::fs::read_to_string(&path).expect("text"), text());
         assert_eq!(std::fs::read_dir(directory.path()).expect("directory").count(), 1);
         let stranger = new.public_key().to_base64();
         let key = PresharedKey::generate().expect("key").reveal_base64();
         assert!(
-            !save(&path, &SavedKey::Preshared { peer: stranger, key: key.into() }, false).expect("saved")
+            !save(
+                &path,
+                &SavedKey::Preshared { peer: stranger, key: key.into(), place: Place::Current },
+                false
+            )
+            .expect("saved")
         );
         let nowhere = Path::new("/nonexistent/wg0.conf");
-        assert!(!save(nowhere, &SavedKey::Own(new.reveal_base64().into()), false).expect("saved"));
+        assert!(!save(nowhere, &own(new.reveal_base64()), false).expect("saved"));
     }
 }

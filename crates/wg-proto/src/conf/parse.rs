@@ -4,7 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::values::{self, Bad};
-use super::{ConfError, ConfErrors, EndpointConf, KeyPlace, KeySource, PeerConf, Table, TunnelConf};
+use super::{
+    ConfError, ConfErrors, EndpointConf, KeyPlace, KeySource, NEXT_PRESHARED_KEY, NEXT_PRIVATE_KEY, PeerConf,
+    Table, TunnelConf,
+};
 use crate::limits::our_choice::MAX_FRIENDLY_NAME_BYTES;
 use crate::{PresharedKey, PublicKey, SecretKey};
 
@@ -21,6 +24,7 @@ pub fn parse(file: &str, text: &str) -> Result<TunnelConf, ConfErrors> {
 #[derive(Default)]
 struct Interface {
     private_key: Option<KeySource<SecretKey>>,
+    next_private_key: Option<SecretKey>,
     listen_port: Option<u16>,
     fwmark: u32,
     addresses: Vec<ipnet::IpNet>,
@@ -36,6 +40,7 @@ struct PeerDraft {
     /// Whether there was a line for it: a wrong key is not also a missing one.
     public_key_given: bool,
     preshared_key: Option<KeySource<PresharedKey>>,
+    next_preshared_key: Option<PresharedKey>,
     allowed_ips: Vec<ipnet::IpNet>,
     endpoint: Option<EndpointConf>,
     persistent_keepalive: u16,
@@ -108,7 +113,31 @@ impl<'a> Parser<'a> {
         if let Some(name) = comment.and_then(friendly_name) {
             self.name(number, name, content.is_empty());
         }
+        if let Some(value) = comment.and_then(|comment| in_comment(comment, NEXT_PRIVATE_KEY)) {
+            self.next_key(number, Section::Interface, NEXT_PRIVATE_KEY, value);
+        }
+        if let Some(value) = comment.and_then(|comment| in_comment(comment, NEXT_PRESHARED_KEY)) {
+            self.next_key(number, Section::Peer, NEXT_PRESHARED_KEY, value);
+        }
         self.after_blank = false;
+    }
+
+    /// The key that an interrupted rotation was to put in place of the one here.
+    fn next_key(&mut self, number: usize, of: Section, name: &'static str, value: &str) {
+        if self.section != of {
+            return self.error(number, name, "stands in the wrong section");
+        }
+        let result = match (of, self.peers.last_mut()) {
+            (Section::Peer, Some(peer)) => {
+                PresharedKey::from_base64(value).map(|key| peer.next_preshared_key = Some(key))
+            }
+            (Section::Interface | Section::Peer | Section::None, _) => {
+                SecretKey::from_base64(value).map(|key| self.interface.next_private_key = Some(key))
+            }
+        };
+        if let Err(error) = result {
+            self.error(number, name, error.to_string());
+        }
     }
 
     fn header(&mut self, number: usize, content: &str) {
@@ -137,6 +166,7 @@ impl<'a> Parser<'a> {
                     public_key: None,
                     public_key_given: false,
                     preshared_key: None,
+                    next_preshared_key: None,
                     allowed_ips: Vec::new(),
                     endpoint: None,
                     persistent_keepalive: 0,
@@ -299,17 +329,20 @@ impl<'a> Parser<'a> {
                 line: draft.line,
                 public_key,
                 preshared_key: draft.preshared_key,
+                next_preshared_key: draft.next_preshared_key,
                 allowed_ips: draft.allowed_ips,
                 endpoint: draft.endpoint,
                 persistent_keepalive: draft.persistent_keepalive,
                 friendly_name: draft.friendly_name,
             });
         }
-        let Interface { private_key, listen_port, fwmark, addresses, dns, mtu, table } = self.interface;
+        let Interface { private_key, next_private_key, listen_port, fwmark, addresses, dns, mtu, table } =
+            self.interface;
         match private_key {
             Some(private_key) if self.errors.is_empty() => Ok(TunnelConf {
                 file: self.file.to_owned(),
                 private_key,
+                next_private_key,
                 listen_port,
                 fwmark,
                 addresses,
@@ -389,6 +422,11 @@ fn key_place(key: &str, value: &str) -> Result<Option<KeyPlace>, Bad> {
 }
 
 fn friendly_name(comment: &str) -> Option<&str> {
+    in_comment(comment, "friendly_name")
+}
+
+/// The value that a comment gives to this name.
+pub(super) fn in_comment<'a>(comment: &'a str, name: &str) -> Option<&'a str> {
     let (key, value) = comment.split_once('=')?;
-    key.trim().eq_ignore_ascii_case("friendly_name").then(|| value.trim())
+    key.trim().eq_ignore_ascii_case(name).then(|| value.trim())
 }

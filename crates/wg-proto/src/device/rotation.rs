@@ -1,11 +1,13 @@
 //! Rotations of keys between two wgds: the states of both sides, and the messages between them.
 //!
 //! Order, and what a crash finds (`docs/formats/tunnel-control.md`): the new key is *announced* and taken
-//! beside the old one in memory; it is written to our disk; handshakes *switch* to it; the peer, once it has
-//! received under it, writes it to its disk, lets go of the old one and *confirms*; then we let go.
+//! beside the old one in memory; it is written to our disk beside the old one; handshakes *switch* to it; the peer,
+//! once it has received under it, writes it to its disk, lets go of the old one and *confirms*; then we let go, on
+//! our disk as well. Whoever begins with both on his disk goes on where he was.
 //!
-//! **Invariants:** we hold both keys alive from before the peer could write the new one until it has. The peer
-//! holds both alive from before we write until it has written. Every message can come twice or not at all.
+//! **Invariants:** we hold both keys alive from before the peer could write the new one until it has, and on disk from
+//! before the peer could use it. The peer holds both alive from before we write until it has written. Every message
+//! can come twice or not at all.
 
 mod messages;
 mod ours;
@@ -32,7 +34,10 @@ pub(super) struct Rotations {
     job: Option<Job>,
     /// What peers have begun.
     theirs: BTreeMap<PeerId, Theirs>,
+    /// Compromised since we started: no configuration brings them back.
     denied: BTreeSet<PublicKey>,
+    /// What the configuration keeps out.
+    denied_by_configuration: BTreeSet<PublicKey>,
 }
 
 /// A rotation of ours.
@@ -51,6 +56,8 @@ struct OwnKey {
     generation: Generation,
     secret: SecretKey,
     stage: OwnStage,
+    /// Of the orders to keep it.
+    retry: Retry,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -58,6 +65,8 @@ enum OwnStage {
     Announcing,
     Keeping,
     Switching,
+    /// Everybody has it; our disk is told to forget the old one.
+    Settling,
 }
 
 /// How far we are with one peer.
@@ -67,6 +76,10 @@ struct Member {
     preshared: Option<PresharedKey>,
     /// The peer cannot be told, and the key is replaced all the same.
     alone: Option<RotationOutcome>,
+    /// The new key is on our disk: there is no way back with this peer.
+    kept: bool,
+    /// Since when a hello could have been answered.
+    greeted: Option<Instant>,
     step: Step,
     since: Instant,
     retry: Retry,
@@ -82,6 +95,8 @@ enum Step {
     /// The pre-shared key is being written.
     Keeping,
     Switching,
+    /// The peer has it; our disk is told to forget the old one.
+    Settling,
     Over(RotationOutcome),
 }
 
@@ -127,7 +142,7 @@ impl Retry {
 
 impl Rotations {
     pub(super) fn denies(&self, key: &PublicKey) -> bool {
-        self.denied.contains(key)
+        self.denied.contains(key) || self.denied_by_configuration.contains(key)
     }
 
     /// Whether this is the key of ours that is being announced.
@@ -137,13 +152,29 @@ impl Rotations {
     }
 
     fn deadline(&self) -> Option<Instant> {
+        let own = self.job.iter().filter_map(|job| job.own.as_ref());
+        let own = own.filter(|own| matches!(own.stage, OwnStage::Keeping | OwnStage::Settling));
+        let own = own.map(|own| own.retry.at);
         let ours = self.job.iter().flat_map(|job| job.members.values()).filter(|member| !member.is_over());
         let theirs = self.theirs.values().filter(|theirs| !matches!(theirs.step, TheirStep::Settled { .. }));
-        ours.map(|member| member.retry.at).chain(theirs.map(|theirs| theirs.retry.at)).min()
+        own.chain(ours.map(|member| member.retry.at)).chain(theirs.map(|theirs| theirs.retry.at)).min()
     }
 }
 
 impl Member {
+    fn new(id: RotationId, preshared: Option<PresharedKey>, now: Instant) -> Member {
+        Member {
+            id,
+            preshared,
+            alone: None,
+            kept: false,
+            greeted: None,
+            step: Step::Greeting,
+            since: now,
+            retry: Retry::now(now),
+        }
+    }
+
     fn is_over(&self) -> bool {
         matches!(self.step, Step::Over(_))
     }
@@ -156,9 +187,13 @@ impl Member {
 }
 
 impl Device {
-    /// Keys that are never to be a peer's again.
-    pub fn deny(&mut self, keys: impl IntoIterator<Item = PublicKey>) {
-        self.rotations.denied.extend(keys);
+    /// What the configuration keeps out, from now on; peers that are there with such a key go.
+    pub(super) fn deny(&mut self, keys: Vec<PublicKey>, out: &mut impl Output) {
+        self.rotations.denied_by_configuration = keys.into_iter().collect();
+        let denied = self.rotations.denied_by_configuration.clone();
+        for id in denied.iter().filter_map(|key| self.by_key.get(key).copied()).collect::<Vec<_>>() {
+            self.remove_peer(id, out);
+        }
     }
 
     /// The shell's answer to an order to keep a key.
@@ -169,13 +204,25 @@ impl Device {
         } else if let Some(job) = &mut self.rotations.job
             && !ticket.rehearsal
         {
-            let is_own = job.own.as_ref().is_some_and(|own| own.id == ticket.id);
-            let keeping =
-                job.members.iter().find(|(_, member)| member.id == ticket.id && member.step == Step::Keeping);
-            if is_own && job.own.as_ref().is_some_and(|own| own.stage == OwnStage::Keeping) {
+            let own = job.own.as_ref().filter(|own| own.id == ticket.id).map(|own| own.stage);
+            let at = |step: &Step| {
+                let mut members = job.members.iter();
+                members.find(|(_, it)| it.id == ticket.id && it.step == *step).map(|(&id, _)| id)
+            };
+            let (keeping, settling) = (at(&Step::Keeping), at(&Step::Settling));
+            if own == Some(OwnStage::Keeping) {
                 job.kept = Some(kept.clone());
                 if failed { self.abandon_job(now, out) } else { self.switch_own(now, out) }
-            } else if let Some((&id, _)) = keeping {
+            } else if own == Some(OwnStage::Settling) {
+                // Else it is asked again: both keys stay on the disk, and both serve.
+                if !failed {
+                    self.own_is_settled(now, out);
+                }
+            } else if let Some(id) = settling {
+                if !failed {
+                    self.preshared_is_settled(id, now, out);
+                }
+            } else if let Some(id) = keeping {
                 job.kept = Some(kept.clone());
                 if failed {
                     self.say(id, Body::Withdraw, ticket.id, now, out);

@@ -135,6 +135,10 @@ impl Peer {
         }
         let offered = self.next.as_ref().is_some_and(|next| next.offered);
         self.initiate_in(if offered { Place::Next } else { Place::Current }, cx);
+        if offered && !self.can_seal() {
+            // Perhaps the peer has the present keys alone.
+            self.other_is_due = Some(Place::Current);
+        }
     }
 
     pub(super) fn initiate_in(&mut self, place: Place, cx: &mut Context<'_, impl Output>) {

@@ -62,6 +62,10 @@ impl Peer {
         if target.keys.same_preshared(key.as_ref()) {
             return;
         }
+        if self.has_held_next() && self.current.keys.same_preshared(key.as_ref()) {
+            // A rotation is under way, and somebody reads the file, which has this key until it is over.
+            return;
+        }
         let keys = Keys { preshared: key, ..self.current.keys.clone() };
         self.drop_next(cx.ranges);
         let Some(session) = &self.current.session else {
@@ -98,6 +102,13 @@ impl Peer {
             ranges.release(&session);
         }
         self.other_is_due = None;
+    }
+
+    /// Handshakes of ours begin with the next keys.
+    pub(crate) fn prefer_next(&mut self) {
+        if let Some(next) = &mut self.next {
+            next.offered = true;
+        }
     }
 
     /// Begins a handshake with the next keys, unless they are in use or one is under way.

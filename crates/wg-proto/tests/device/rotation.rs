@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use wg_proto::{
-    Change, ChangedKey, Device, DeviceEvent, DeviceUpdate, Kept, KeptKey, PeerUpdate, PresharedKey,
+    Change, ChangedKey, Device, DeviceEvent, DeviceUpdate, Kept, KeptAs, KeptKey, PeerUpdate, PresharedKey,
     PublicKey, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest, SecretKey,
     Verdict,
 };
@@ -33,6 +33,16 @@ struct Disk {
     secret: SecretKey,
     peer: PublicKey,
     preshared: Option<PresharedKey>,
+    /// Beside the ones above, while a rotation lasts.
+    next_secret: Option<SecretKey>,
+    next_preshared: Option<PresharedKey>,
+    denied: Vec<PublicKey>,
+}
+
+impl Disk {
+    fn new(secret: SecretKey, peer: PublicKey, preshared: Option<PresharedKey>) -> Disk {
+        Disk { secret, peer, preshared, next_secret: None, next_preshared: None, denied: Vec::new() }
+    }
 }
 
 fn place(who: Who) -> usize {
@@ -55,8 +65,8 @@ impl Rig {
         let (left, right) = (pair.left.secret.clone(), pair.right.secret.clone());
         let preshared = Some(PresharedKey::generate().unwrap());
         let disks = [
-            Disk { secret: left.clone(), peer: right.public_key(), preshared: preshared.clone() },
-            Disk { secret: right, peer: left.public_key(), preshared },
+            Disk::new(left.clone(), right.public_key(), preshared.clone()),
+            Disk::new(right, left.public_key(), preshared),
         ];
         pair.latency = Duration::from_millis(2);
         let mut rig = Rig {
@@ -87,8 +97,11 @@ impl Rig {
         if let Some(key) = disk.preshared {
             peer.preshared_key = Change::Set(key);
         }
+        peer.next_preshared_key = disk.next_preshared;
         let update = DeviceUpdate {
             private_key: Change::Set(disk.secret),
+            next_private_key: disk.next_secret,
+            denied: Some(disk.denied),
             peers: vec![peer],
             ..DeviceUpdate::default()
         };
@@ -119,6 +132,15 @@ impl Rig {
         }
     }
 
+    /// The same without numbers.
+    fn rest(&mut self, time: Duration) {
+        let end = self.pair.now + time;
+        while self.pair.now < end {
+            self.pair.run(Duration::from_millis(100));
+            self.keep();
+        }
+    }
+
     /// Lets the disks do what was asked for.
     fn keep(&mut self) {
         for who in [Left, Right] {
@@ -134,9 +156,21 @@ impl Rig {
                             self.writes.push(who);
                             let disk = &mut self.disks[place(who)];
                             match key {
-                                KeptKey::Own(secret) => disk.secret = secret,
-                                KeptKey::Peer { new, .. } => disk.peer = new,
-                                KeptKey::Preshared { key, .. } => disk.preshared = Some(key),
+                                KeptKey::Own { key, place: KeptAs::Next, .. } => disk.next_secret = Some(key),
+                                KeptKey::Own { key, place: KeptAs::Current, deny } => {
+                                    (disk.secret, disk.next_secret) = (key, None);
+                                    disk.denied.extend(deny);
+                                }
+                                KeptKey::Peer { old, new, deny } => {
+                                    disk.peer = new;
+                                    disk.denied.extend(deny.then_some(old));
+                                }
+                                KeptKey::Preshared { key, place: KeptAs::Next, .. } => {
+                                    disk.next_preshared = Some(key);
+                                }
+                                KeptKey::Preshared { key, place: KeptAs::Current, .. } => {
+                                    (disk.preshared, disk.next_preshared) = (Some(key), None);
+                                }
                             }
                         }
                         self.pair.input(who, |device, now, sink| device.kept(ticket, &kept, now, sink));
@@ -191,6 +225,9 @@ impl Rig {
     /// Both would come up with keys that fit.
     fn assert_agreed(&self) {
         let [left, right] = &self.disks;
+        for disk in &self.disks {
+            assert!(disk.next_secret.is_none() && disk.next_preshared.is_none(), "a rotation is open");
+        }
         assert_eq!(left.peer, right.secret.public_key());
         assert_eq!(right.peer, left.secret.public_key());
         let bytes = |disk: &Disk| disk.preshared.as_ref().map(|key| key.reveal_base64().to_string());
@@ -211,11 +248,15 @@ impl Rig {
     }
 
     fn assert_it_carries(&mut self) {
+        self.assert_it_carries_or("");
+    }
+
+    fn assert_it_carries_or(&mut self, what: &str) {
         let seen = [self.numbers(Left).len(), self.numbers(Right).len()];
         self.run(Duration::from_millis(100));
         self.pair.settle();
         for who in [Left, Right] {
-            assert!(self.numbers(who).len() >= seen[place(who)] + 18, "the tunnel is not back");
+            assert!(self.numbers(who).len() >= seen[place(who)] + 18, "the tunnel is not back: {what}");
         }
     }
 }
@@ -262,7 +303,8 @@ fn the_rotating_side_writes_before_it_switches_and_the_other_before_it_confirms(
         let mut rig = Rig::new();
         rig.rotate(Left, kind, false);
         rig.run_until_over(Left);
-        assert!(rig.writes == [Left, Right]);
+        // The last lets go of the old one.
+        assert!(rig.writes == [Left, Right, Left]);
     }
 }
 
@@ -340,6 +382,38 @@ fn a_crash_at_any_moment_leaves_a_tunnel_that_comes_back() {
     }
 }
 
+/// Each side crashes at each moment of a rotation, at the same time or one shortly after the other.
+#[test]
+fn both_sides_can_crash_at_any_moment() {
+    const MOMENTS: usize = 24;
+    for kind in KINDS {
+        for left in 0..MOMENTS {
+            for right in left.saturating_sub(4)..MOMENTS.min(left + 5) {
+                let mut rig = Rig::new();
+                rig.rotate(Left, kind, false);
+                for moment in 0..=left.max(right) {
+                    for (who, at) in [(Left, left), (Right, right)] {
+                        if at == moment {
+                            rig.start(who);
+                        }
+                    }
+                    if !rig.pair.deliver_one() {
+                        rig.keep();
+                        rig.pair.run(Duration::from_millis(1));
+                    }
+                }
+                let what = format!("{kind:?}, left at {left}, right at {right}");
+                rig.run(Duration::from_millis(700));
+                rig.assert_it_carries_or(&what);
+                rig.rest(Duration::from_secs(10));
+                rig.assert_it_carries_or(&what);
+                rig.assert_agreed();
+                rig.assert_in_force();
+            }
+        }
+    }
+}
+
 #[test]
 fn a_key_that_cannot_be_kept_is_not_used() {
     for kind in KINDS {
@@ -372,6 +446,22 @@ fn a_compromised_key_is_gone_at_once_and_never_comes_back() {
         rig.assert_it_carries();
         rig.assert_agreed();
         rig.assert_in_force();
+        // Both sides remember, and still do when they have started anew.
+        let expected =
+            if kind == RotationKind::Static { vec![old[0].secret.public_key()] } else { Vec::new() };
+        assert_eq!(rig.disks[0].denied, expected);
+        assert_eq!(rig.disks[1].denied, expected);
+        for who in [Left, Right] {
+            rig.start(who);
+        }
+        rig.run(Duration::from_millis(100));
+        rig.assert_it_carries();
+        for (who, key) in expected.iter().flat_map(|key| [(Left, *key), (Right, *key)]) {
+            let peers = vec![PeerUpdate::of(key)];
+            rig.pair.apply(who, DeviceUpdate { peers, ..DeviceUpdate::default() });
+            let now = rig.pair.now;
+            assert_eq!(rig.pair.side(who).device.state(now).peers.len(), 1);
+        }
         if kind == RotationKind::Static {
             // Whoever holds the old key cannot even be configured again.
             let mut peer = PeerUpdate::of(old[1].peer);
@@ -381,6 +471,24 @@ fn a_compromised_key_is_gone_at_once_and_never_comes_back() {
             assert_eq!(rig.pair.right.device.state(now).peers.len(), 1);
         }
     }
+}
+
+#[test]
+fn a_key_that_the_configuration_denies_loses_its_peer_and_may_come_back_when_it_does_not() {
+    let mut pair = Pair::connected();
+    let right = pair.right.public_key();
+    let update = |denied: Vec<PublicKey>| DeviceUpdate {
+        denied: Some(denied),
+        peers: vec![PeerUpdate::of(right)],
+        ..DeviceUpdate::default()
+    };
+    pair.apply(Left, update(vec![right]));
+    let now = pair.now;
+    assert!(pair.left.device.state(now).peers.is_empty());
+    pair.set(Left, &format!("public_key={}\nallowed_ip=10.0.0.2/32\n", right.to_hex()));
+    assert!(pair.left.device.state(now).peers.is_empty(), "not by hand either");
+    pair.apply(Left, update(Vec::new()));
+    assert_eq!(pair.left.device.state(now).peers.len(), 1);
 }
 
 #[test]
@@ -394,7 +502,8 @@ fn a_peer_that_is_no_wgd_keeps_its_tunnel_and_the_verdict_says_so() {
         assert_eq!(verdict.peers[0].1, RotationOutcome::NotWgd);
         rig.run(Duration::from_millis(50));
         assert_eq!(verdict.public_key.is_some(), kind == RotationKind::Static);
-        assert_eq!(rig.writes.len(), usize::from(kind == RotationKind::Static));
+        // Beside the old one, then in its place.
+        assert_eq!(rig.writes.len(), if kind == RotationKind::Static { 2 } else { 0 });
         rig.assert_traffic_whole();
         let Some(new) = verdict.public_key else { continue };
         // Its operator configures our new key: the tunnel moves over.

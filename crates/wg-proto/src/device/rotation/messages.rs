@@ -85,7 +85,10 @@ impl Device {
             }
             Body::Done => {}
             Body::Welcome => self.hear_answer(id, None, Answer::Welcome, now, out),
-            Body::Accept => self.hear_answer(id, Some(number), Answer::Accept, now, out),
+            Body::Accept => {
+                let under_the_old = place != Some(Place::Next);
+                self.hear_answer(id, Some(number), Answer::Accept { under_the_old }, now, out);
+            }
             Body::Refuse(refusal) => self.hear_answer(id, Some(number), Answer::Refuse(refusal), now, out),
             Body::Confirm { kept } => self.hear_answer(id, Some(number), Answer::Confirm { kept }, now, out),
             Body::Unknown => {
@@ -126,7 +129,7 @@ impl Device {
 
 pub(super) enum Answer {
     Welcome,
-    Accept,
+    Accept { under_the_old: bool },
     Refuse(Refusal),
     Confirm { kept: bool },
     Unknown { under_the_old: bool },

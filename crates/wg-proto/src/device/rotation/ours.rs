@@ -16,8 +16,8 @@ use crate::identities::Generation;
 use crate::limits::our_choice::{CONTROL_GREETING, CONTROL_PATIENCE, CONTROL_UNREACHABLE};
 use crate::peer::Keys;
 use crate::rotation::{
-    KeptKey, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest, RotationStep,
-    Ticket, Verdict,
+    Kept, KeptAs, KeptKey, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest,
+    RotationStep, Ticket, Verdict,
 };
 use crate::{Output, PresharedKey, PublicKey, SecretKey};
 
@@ -52,8 +52,8 @@ impl Device {
             RotationKind::Static => {
                 let secret = SecretKey::generate().map_err(none)?;
                 let generation = self.identities.announce(secret.clone());
-                let stage = OwnStage::Announcing;
-                Some(OwnKey { id: RotationId::random().map_err(none)?, generation, secret, stage })
+                let (id, stage) = (RotationId::random().map_err(none)?, OwnStage::Announcing);
+                Some(OwnKey { id, generation, secret, stage, retry: Retry::now(now) })
             }
             RotationKind::Preshared => None,
         };
@@ -66,16 +66,57 @@ impl Device {
                     (RotationId::random().map_err(none)?, Some(key))
                 }
             };
-            let retry = Retry::now(now);
-            members.insert(
-                id,
-                Member { id: number, preshared, alone: None, step: Step::Greeting, since: now, retry },
-            );
+            members.insert(id, Member::new(number, preshared, now));
         }
         let RotationRequest { kind, compromised, .. } = *request;
         self.rotations.job = Some(Job { kind, compromised, began: now, own, members, kept: None });
         self.service_rotations(now, out);
         Ok(())
+    }
+
+    /// The configuration has two keys: our last life began a rotation, and nobody knows how far the peers came.
+    /// Handshakes are tried with both, and the rotation goes on.
+    pub(in crate::device) fn resume_rotation(
+        &mut self,
+        own: Option<SecretKey>,
+        preshared: Vec<(PeerId, PresharedKey)>,
+        now: Instant,
+        out: &mut impl Output,
+    ) {
+        let Some(current) = self.identities.current().filter(|_| self.rotations.job.is_none()) else {
+            return;
+        };
+        let own = own.filter(|key| !current.secret().same_as(key));
+        let (kind, ids) = match &own {
+            Some(_) => {
+                let all = self.peers.iter().flatten().map(|(_, peer)| (peer.id(), None));
+                (RotationKind::Static, all.collect())
+            }
+            None => {
+                let given = preshared.into_iter().map(|(id, key)| (id, Some(key)));
+                (RotationKind::Preshared, given.collect::<Vec<_>>())
+            }
+        };
+        let Ok(number) = RotationId::random() else { return };
+        let own = own.map(|secret| {
+            let generation = self.identities.announce(secret.clone());
+            OwnKey { id: number, generation, secret, stage: OwnStage::Switching, retry: Retry::now(now) }
+        });
+        let mut members = BTreeMap::new();
+        for (id, preshared) in ids {
+            let number = if preshared.is_some() { RotationId::random().unwrap_or(number) } else { number };
+            members.insert(id, Member { kept: true, ..Member::new(number, preshared, now) });
+        }
+        if own.is_none() && members.is_empty() {
+            return;
+        }
+        let ids: Vec<PeerId> = members.keys().copied().collect();
+        let kept = Some(Kept::OnDisk);
+        self.rotations.job = Some(Job { kind, compromised: false, began: now, own, members, kept });
+        for id in ids {
+            self.hold_ours(id, now, out);
+            self.with_peer(id, now, out, |peer, _| peer.prefer_next());
+        }
     }
 
     /// Answers to what we began.
@@ -94,15 +135,23 @@ impl Device {
         }
         match (answer, &member.step) {
             (Answer::Welcome, Step::Greeting) => member.reach(Step::Announcing, now),
-            (Answer::Accept, Step::Announcing) => {
-                let resumes = job.own.as_ref().is_some_and(|own| own.stage == OwnStage::Switching);
-                member.reach(if resumes { Step::Switching } else { Step::Accepted }, now);
+            (Answer::Accept { under_the_old }, Step::Announcing) => {
+                let kept = member.kept;
+                member.reach(if kept { Step::Switching } else { Step::Accepted }, now);
+                if kept && under_the_old {
+                    // It has started anew; whatever was tried or made with the new key, it knows nothing of.
+                    let (peers, _, cx) = self.parts(now, out);
+                    present(peers, id).drop_next(cx.ranges);
+                    self.hold_ours(id, now, out);
+                }
                 self.tell_step(id, RotationStep::Accepted, out);
             }
             (Answer::Refuse(Refusal::Busy), Step::Announcing | Step::Parked) => {
                 member.step = Step::Parked;
                 self.tell_step(id, RotationStep::Waiting, out);
             }
+            // It has started anew, and cannot take what it took before. Until it can, both keys serve.
+            (Answer::Refuse(_), Step::Announcing | Step::Parked) if member.kept => {}
             (Answer::Refuse(refusal), Step::Announcing | Step::Parked) => {
                 self.finish_member(id, RotationOutcome::Refused(refusal), now, out);
             }
@@ -115,14 +164,21 @@ impl Device {
                 }
             }
             (Answer::Confirm { kept }, Step::Switching) => {
-                let number = member.id;
+                let outcome = RotationOutcome::Rotated { kept_there: kept };
+                let (number, is_preshared) = (member.id, member.preshared.is_some());
+                if is_preshared {
+                    member.alone = Some(outcome.clone());
+                    member.reach(Step::Settling, now);
+                }
                 self.promote(id, now, out);
                 self.say(id, Body::Done, number, now, out);
-                self.finish_member(id, RotationOutcome::Rotated { kept_there: kept }, now, out);
+                if !is_preshared {
+                    self.finish_member(id, outcome, now, out);
+                }
             }
             (
                 Answer::Welcome
-                | Answer::Accept
+                | Answer::Accept { .. }
                 | Answer::Refuse(_)
                 | Answer::Confirm { .. }
                 | Answer::Unknown { .. },
@@ -158,16 +214,20 @@ impl Device {
         let own = job.own.as_ref().map(|own| (own.generation, own.secret.public_key()));
         let Some(member) = job.members.get_mut(&id).filter(|member| !member.is_over()) else { return };
         let waited = now.saturating_duration_since(member.since);
+        if member.step == Step::Greeting && !can_seal {
+            member.greeted = None;
+        }
+        let greeted = member.greeted.is_some_and(|since| now >= since + CONTROL_GREETING);
         let in_vain = match member.step {
-            Step::Greeting if !reachable => Some(RotationOutcome::NotWgd),
-            Step::Greeting if can_seal && waited >= CONTROL_GREETING => Some(RotationOutcome::NotWgd),
+            // Of a pre-shared key's rotation it was a wgd once.
+            Step::Greeting if member.kept && (!greeted || member.preshared.is_some()) => None,
+            Step::Greeting if !reachable || greeted => Some(RotationOutcome::NotWgd),
             Step::Greeting if waited >= CONTROL_UNREACHABLE => Some(RotationOutcome::Unreachable),
+            Step::Announcing | Step::Parked if member.kept => None,
             Step::Announcing | Step::Parked if compromised && waited >= CONTROL_GREETING => {
                 Some(RotationOutcome::Unreachable)
             }
-            Step::Announcing | Step::Parked
-                if now.saturating_duration_since(began) >= CONTROL_PATIENCE && job.kept.is_none() =>
-            {
+            Step::Announcing | Step::Parked if now.saturating_duration_since(began) >= CONTROL_PATIENCE => {
                 Some(RotationOutcome::Refused(Refusal::Busy))
             }
             Step::Greeting
@@ -176,6 +236,7 @@ impl Device {
             | Step::Accepted
             | Step::Keeping
             | Step::Switching
+            | Step::Settling
             | Step::Over(_) => None,
         };
         if let Some(outcome) = in_vain {
@@ -191,6 +252,9 @@ impl Device {
         let preshared = member.preshared.clone();
         match member.step {
             Step::Greeting => {
+                if can_seal {
+                    member.greeted.get_or_insert(now);
+                }
                 if member.retry.tries == 1 {
                     self.tell_step(id, RotationStep::Greeting, out);
                 }
@@ -208,11 +272,16 @@ impl Device {
                 self.say(id, Body::Announce { key, compromised }, number, now, out);
                 self.tell_step(id, RotationStep::Announced, out);
             }
-            Step::Keeping => {
+            Step::Keeping | Step::Settling => {
+                let beside = member.step == Step::Keeping && !compromised;
+                let place = if beside { KeptAs::Next } else { KeptAs::Current };
                 let peer = present(&mut self.peers, id).public_key();
                 if let Some(key) = preshared {
                     let ticket = Ticket { id: number, rehearsal: false };
-                    out.rotation(RotationOutput::Keep { ticket, key: KeptKey::Preshared { peer, key } });
+                    out.rotation(RotationOutput::Keep {
+                        ticket,
+                        key: KeptKey::Preshared { peer, key, place },
+                    });
                 }
             }
             Step::Switching => {
@@ -290,6 +359,7 @@ impl Device {
         let compromised = job.compromised;
         let Some(member) = job.members.get_mut(&id) else { return };
         let (alone, preshared) = (member.alone.clone(), member.preshared.clone());
+        member.kept = true;
         if !compromised {
             return member.reach(Step::Switching, now);
         }
@@ -320,15 +390,39 @@ impl Device {
                 if !job.members.values().all(|member| member.is_over() || member.step == Step::Accepted) {
                     return;
                 }
-                own.stage = OwnStage::Keeping;
-                let ticket = Ticket { id: own.id, rehearsal: false };
-                out.rotation(RotationOutput::Keep { ticket, key: KeptKey::Own(own.secret.clone()) });
+                (own.stage, own.retry) = (OwnStage::Keeping, Retry::now(now));
             }
-            OwnStage::Keeping | OwnStage::Switching => {}
+            OwnStage::Switching if job.members.values().all(Member::is_over) => {
+                if job.compromised {
+                    return;
+                }
+                (own.stage, own.retry) = (OwnStage::Settling, Retry::now(now));
+            }
+            OwnStage::Keeping | OwnStage::Switching | OwnStage::Settling => {}
+        }
+        let place = match own.stage {
+            OwnStage::Keeping if !job.compromised => KeptAs::Next,
+            OwnStage::Keeping | OwnStage::Settling => KeptAs::Current,
+            OwnStage::Announcing | OwnStage::Switching => return,
+        };
+        if own.retry.is_due(now) {
+            let current = self.identities.current().map(crate::identity::Identity::public);
+            let deny = current.filter(|_| job.compromised);
+            let ticket = Ticket { id: own.id, rehearsal: false };
+            let key = KeptKey::Own { key: own.secret.clone(), place, deny };
+            out.rotation(RotationOutput::Keep { ticket, key });
         }
     }
 
-    /// Our static key is on our disk.
+    /// Our disk has the new pre-shared key alone.
+    pub(super) fn preshared_is_settled(&mut self, id: PeerId, now: Instant, out: &mut impl Output) {
+        let member = self.rotations.job.as_mut().and_then(|job| job.members.get_mut(&id));
+        if let Some(outcome) = member.and_then(|member| member.alone.clone()) {
+            self.finish_member(id, outcome, now, out);
+        }
+    }
+
+    /// Our static key is on our disk, beside the old one unless that is compromised.
     pub(super) fn switch_own(&mut self, now: Instant, out: &mut impl Output) {
         let Some(job) = &mut self.rotations.job else { return };
         let Some(own) = &mut job.own else { return };
@@ -336,6 +430,7 @@ impl Device {
         let (generation, secret, compromised) = (own.generation, own.secret.clone(), job.compromised);
         let mut untold = Vec::new();
         for (&id, member) in &mut job.members {
+            member.kept = true;
             if member.is_over() {
                 untold.push(id);
             } else if compromised {
@@ -381,12 +476,20 @@ impl Device {
 
     fn finish_job(&mut self, now: Instant, out: &mut impl Output) {
         let over = |job: &Job| {
-            let own = job.own.as_ref().is_none_or(|own| own.stage == OwnStage::Switching);
+            let own = job.own.as_ref().is_none_or(|own| own.stage == OwnStage::Switching && job.compromised);
             own && job.members.values().all(Member::is_over)
         };
-        if !self.rotations.job.as_ref().is_some_and(over) {
-            return;
+        if self.rotations.job.as_ref().is_some_and(over) {
+            self.conclude(now, out);
         }
+    }
+
+    /// Our disk has the new static key alone.
+    pub(super) fn own_is_settled(&mut self, now: Instant, out: &mut impl Output) {
+        self.conclude(now, out);
+    }
+
+    fn conclude(&mut self, now: Instant, out: &mut impl Output) {
         let Some(job) = self.rotations.job.take() else { return };
         let public_key = job.own.as_ref().map(|own| own.secret.public_key());
         if let Some(own) = &job.own
@@ -441,7 +544,8 @@ impl Device {
             | Step::Parked
             | Step::Accepted
             | Step::Keeping
-            | Step::Switching => RotationOutcome::Abandoned,
+            | Step::Switching
+            | Step::Settling => RotationOutcome::Abandoned,
         };
         let peers = job.members.into_iter().filter_map(|(id, member)| {
             let (_, peer) = self.peers.get(id)?.as_ref()?;

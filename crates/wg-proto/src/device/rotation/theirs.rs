@@ -9,7 +9,7 @@ use super::{Retry, Step, TheirStep, Theirs};
 use crate::control::{AnnouncedKey, Body, Refusal, RotationId};
 use crate::device::{Device, PeerId, present};
 use crate::peer::Keys;
-use crate::rotation::{Kept, KeptKey, RotationOutput, RotationStep, Ticket};
+use crate::rotation::{Kept, KeptAs, KeptKey, RotationOutput, RotationStep, Ticket};
 use crate::{Output, PresharedKey, PublicKey};
 
 impl Device {
@@ -32,6 +32,16 @@ impl Device {
                 }
             }
             return;
+        }
+        if let Some(theirs) = self.rotations.theirs.get_mut(&id)
+            && same_key(&theirs.key, &key)
+            && !theirs.compromised
+            && !compromised
+            && matches!(theirs.step, TheirStep::Accepted | TheirStep::Keeping)
+        {
+            // The same key, from a wgd that has started anew and goes on where it was.
+            (theirs.id, theirs.boot) = (number, boot);
+            return self.say(id, Body::Accept, number, now, out);
         }
         let (keys, ours) = {
             let peer = present(&mut self.peers, id);
@@ -87,6 +97,8 @@ impl Device {
             return busy_with_theirs || (!waits_for_theirs && present(&mut self.peers, id).has_held_next());
         };
         match member.step {
+            // Perhaps the peer knows us by the new key alone.
+            Step::Greeting | Step::Announcing | Step::Parked if member.kept => true,
             Step::Greeting | Step::Announcing | Step::Parked if !we_go_first => {
                 member.reach(Step::Parked, now);
                 let (peers, _, cx) = self.parts(now, out);
@@ -95,7 +107,7 @@ impl Device {
                 busy_with_theirs
             }
             Step::Greeting | Step::Announcing | Step::Parked => true,
-            Step::Accepted | Step::Keeping | Step::Switching => true,
+            Step::Accepted | Step::Keeping | Step::Switching | Step::Settling => true,
             Step::Over(_) => busy_with_theirs,
         }
     }
@@ -191,9 +203,9 @@ impl Device {
                         AnnouncedKey::Static(new) => {
                             Some(KeptKey::Peer { old: peer, new: PublicKey::from_bytes(*new), deny })
                         }
-                        AnnouncedKey::Preshared(bytes) => {
-                            PresharedKey::from_bytes(bytes).ok().map(|key| KeptKey::Preshared { peer, key })
-                        }
+                        AnnouncedKey::Preshared(bytes) => PresharedKey::from_bytes(bytes)
+                            .ok()
+                            .map(|key| KeptKey::Preshared { peer, key, place: KeptAs::Current }),
                     };
                     let Some(key) = key else { continue };
                     out.rotation(RotationOutput::Keep { ticket: Ticket { id: number, rehearsal }, key });
@@ -224,6 +236,18 @@ impl Device {
                 self.by_key.remove(&key);
             }
         }
+    }
+}
+
+fn same_key(one: &AnnouncedKey, other: &AnnouncedKey) -> bool {
+    match (one, other) {
+        (AnnouncedKey::Static(one), AnnouncedKey::Static(other)) => one == other,
+        (AnnouncedKey::Preshared(one), AnnouncedKey::Preshared(other)) => {
+            let (one, other) = (PresharedKey::from_bytes(one), PresharedKey::from_bytes(other));
+            one.ok().zip(other.ok()).is_some_and(|(one, other)| one.same_as(&other))
+        }
+        (AnnouncedKey::Static(_), AnnouncedKey::Preshared(_))
+        | (AnnouncedKey::Preshared(_), AnnouncedKey::Static(_)) => false,
     }
 }
 
