@@ -63,6 +63,8 @@ pub struct Config {
     pub event_listeners: Vec<PathBuf>,
     /// How often each peer's round trip is measured; `None` is never.
     pub probe_interval: Option<Duration>,
+    /// Export the age of handshakes, too.
+    pub handshake_delay_metric: bool,
     /// Users besides root who may ask whois.
     pub whois_uids: Vec<u32>,
     /// The namespace of the interface.
@@ -167,6 +169,7 @@ impl Config {
             events_socket: raw.events_socket,
             event_listeners: raw.event_listeners,
             probe_interval,
+            handshake_delay_metric: raw.handshake_delay_metric.unwrap_or(false),
             whois_uids,
             tun_netns: cli.tun_netns.clone().or(raw.tun_netns),
             wireguard_dir: raw.wireguard_dir.unwrap_or_else(|| WIREGUARD_DIRECTORY.into()),
@@ -244,6 +247,7 @@ impl Config {
         line("whois_uids", Some(numbers(&self.whois_uids)));
         let probe_interval = self.probe_interval.map_or(0, |interval| interval.as_secs());
         line("probe_interval_seconds", Some(probe_interval.to_string()));
+        line("handshake_delay_metric", Some(self.handshake_delay_metric.to_string()));
         text
     }
 }

@@ -60,6 +60,8 @@ pub const ROUTES_PERIOD: Duration = Duration::from_millis(5);
 pub const ROUTES_PERIOD_PER_PEER: Duration = Duration::from_micros(50);
 /// How long the data thread may take to answer the control thread before that is called a fault.
 pub const ANSWER_TIME: Duration = Duration::from_secs(10);
+/// How long it may take to answer a scrape, which blocks the control thread: a state of 10,000 peers takes milliseconds.
+pub const SCRAPE_TIME: Duration = Duration::from_secs(1);
 /// How long netcfg may take to answer; longer than any of its own waits. Then it counts as gone, for a late
 /// answer would be taken for the answer to the next question.
 pub const NETCFG_TIME: Duration = Duration::from_secs(20);

@@ -48,6 +48,7 @@ impl Metrics {
         interface: &str,
         data: Handle,
         key_created: Option<SystemTime>,
+        handshake_delay: bool,
     ) -> prometheus::Result<Self> {
         let uapi = IntCounterVec::new(
             Opts::new("wgd_uapi_operations_total", "Operations on the configuration socket."),
@@ -99,7 +100,14 @@ impl Metrics {
         let key_created_unix =
             key_created.map(|at| at.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs());
         let told = Arc::new(Mutex::new(Told { key_created_unix, ..Told::default() }));
-        let tunnel = Tunnel { interface: interface.to_owned(), data, clock: Clock, told: Arc::clone(&told) };
+        let tunnel = Tunnel {
+            interface: interface.to_owned(),
+            data,
+            clock: Clock,
+            told: Arc::clone(&told),
+            handshake_delay,
+            answered_unix: Mutex::new(None),
+        };
         registry.register(Box::new(tunnel))?;
         Ok(Self { uapi, netcfg, reload_successful, reload_success_at, told, key_generation, rotations })
     }
@@ -154,6 +162,10 @@ struct Tunnel {
     data: Handle,
     clock: Clock,
     told: Arc<Mutex<Told>>,
+    /// Whether to tell the age of handshakes, too.
+    handshake_delay: bool,
+    /// When the data thread last answered.
+    answered_unix: Mutex<Option<u64>>,
 }
 
 impl Collector for Tunnel {
@@ -163,16 +175,58 @@ impl Collector for Tunnel {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        // The second question is asked only if the first was answered, so a thread that hangs costs one wait.
         let state = self.data.ask_blocking(Command::State);
-        let counters = self.data.ask_blocking(Command::Counters);
-        match (state, counters) {
-            (Ok(state), Ok((counters, io))) => {
-                let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-                told.look_at(&state, self.clock);
-                families(&self.interface, &state, &counters, io, self.clock, &told)
+        let answer = state.and_then(|state| Ok((state, self.data.ask_blocking(Command::Counters)?)));
+        let mut answered = self.answered_unix.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut book = Book::default();
+        if let Ok((state, (counters, io))) = &answer {
+            *answered = Some(self.clock.unix_milliseconds() / 1_000);
+            let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+            told.look_at(state, self.clock);
+            tell_all(&mut book, &self.interface, state, counters, *io, self.clock, &told);
+            if self.handshake_delay {
+                tell_delays(&mut book, &self.interface, state, self.clock.now());
             }
-            (Err(_), _) | (_, Err(_)) => Vec::new(),
         }
+        let own = [("interface", self.interface.as_str())];
+        book.gauge(
+            "wgd_data_thread_up",
+            "Whether the data thread answered this scrape in time; else its figures are missing.",
+            &own,
+            flag(answer.is_ok()),
+        );
+        if let Some(at) = *answered {
+            book.gauge(
+                "wgd_data_thread_answered_timestamp_seconds",
+                "When the data thread last answered a scrape, in seconds since 1970-01-01 UTC.",
+                &own,
+                precise(at),
+            );
+        }
+        book.finish()
+    }
+}
+
+/// The ages of handshakes, under the name that prometheus_wireguard_exporter has for them.
+fn tell_delays(book: &mut Book, interface: &str, state: &DeviceState, now: Instant) {
+    for peer in &state.peers {
+        let Some(at) = peer.last_handshake else { continue };
+        let key = peer.public_key.to_base64();
+        let allowed: Vec<String> = peer.allowed_ips.iter().map(ToString::to_string).collect();
+        let allowed = allowed.join(",");
+        let labels = [
+            ("interface", interface),
+            ("public_key", key.as_str()),
+            ("allowed_ips", allowed.as_str()),
+            ("friendly_name", peer.friendly_name.as_deref().unwrap_or_default()),
+        ];
+        book.gauge(
+            "wireguard_latest_handshake_delay_seconds",
+            "The age of the last handshake.",
+            &labels,
+            now.saturating_duration_since(at).as_secs_f64(),
+        );
     }
 }
 
@@ -190,20 +244,20 @@ impl Told {
     }
 }
 
-fn families(
+fn tell_all(
+    book: &mut Book,
     interface: &str,
     state: &DeviceState,
     counters: &Counters,
     io: IoCounters,
     clock: Clock,
     told: &Told,
-) -> Vec<MetricFamily> {
-    let mut book = Book::default();
+) {
     let now = clock.now();
     let wall = clock.wall().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     for peer in &state.peers {
-        tell_peer(&mut book, interface, peer, now, wall);
-        tell_handshakes(&mut book, interface, peer, &told.handshakes);
+        tell_peer(book, interface, peer, now, wall);
+        tell_handshakes(book, interface, peer, &told.handshakes);
     }
     let own = [("interface", interface)];
     for (reason, count) in counters.drops.iter() {
@@ -254,7 +308,6 @@ fn families(
         let help = "Whether packets are moved in one piece, by direction and kind.";
         book.gauge("wgd_offload_enabled", help, &labels, flag(is_on));
     }
-    book.finish()
 }
 
 fn tell_peer(book: &mut Book, interface: &str, peer: &PeerState, now: Instant, wall: f64) {
@@ -468,8 +521,9 @@ mod tests {
         let io = IoCounters { mtu: 1420, ..IoCounters::default() };
         let mut told = Told::default();
         told.handshakes.observe(PublicKey::from_bytes([7; 32]), Duration::from_millis(3));
-        let families = families("wg0", &state, device.counters(), io, Clock, &told);
-        let text = TextEncoder::new().encode_to_string(&families).expect("text");
+        let mut book = Book::default();
+        tell_all(&mut book, "wg0", &state, device.counters(), io, Clock, &told);
+        let text = TextEncoder::new().encode_to_string(&book.finish()).expect("text");
         assert!(text.contains("wireguard_sent_bytes_total{"), "{text}");
         assert!(text.contains("friendly_name=\"web1\"") && text.contains("wgd_peer_up{"), "{text}");
         assert!(text.contains("wgd_interface_mtu_bytes{interface=\"wg0\"} 1420"), "{text}");
@@ -477,6 +531,62 @@ mod tests {
         assert!(text.contains("wgd_queue_length{interface=\"wg0\",queue=\"handshake\"} 0"), "{text}");
         assert!(text.contains("wgd_peer_handshake_duration_seconds_count{"), "{text}");
         assert!(!text.contains("192.0.2.1"), "{text}");
+    }
+
+    #[test]
+    fn a_data_thread_that_hangs_keeps_a_scrape_for_a_second_and_is_told_of() {
+        let (data, hangs) = crate::io::channel().expect("eventfd");
+        let registry = Registry::new();
+        Metrics::register(&registry, "wg0", data, None, false).expect("registered");
+        let asked = Clock.now();
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+        let took = Clock.now().saturating_duration_since(asked);
+        assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(3), "{took:?}");
+        assert!(text.contains("wgd_data_thread_up{interface=\"wg0\"} 0"), "{text}");
+        assert!(!text.contains("wgd_packets_dropped_total") && !text.contains("answered_"), "{text}");
+        // What it does answer is told as before, and when that was.
+        let thread = std::thread::spawn(move || {
+            let mut answered = 0;
+            while answered < 2 {
+                match hangs.next() {
+                    Some(Command::State(reply)) => {
+                        reply(Device::new().state(Clock.now()));
+                        // The first question is that of the scrape before.
+                        answered = 0;
+                    }
+                    Some(Command::Counters(reply)) => {
+                        reply((Counters::default(), IoCounters::default()));
+                        answered = 2;
+                    }
+                    Some(_) | None => std::thread::sleep(Duration::from_millis(1)),
+                }
+            }
+        });
+        let text = TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
+        thread.join().expect("it ends");
+        assert!(text.contains("wgd_data_thread_up{interface=\"wg0\"} 1"), "{text}");
+        assert!(text.contains("wgd_packets_dropped_total") && text.contains("answered_timestamp"), "{text}");
+    }
+
+    #[test]
+    fn the_age_of_a_handshake_is_told_if_there_was_one() {
+        let mut device = Device::new();
+        let peers = vec![PeerUpdate::of(PublicKey::from_bytes([7; 32]))];
+        device.apply(DeviceUpdate { peers, ..DeviceUpdate::default() }, Clock.now(), &mut Nowhere);
+        let mut state = device.state(Clock.now());
+        let text = |state: &DeviceState, now| {
+            let mut book = Book::default();
+            tell_delays(&mut book, "wg0", state, now);
+            TextEncoder::new().encode_to_string(&book.finish()).expect("text")
+        };
+        assert_eq!(text(&state, Clock.now()), "");
+        let now = Clock.now();
+        state.peers[0].last_handshake = Some(now);
+        let text = text(&state, now + Duration::from_secs(17));
+        assert!(
+            text.contains("wireguard_latest_handshake_delay_seconds{") && text.ends_with(" 17\n"),
+            "{text}"
+        );
     }
 
     #[test]

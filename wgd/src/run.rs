@@ -432,7 +432,9 @@ impl Unprivileged {
             .with_own_addresses(tunnel.addresses());
         let (go, ended) = start_data_thread(plane)?;
 
-        let metrics = Metrics::register(&registry, &config.interface, data.clone(), tunnel.key_created)?;
+        let delay = config.handshake_delay_metric;
+        let metrics =
+            Metrics::register(&registry, &config.interface, data.clone(), tunnel.key_created, delay)?;
         daemon::metrics::build_info(&registry, "wgd")?;
         let netcfg = {
             let _guard = runtime.enter();

@@ -26,8 +26,9 @@ pub enum DropReason {
     NoEndpoint,
     /// No session, and none could be started or finished.
     NoSession,
-    /// More packets wait for the handshake than are kept, or under load one proven address sends more
-    /// handshakes than it may.
+    /// Under load, and the sender has proved its address and sends more handshakes than one address may.
+    HandshakeAllowance,
+    /// More packets wait for the handshake than are kept.
     QueueFull,
     /// It has been through too many tunnels: a route leads a tunnel's datagrams back into it.
     RoutingLoop,
@@ -43,7 +44,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them, in the order of the metric's documentation.
-    pub const ALL: [DropReason; 16] = [
+    pub const ALL: [DropReason; 17] = [
         DropReason::Mac1Invalid,
         DropReason::Mac2Missing,
         DropReason::DecryptFailed,
@@ -54,6 +55,7 @@ impl DropReason {
         DropReason::NoRoute,
         DropReason::NoEndpoint,
         DropReason::NoSession,
+        DropReason::HandshakeAllowance,
         DropReason::QueueFull,
         DropReason::RoutingLoop,
         DropReason::TooBig,
@@ -75,6 +77,7 @@ impl DropReason {
             DropReason::NoRoute => "no_route",
             DropReason::NoEndpoint => "no_endpoint",
             DropReason::NoSession => "no_session",
+            DropReason::HandshakeAllowance => "handshake_allowance",
             DropReason::QueueFull => "queue_full",
             DropReason::RoutingLoop => "routing_loop",
             DropReason::TooBig => "too_big",

@@ -88,7 +88,7 @@ impl Identity {
         }
         match self.cookies.verify_packet(Some(from), message, cookie) {
             Ok(_) if load.takes_proven(from, now) => Admission::Pass,
-            Ok(_) => Admission::Refuse(DropReason::QueueFull),
+            Ok(_) => Admission::Refuse(DropReason::HandshakeAllowance),
             Err(result) => refusal(result),
         }
     }
@@ -150,7 +150,7 @@ mod tests {
         assert_eq!(admit(address), "pass");
         // The proof is of this address alone, and it does not buy more than the allowance.
         assert_eq!([0; 6].map(|_| admit(IpAddr::from([192, 0, 2, 2])))[5], "cookie");
-        assert_eq!([0; 5].map(|_| admit(address))[4], "QueueFull");
+        assert_eq!([0; 5].map(|_| admit(address))[4], "HandshakeAllowance");
     }
 
     impl Admission<'_> {

@@ -10,9 +10,11 @@
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
+use culvert_netns::host::Host;
 use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::traffic::{Transport, everything, flood, iperf, parallel_streams};
 use culvert_netns::trio::{self, INTERFACE, Station, Trio, Tunnels, give_address, ping, ping_with};
+use culvert_netns::wait;
 use culvert_netns::wireguard::KeyPair;
 
 /// What the kernel's tests call big: the largest MTU of its loopback interface's default, less WireGuard's part.
@@ -149,6 +151,12 @@ fn moved(scene: &Scene) -> Result<()> {
     ensure!(!outside.contains(INTERFACE), "{outside}");
     ping(&trio.left.host, trio.right.inner.v4)?;
     ping(&trio.right.host, trio.left.inner.v6)?;
+    // Its MTU is followed to where it is: padding ends there.
+    set_mtu(&trio, SMALL_MTU)?;
+    refuse_padding_above(&trio.middle, SMALL_MTU)?;
+    wait::until("the new MTU to be known", std::time::Duration::from_secs(5), || {
+        ping_with(&trio.left.host, &["-s", "1269"], trio.right.inner.v4)
+    })?;
     // Where it is now, deleting it ends its daemon and frees the port.
     let Tunnels { mut left, right: _right } = tunnels;
     trio.left.host.execute(&format!("ip link delete {INTERFACE}"))?;
@@ -208,9 +216,19 @@ fn handshake_time(scene: &Scene) -> Result<()> {
 }
 
 /// The kernel's test lowers the MTU of a route, which no TUN hears of; here it is the interface's.
+/// An odd one, so that padding to 16 bytes would go above it.
+const SMALL_MTU: u32 = 1299;
+
+fn refuse_padding_above(host: &Host, mtu: u32) -> Result<()> {
+    // IPv4, UDP, and WireGuard's header and tag around a packet as long as the MTU.
+    let longest = 20 + 8 + 32 + mtu;
+    host.execute("nft add table ip filter")?;
+    host.execute("nft add chain ip filter in { type filter hook input priority 0 ; }")?;
+    host.execute(&format!("nft add rule ip filter in iif != wg0 meta length > {longest} drop"))?;
+    Ok(())
+}
+
 fn padding(scene: &Scene) -> Result<()> {
-    /// An odd one, so that padding to 16 bytes would go above it.
-    const SMALL_MTU: u32 = 1299;
     let trio = Trio::build(&scene.lab)?;
     let _tunnels = trio.tunnels()?;
     trio.cable("veth1", "veth2")?;
@@ -219,13 +237,7 @@ fn padding(scene: &Scene) -> Result<()> {
     trio.left.set(&format!("peer {} endpoint 10.0.0.2:2", trio.right.keys.public))?;
     set_mtu(&trio, SMALL_MTU)?;
     for station in [&trio.left, &trio.right] {
-        // IPv4, UDP, and WireGuard's header and tag around a packet as long as the MTU.
-        let longest = 20 + 8 + 32 + SMALL_MTU;
-        station.host.execute("nft add table ip filter")?;
-        station.host.execute("nft add chain ip filter in { type filter hook input priority 0 ; }")?;
-        station
-            .host
-            .execute(&format!("nft add rule ip filter in iif != wg0 meta length > {longest} drop"))?;
+        refuse_padding_above(&station.host, SMALL_MTU)?;
     }
     // 1297 bytes with their headers: 1312 if padded without regard to the MTU.
     ping_with(&trio.left.host, &["-s", "1269"], trio.right.inner.v4)?;

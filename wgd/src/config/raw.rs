@@ -21,6 +21,7 @@ pub(super) struct Raw {
     #[serde(default)]
     pub(super) event_listeners: Vec<PathBuf>,
     pub(super) probe_interval_seconds: Option<u64>,
+    pub(super) handshake_delay_metric: Option<bool>,
     #[serde(default)]
     pub(super) whois_uids: Vec<u32>,
     #[serde(default)]

@@ -166,14 +166,14 @@ impl Handle {
     /// Asks and blocks this thread until the answer comes, where no future can wait (the hook of a scrape).
     ///
     /// # Errors
-    /// When the data thread is gone.
+    /// When the data thread is gone, or does not answer within [`limits::SCRAPE_TIME`].
     pub fn ask_blocking<T: Send + 'static>(
         &self,
         command: impl FnOnce(Reply<T>) -> Command,
     ) -> Result<T, Unanswered> {
         let (sender, answer) = sync_channel(1);
         let mut command = command(Box::new(move |value| drop(sender.try_send(value))));
-        let mut left = limits::ANSWER_TIME;
+        let mut left = limits::SCRAPE_TIME;
         while let Some(back) = self.try_tell(command)? {
             command = back;
             left = left

@@ -120,9 +120,11 @@ impl Interface {
         // In the order of the file: the first of a network is its primary address.
         for address in addresses {
             let request = self.inside.address().add(index, address.addr(), address.prefix_len());
-            let result = request.replace().execute().await;
-            result.map_err(|e| self.refused(&format!("add address {address}"), &e))?;
-            self.addresses.insert(*address);
+            match request.replace().execute().await {
+                Ok(()) => drop(self.addresses.insert(*address)),
+                Err(error) if ipv6_is_off(address, &error) => self.left_out("address", address),
+                Err(error) => return Err(self.refused(&format!("add address {address}"), &error)),
+            }
         }
         Ok(())
     }
@@ -145,12 +147,11 @@ impl Interface {
         let new: Vec<_> = wanted.difference(&self.routes).copied().collect();
         for (table, prefix) in new {
             let request = self.inside.route().add(route(index, table, &prefix));
-            request
-                .replace()
-                .execute()
-                .await
-                .map_err(|e| self.refused(&format!("add route {prefix}"), &e))?;
-            self.routes.insert((table, prefix));
+            match request.replace().execute().await {
+                Ok(()) => drop(self.routes.insert((table, prefix))),
+                Err(error) if ipv6_is_off(&prefix, &error) => self.left_out("route", &prefix),
+                Err(error) => return Err(self.refused(&format!("add route {prefix}"), &error)),
+            }
         }
         Ok(())
     }
@@ -205,6 +206,12 @@ impl Interface {
         Some(mtu_of(&link.attributes)).filter(|mtu| *mtu > 0)
     }
 
+    /// The tunnel is of use without.
+    fn left_out(&self, what: &str, prefix: &IpNet) {
+        let sysctl = format!("net.ipv6.conf.{}.disable_ipv6", self.name);
+        tracing::warn!(%prefix, sysctl, "IPv6 is off on the interface: no {what} made");
+    }
+
     pub(super) fn refused(&self, action: &str, error: &rtnetlink::Error) -> Refused {
         Refused {
             what: format!("interface {}: {action}", self.name),
@@ -233,6 +240,12 @@ fn address_message(index: u32, address: &IpNet) -> AddressMessage {
             .address(net.addr(), net.prefix_len())
             .build(),
     }
+}
+
+/// What the kernel says to an IPv6 address or route where `disable_ipv6` is set, or where it has no IPv6 at all. It
+/// says EPERM, not EACCES, where a privilege is missing.
+fn ipv6_is_off(prefix: &IpNet, error: &rtnetlink::Error) -> bool {
+    prefix.addr().is_ipv6() && [libc::EACCES, libc::EAFNOSUPPORT, libc::EOPNOTSUPP].contains(&errno(error))
 }
 
 fn mtu_of(attributes: &[LinkAttribute]) -> u32 {

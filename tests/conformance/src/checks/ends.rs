@@ -8,12 +8,16 @@ use culvert_netns::wait;
 use nix::sys::signal::Signal;
 
 use crate::check::{Check, Section};
-use crate::daemon::is_free;
+use crate::daemon::{Daemon, is_free};
 use crate::pair::{PORT, Pair};
 use crate::stage::{INTERFACE, SOCKET, SOON, Stage};
 
-/// "Within about 100 ms", and as much again for a machine that does other things too.
+/// The longest of several: a machine that does other things may keep one of them waiting.
 const AT_ONCE: Duration = Duration::from_millis(250);
+/// "Within ≈ 100 ms": the one in the middle.
+const USUALLY: Duration = Duration::from_millis(100);
+/// How often it is measured beside the one with a session.
+const ROUNDS: usize = 8;
 
 pub(super) const CHECKS: &[Check] = &[
     check("sigterm_ends_it_with_0", |stage| stage.start()?.ends_by(Signal::SIGTERM, SOON)),
@@ -30,15 +34,16 @@ pub(super) const CHECKS: &[Check] = &[
     }),
     check("deleted_interface_ends_it_at_once_and_frees_the_port", |stage| {
         let mut pair = Pair::with_session(stage)?;
-        stage.run(&["ip", "link", "del", INTERFACE])?.success()?;
-        let began = wait::now();
-        let status = pair.subject.running.wait(SOON)?;
-        let took = wait::now().duration_since(began);
+        let mut times = vec![end_of_deleted(stage, &mut pair.subject)?];
         is_free(stage.host(), PORT)?;
-        ensure!(status.code() == Some(0), "ended with {status}");
-        ensure!(took <= AT_ONCE, "only after {} ms", took.as_millis());
         ensure!(fs::symlink_metadata(stage.host().path(SOCKET)).is_err(), "{SOCKET} was left behind");
-        Ok(())
+        for _ in 0..ROUNDS {
+            let mut daemon = stage.start()?;
+            daemon.set("listen_port=51820\n")?;
+            daemon.up("10.100.0.10/24")?;
+            times.push(end_of_deleted(stage, &mut daemon)?);
+        }
+        in_time(times)
     }),
     check("interface_deleted_while_down_ends_it_too", |stage| {
         let mut daemon = stage.start()?;
@@ -77,6 +82,41 @@ pub(super) const CHECKS: &[Check] = &[
     }),
 ];
 
+/// How long it takes from the moment that the interface is gone.
+fn end_of_deleted(stage: &Stage<'_>, daemon: &mut Daemon) -> Result<Duration> {
+    stage.run(&["ip", "link", "del", INTERFACE])?.success()?;
+    let began = wait::now();
+    let status = daemon.running.wait(SOON)?;
+    let took = wait::now().duration_since(began);
+    ensure!(status.code() == Some(0), "ended with {status}");
+    Ok(took)
+}
+
+fn in_time(mut times: Vec<Duration>) -> Result<()> {
+    times.sort_unstable();
+    let told: Vec<String> = times.iter().map(|took| took.as_millis().to_string()).collect();
+    let told = told.join(", ");
+    let median = times[times.len() / 2];
+    ensure!(median <= USUALLY, "in the middle {} ms; all, in ms: {told}", median.as_millis());
+    ensure!(times.iter().all(|took| *took <= AT_ONCE), "one of them took too long; all, in ms: {told}");
+    Ok(())
+}
+
 const fn check(name: &'static str, run: fn(&Stage<'_>) -> Result<()>) -> Check {
     Check::new(Section::CommandLine, name, run)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_end_is_found_out() {
+        let ms = |times: &[u64]| times.iter().map(|took| Duration::from_millis(*took)).collect::<Vec<_>>();
+        in_time(ms(&[3, 4, 200, 5, 101])).unwrap();
+        assert!(
+            in_time(ms(&[3, 101, 120, 5, 102])).unwrap_err().to_string().contains("in the middle 101 ms")
+        );
+        assert!(in_time(ms(&[3, 4, 5, 6, 251])).unwrap_err().to_string().contains("3, 4, 5, 6, 251"));
+    }
 }

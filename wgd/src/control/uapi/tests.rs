@@ -56,7 +56,7 @@ fn control() -> Arc<Control> {
     let path = file.path().to_str().expect("text");
     let cli = Cli::try_parse_from(["wgd", "wg0", "--config", path]).expect("arguments");
     let metrics =
-        Metrics::register(&prometheus::Registry::new(), "wg0", data.clone(), None).expect("metrics");
+        Metrics::register(&prometheus::Registry::new(), "wg0", data.clone(), None, false).expect("metrics");
     let sockets = UdpSockets::bind(0, 0).expect("sockets");
     Arc::new(Control {
         config: Config::load(&cli).expect("an empty file"),
