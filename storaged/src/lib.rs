@@ -19,6 +19,7 @@ pub mod objects;
 pub mod policy;
 pub mod policy_in_force;
 pub mod reaper;
+pub mod report;
 pub mod run;
 pub mod sandbox;
 pub mod serve;
