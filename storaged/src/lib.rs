@@ -5,6 +5,7 @@
 //! acknowledged before it is durable and recorded; nothing is served before its intent is recorded.
 #![forbid(unsafe_code)]
 
+pub mod access_monitor;
 pub mod admin;
 pub mod config;
 pub mod denial;

@@ -135,3 +135,8 @@ pub const GROUP_BYTES: usize = 128;
 pub const LABEL_BYTES: usize = 128;
 /// Whose members may read files that are held for the scanner. No cohort's group: a pattern holds a cohort's name.
 pub const SCANNER_GROUP: &str = "culvert_scanners";
+
+
+/// Users and cohorts whose last hour is counted at once; a row is 300 bytes. With more, who has been quiet
+/// longest is forgotten.
+pub const MONITORED: usize = 4096;
