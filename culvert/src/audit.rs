@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use serde_json::{Map, Value, json};
-use store_proto::{Cohort, UserName};
+use store_proto::{Cohort, FileId, RequestId, UserName};
 
 use crate::admin;
 use crate::console::{Console, printable};
@@ -26,6 +26,15 @@ pub(crate) struct TrailArguments {
     /// Only this action, such as nas_raw_created or access.denied
     #[arg(long, value_name = "ACTION")]
     action: Option<String>,
+    /// Only what is about this file
+    #[arg(long, value_name = "FILE_ID", value_parser = parse_file)]
+    file: Option<FileId>,
+    /// Only what this request did; the id is in every answer's Request-Id
+    #[arg(long, value_name = "REQUEST_ID", value_parser = parse_request)]
+    request: Option<RequestId>,
+    /// Only what the WireGuard peer with this public key delivered
+    #[arg(long, value_name = "PUBLIC_KEY", value_parser = parse_peer)]
+    peer: Option<String>,
     /// Only the newest N records that match
     #[arg(long, value_name = "N")]
     limit: Option<u64>,
@@ -36,6 +45,20 @@ pub(crate) struct TrailArguments {
 
 fn parse_cohort(text: &str) -> Result<Cohort, String> {
     Cohort::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_file(text: &str) -> Result<FileId, String> {
+    FileId::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_request(text: &str) -> Result<RequestId, String> {
+    RequestId::parse(text).map_err(|error| error.to_string())
+}
+
+/// As `wg show` prints it.
+fn parse_peer(text: &str) -> Result<String, String> {
+    let key: Result<wg_proto::PublicKey, _> = text.parse();
+    key.map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn parse_user(text: &str) -> Result<UserName, String> {
@@ -64,6 +87,9 @@ fn question(arguments: &TrailArguments) -> Value {
         "days": arguments.days,
         "user": arguments.user,
         "action": arguments.action,
+        "file": arguments.file,
+        "request": arguments.request,
+        "peer": arguments.peer,
         "limit": arguments.limit,
     });
     let given: Map<String, Value> = match all {

@@ -11,6 +11,7 @@ use crate::key::KeyCommand;
 use crate::people::{AccessCommand, CohortCommand, EdgeCommand, TokenCommand, UserCommand};
 use crate::receipt::ReceiptCommand;
 use crate::reload::ReloadArguments;
+use crate::report::ReportCommand;
 use crate::transfer::get::GetArguments;
 use crate::transfer::list::ListArguments;
 use crate::transfer::put::PutArguments;
@@ -103,6 +104,11 @@ Examples:\n  \
     Cleanup {
         #[command(subcommand)]
         command: CleanupCommand,
+    },
+    /// Documents for auditors
+    Report {
+        #[command(subcommand)]
+        command: ReportCommand,
     },
     /// Legal holds: while one stands, nothing under it is deleted
     Hold {

@@ -22,6 +22,7 @@ mod people;
 mod problem;
 mod receipt;
 mod reload;
+mod report;
 mod target;
 mod transfer;
 mod tunnel;
@@ -60,6 +61,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::EmergencyCleanup(arguments) => cleanup::emergency(arguments, console),
         Command::Verify { command: VerifyCommand::Cleanup(at) } => cleanup::verify(at, console),
         Command::VerifyPhiCleanup(at) => cleanup::verify(at, console),
+        Command::Report { command } => report::run(command, console),
         Command::Hold { command } => hold::run(command, console),
         Command::Key { command } => key::run(command, console),
         Command::User { command } => people::user(command, console),

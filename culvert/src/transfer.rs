@@ -2,7 +2,7 @@
 
 pub(crate) mod get;
 pub(crate) mod list;
-mod part_file;
+pub(crate) mod part_file;
 pub(crate) mod progress;
 pub(crate) mod put;
 mod upload_body;

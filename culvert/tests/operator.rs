@@ -67,6 +67,47 @@ fn an_emergency_cleanup_needs_both_flags() {
 }
 
 #[test]
+fn a_report_is_written_whole_or_not_at_all() {
+    let directory = tempfile::tempdir().unwrap();
+    let (socket, out) = (directory.path().join("storaged.sock"), directory.path().join("q1.html"));
+    let pieces = vec![
+        json!({ "item": {"text": "<p>"} }),
+        json!({ "item": {"text": "</p>"} }),
+        json!({ "done": {"records": 3} }),
+    ];
+    let server = admin(&socket, pieces);
+    let (at, file) = (socket.to_str().unwrap(), out.to_str().unwrap());
+    let arguments = [
+        "report",
+        "audit",
+        "--cohort",
+        "c5",
+        "--from",
+        "2026-01-01",
+        "--to",
+        "2026-01-31",
+        "--format",
+        "html",
+        "--out",
+        file,
+        "--socket",
+        at,
+    ];
+    let output = culvert(&arguments);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(std::fs::read_to_string(&out).unwrap(), "<p></p>");
+    let asked = server.join().unwrap().0["args"].clone();
+    assert_eq!(asked["to_ms"].as_u64().unwrap() - asked["from_ms"].as_u64().unwrap(), 31 * 86_400_000);
+    assert_eq!(culvert(&arguments).status.code(), Some(3), "the file exists");
+    std::fs::remove_file(&out).unwrap();
+    std::fs::remove_file(&socket).unwrap();
+    let broken = json!({"error": {"code": "ledger-unavailable", "message": "no"}});
+    let _server = admin(&socket, vec![json!({ "item": {"text": "<p>"} }), broken]);
+    assert_eq!(culvert(&arguments).status.code(), Some(1));
+    assert!(!out.exists());
+}
+
+#[test]
 fn a_reload_hands_over_the_configuration_and_its_keys_open() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);

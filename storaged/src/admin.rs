@@ -4,6 +4,7 @@
 
 mod access;
 mod end_of_life;
+mod report;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,7 +20,7 @@ use daemon::secret::SecretString;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store_proto::{Cohort, UserName};
+use store_proto::{Cohort, FileId, RequestId, UserName};
 
 use crate::config::{Config, Environment, Fixed, KeySource, Raw};
 use crate::ledger::Note;
@@ -210,6 +211,7 @@ impl Handler for Admin {
                 "hold.list" => self.hold_list(caller, out).await,
                 "hold.place" => self.hold_place(caller, args).await,
                 "hold.release" => self.hold_release(caller, args).await,
+                "report.audit" => self.report_audit(caller, args, out).await,
                 "reload" => self.reload(caller, args, descriptors).await,
                 "status" => self.status(caller).await,
                 _ => match self.access(caller, verb, &args, out).await {
@@ -228,6 +230,10 @@ struct TrailArgs {
     days: Option<u64>,
     user: Option<String>,
     action: Option<String>,
+    file: Option<String>,
+    request: Option<String>,
+    /// The WireGuard public key of the peer.
+    peer: Option<String>,
     limit: Option<usize>,
 }
 
@@ -246,6 +252,8 @@ impl TrailArgs {
                 Some(Action::parse(&name).ok_or_else(|| bad("action", &format!("there is no {name:?}")))?)
             }
         };
+        let file = args.file.map(|file| FileId::parse(&file)).transpose();
+        let request = args.request.map(|request| RequestId::parse(&request)).transpose();
         if args.days.is_some_and(|days| days > TRAIL_DAYS) {
             return Err(bad("days", &format!("at most {TRAIL_DAYS}")));
         }
@@ -253,6 +261,10 @@ impl TrailArgs {
             cohort: cohort.map_err(|error| bad("cohort", &error))?,
             user: user.map_err(|error| bad("user", &error))?,
             action,
+            file: file.map_err(|error| bad("file", &error))?,
+            request: request.map_err(|error| bad("request", &error))?,
+            peer_public_key: args.peer,
+            until_ms: None,
             since_ms: args.days.map(|days| now_ms.saturating_sub(days * 86_400_000)),
             limit: Some(args.limit.unwrap_or(TRAIL_RECORDS).min(TRAIL_RECORDS)),
         })

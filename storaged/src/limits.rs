@@ -136,7 +136,9 @@ pub const LABEL_BYTES: usize = 128;
 /// Whose members may read files that are held for the scanner. No cohort's group: a pattern holds a cohort's name.
 pub const SCANNER_GROUP: &str = "culvert_scanners";
 
-
 /// Users and cohorts whose last hour is counted at once; a row is 300 bytes. With more, who has been quiet
 /// longest is forgotten.
 pub const MONITORED: usize = 4096;
+
+/// A report goes out in pieces of about this size: far below the admin socket's bound of a line.
+pub const REPORT_CHUNK_BYTES: usize = 64 * 1024;

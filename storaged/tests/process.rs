@@ -152,6 +152,57 @@ fn holds_and_cleanups_are_asked_for_by_name() {
 }
 
 #[test]
+fn a_report_is_made_of_the_trail() {
+    let made = Made::new();
+    let running = made.start();
+    made.upload(b"x");
+    let document = |args: Value| {
+        let mut text = String::new();
+        daemon::admin::call(&made.path("admin.sock"), "report.audit", args, &[], |item| {
+            text.push_str(item["text"].as_str().unwrap());
+        })
+        .map(|done| (text, done))
+    };
+    let all = json!({"cohort": "c1", "format": "json", "from_ms": 0, "to_ms": 9_000_000_000_000_u64});
+    let (text, done) = document(all.clone()).unwrap();
+    let report: Value = serde_json::from_str(&text).unwrap();
+    let records = report["records"].as_array().unwrap();
+    assert_eq!(done["records"], records.len());
+    assert!(
+        records
+            .iter()
+            .any(|record| record["action"] == "nas_raw_created" && record["origin"]["user"] == "ada")
+    );
+    assert!(records.iter().all(|record| record["cohort"] == "c1"));
+    assert!(report["summary"]["checkpoint"].as_str().unwrap().starts_with("culvert/"));
+    for (key, value, wrong) in [
+        ("format", json!("pdf"), "format"),
+        ("cohort", json!("nowhere"), "no such cohort"),
+        ("to_ms", json!(0), "not before"),
+    ] {
+        let mut args = all.clone();
+        args[key] = value;
+        let error = document(args).unwrap_err().to_string();
+        assert!(error.contains(wrong), "{error}");
+    }
+    // One file's trail, by its id.
+    let id = records.iter().find_map(|record| record["file_id"].as_str()).unwrap();
+    let mut found = Vec::new();
+    daemon::admin::call(
+        &made.path("admin.sock"),
+        "audit.trail",
+        json!({"file": id, "limit": 2}),
+        &[],
+        |item| {
+            found.push(item["action"].as_str().unwrap().to_owned());
+        },
+    )
+    .unwrap();
+    assert_eq!(found, ["nas_raw_created", "file_uploaded_via_stream"]);
+    running.end(Signal::SIGTERM, Some(0));
+}
+
+#[test]
 fn after_kill_9_the_next_start_tidies_and_serves() {
     let made = Made::new();
     let running = made.start();

@@ -3,9 +3,9 @@
 //! **Invariant:** records never go back in time, so "since" is found by bisection. Records whose keys were
 //! destroyed are passed over: nothing in them can be asked for.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
-use store_proto::{Cohort, UserName};
+use store_proto::{Cohort, FileId, RequestId, UserName};
 
 use crate::ledger::log::Entry;
 use crate::ledger::read::Reader;
@@ -21,8 +21,16 @@ pub struct Question {
     pub user: Option<UserName>,
     /// Only this action.
     pub action: Option<Action>,
+    /// Only those about this file.
+    pub file: Option<FileId>,
+    /// Only those of this request.
+    pub request: Option<RequestId>,
+    /// Only those that the WireGuard peer with this public key delivered, or that are about it.
+    pub peer_public_key: Option<String>,
     /// Only from this time on, milliseconds since 1970.
     pub since_ms: Option<u64>,
+    /// Only before this time, milliseconds since 1970.
+    pub until_ms: Option<u64>,
     /// At most so many, the newest.
     pub limit: Option<usize>,
 }
@@ -36,6 +44,9 @@ impl Question {
         self.cohort.as_ref().is_none_or(|cohort| record.cohort.as_ref() == Some(cohort))
             && self.user.as_ref().is_none_or(|user| record.origin.user.as_ref() == Some(user))
             && self.action.is_none_or(|action| record.action == action)
+            && self.file.is_none_or(|file| record.file_id == Some(file))
+            && self.request.as_ref().is_none_or(|request| record.origin.request_id.as_ref() == Some(request))
+            && (self.peer_public_key.is_none() || self.peer_public_key == record.origin.peer_public_key)
     }
 
     /// The answer, oldest first, a batch at a time; each batch is handed to `on_record` and forgotten.
@@ -45,8 +56,12 @@ impl Question {
         reader: &Reader,
         mut on_record: impl FnMut(Record) -> ControlFlow<()>,
     ) -> Result<u64, CorruptError> {
-        let end = reader.size()?;
-        let first = self.first_index(reader, end)?;
+        let size = reader.size()?;
+        let end = self.until_ms.map_or(Ok(size), |until| index_at(reader, size, until))?;
+        let first = self.since_ms.map_or(Ok(0), |since| index_at(reader, end, since))?;
+        if let Some(file) = self.file {
+            return self.ask_about(reader, file, first..end, on_record);
+        }
         let start = match self.limit {
             Some(limit) => self.start_of_newest(reader, first, end, limit)?,
             None => first,
@@ -69,22 +84,38 @@ impl Question {
         Ok(found)
     }
 
-    /// The first record that is not older than `since_ms`.
-    fn first_index(&self, reader: &Reader, end: u64) -> Result<u64, CorruptError> {
-        let Some(since) = self.since_ms else { return Ok(0) };
-        let (mut low, mut high) = (0, end);
-        while low < high {
-            let middle = low + (high - low) / 2;
-            let time = reader.time_of(middle)?;
-            let time =
-                time.ok_or_else(|| CorruptError::Row(format!("record {middle} of {end} is missing")))?;
-            if time < since {
-                low = middle + 1;
-            } else {
-                high = middle;
+    /// One file's records are found by their index, so a long trail costs nothing.
+    fn ask_about(
+        &self,
+        reader: &Reader,
+        file: FileId,
+        range: Range<u64>,
+        mut on_record: impl FnMut(Record) -> ControlFlow<()>,
+    ) -> Result<u64, CorruptError> {
+        let mut indices = reader.about(file, range.start, usize::MAX)?;
+        indices.retain(|index| range.contains(index));
+        let wanted = |index: &u64| -> Result<Option<Record>, CorruptError> {
+            let record = reader.entry(*index)?.and_then(Entry::into_record);
+            Ok(record.filter(|record| self.matches(record)))
+        };
+        if let Some(limit) = self.limit {
+            let (mut from, mut left) = (indices.len(), limit);
+            while from > 0 && left > 0 {
+                from -= 1;
+                left -= usize::from(wanted(&indices[from])?.is_some());
+            }
+            indices.drain(..from);
+        }
+        let mut found = 0;
+        for index in &indices {
+            if let Some(record) = wanted(index)? {
+                found += 1;
+                if on_record(record).is_break() {
+                    break;
+                }
             }
         }
-        Ok(low)
+        Ok(found)
     }
 
     /// Walks back until `limit` records match: memory stays bounded whatever the limit.
@@ -112,4 +143,20 @@ impl Question {
         }
         Ok(if limit == 0 { end } else { first })
     }
+}
+
+/// The first of the `end` first records that is not older than `time_ms`; `end` if there is none.
+fn index_at(reader: &Reader, end: u64, time_ms: u64) -> Result<u64, CorruptError> {
+    let (mut low, mut high) = (0, end);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        let time = reader.time_of(middle)?;
+        let time = time.ok_or_else(|| CorruptError::Row(format!("record {middle} of {end} is missing")))?;
+        if time < time_ms {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    Ok(low)
 }

@@ -226,6 +226,8 @@ actions! {
     HoldPlaced = "admin.hold_placed";
     /// A hold stands no more.
     HoldReleased = "admin.hold_released";
+    /// The trail was made into a report.
+    AdminReport = "admin.report";
     /// The holds were read.
     AdminHoldList = "admin.hold_list";
     /// What must go was read.
