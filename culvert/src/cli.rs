@@ -7,6 +7,7 @@ use crate::audit::TrailArguments;
 use crate::cleanup::{CleanupCommand, EmergencyArguments, SocketArgument};
 use crate::hold::HoldCommand;
 use crate::init::InitCommand;
+use crate::kek::KekCommand;
 use crate::key::KeyCommand;
 use crate::people::{AccessCommand, CohortCommand, EdgeCommand, TokenCommand, UserCommand};
 use crate::receipt::ReceiptCommand;
@@ -119,6 +120,11 @@ Examples:\n  \
     Verify {
         #[command(subcommand)]
         command: VerifyCommand,
+    },
+    /// The keys that wrap the store's file keys
+    Kek {
+        #[command(subcommand)]
+        command: KekCommand,
     },
     /// WireGuard keys, as `wg` makes them
     Key {

@@ -16,6 +16,7 @@ mod failure;
 mod hold;
 mod http_client;
 mod init;
+mod kek;
 mod key;
 mod limits;
 mod people;
@@ -63,6 +64,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::VerifyPhiCleanup(at) => cleanup::verify(at, console),
         Command::Report { command } => report::run(command, console),
         Command::Hold { command } => hold::run(command, console),
+        Command::Kek { command } => kek::run(command, console),
         Command::Key { command } => key::run(command, console),
         Command::User { command } => people::user(command, console),
         Command::Token { command } => people::token(command, console),

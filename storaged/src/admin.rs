@@ -4,6 +4,7 @@
 
 mod access;
 mod end_of_life;
+mod keys;
 mod report;
 
 use std::collections::VecDeque;
@@ -168,6 +169,7 @@ impl Admin {
             "profile": self.fixed.profile.name(),
             "bind_address": self.fixed.bind_address.to_string(),
             "encrypted_at_rest": false,
+            "root_key_memory": self.store.keys.protection().name(),
             "ledger": {
                 "usable": self.store.ledger.is_usable(),
                 "records": totals.records,
@@ -212,6 +214,10 @@ impl Handler for Admin {
                 "hold.place" => self.hold_place(caller, args).await,
                 "hold.release" => self.hold_release(caller, args).await,
                 "report.audit" => self.report_audit(caller, args, out).await,
+                "kek.rotate" => self.kek_rotate(caller, args).await,
+                "kek.rotate_root" => self.kek_rotate_root(caller, args, descriptors).await,
+                "kek.shred" => self.kek_shred(caller).await,
+                "kek.status" => self.kek_status(caller).await,
                 "reload" => self.reload(caller, args, descriptors).await,
                 "status" => self.status(caller).await,
                 _ => match self.access(caller, verb, &args, out).await {

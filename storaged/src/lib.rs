@@ -11,6 +11,7 @@ pub mod config;
 pub mod denial;
 pub mod host;
 pub mod init;
+pub mod keeper;
 pub mod keys;
 pub mod ledger;
 pub mod limits;

@@ -113,6 +113,12 @@ pub const HOLD_REASON_BYTES: usize = 500;
 /// Legal holds that stand at once; more is a rule for a cohort, not holds on files.
 pub const HOLDS: usize = 10_000;
 
+/// How often somebody looks whether file keys wait for their cohort's new key.
+pub const REWRAP_CHECK: Duration = Duration::from_secs(1);
+/// File keys that move in one transaction: some 20 ms during which no other change of keys commits …
+pub const REWRAP_KEYS: usize = 1000;
+/// … and the pause before the next.
+pub const REWRAP_PAUSE: Duration = Duration::from_millis(20);
 /// How often cleanups are looked at; each has its own pause between attempts.
 pub const CLEANUP_CHECK: Duration = Duration::from_secs(30);
 /// Cleanups that are looked at in one round, the most urgent first.

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
@@ -11,6 +12,7 @@ use prometheus::{
 };
 
 use crate::denial::Denial;
+use crate::keys::Keys;
 use crate::ledger::writer::{Observer, Time};
 use crate::ledger::{Action, Ending, Reader};
 use crate::objects::get::Damage;
@@ -47,6 +49,10 @@ pub struct Metrics {
     /// Whether the volume is the one of the start and answers.
     pub volume_usable: IntGaugeVec,
     auth_failures: IntCounterVec,
+    /// Shreds of keys, by result.
+    pub shreds: IntCounterVec,
+    kek_age_seconds: Gauge,
+    dek_rewrap_pending: IntGauge,
     integrity_failures: IntCounterVec,
     /// Attempts to take away what must not stay.
     pub cleanups: IntCounterVec,
@@ -126,6 +132,17 @@ impl Metrics {
                 "Requests refused, by reason.",
                 &["reason"],
             )?,
+            shreds: made.counters(
+                "shreds_total",
+                "Times that keys of deleted files were destroyed for good, by result.",
+                &["result"],
+            )?,
+            kek_age_seconds: made
+                .float("kek_age_seconds", "Age of the oldest cohort key that wraps new file keys.")?,
+            dek_rewrap_pending: made.gauge(
+                "dek_rewrap_pending",
+                "File keys that are still under an older key of their cohort.",
+            )?,
             integrity_failures: made.counters(
                 "integrity_failures_total",
                 "Objects that were to be served and were not what the ledger says.",
@@ -168,6 +185,7 @@ impl Metrics {
         };
         for result in ["succeeded", "failed"] {
             metrics.cleanups.with_label_values(&[result]);
+            metrics.shreds.with_label_values(&[result]);
         }
         for action in Action::ALL {
             for ending in Ending::ALL {
@@ -227,6 +245,18 @@ impl Metrics {
         }
         if let Ok(metadata) = std::fs::metadata(ledger_file) {
             self.ledger_size_bytes.set(signed(metadata.len()));
+        }
+    }
+
+    /// Looks at the keys; called before each scrape.
+    pub fn refresh_keys(&self, keys: &Keys, now_ms: u64) {
+        match keys.cohorts() {
+            Ok(cohorts) => {
+                let oldest = cohorts.iter().map(|keys| now_ms.saturating_sub(keys.created_ms)).max();
+                self.kek_age_seconds.set(Duration::from_millis(oldest.unwrap_or(0)).as_secs_f64());
+                self.dek_rewrap_pending.set(signed(cohorts.iter().map(|keys| keys.pending).sum()));
+            }
+            Err(error) => tracing::debug!(%error, "read the state of the keys"),
         }
     }
 

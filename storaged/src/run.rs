@@ -266,6 +266,7 @@ async fn serve_until_told(
     tokio::spawn(Arc::clone(&store).count_unclaimed());
     tokio::spawn(Arc::clone(&store).settle_strangers_each_minute());
     tokio::spawn(crate::reaper::run(Arc::clone(&store)));
+    tokio::spawn(crate::keeper::run(Arc::clone(&store)));
 
     let allowed = fixed.admin_users.iter().map(|user| user.uid).chain([User::current().uid]).collect();
     let connections = fixed.connections;
@@ -317,7 +318,10 @@ fn hooks(
     let counted = Arc::clone(store);
     vec![
         Box::new(move || process.refresh()),
-        Box::new(move || counted.metrics.refresh(counted.ledger.reader(), &ledger_file)),
+        Box::new(move || {
+            counted.metrics.refresh(counted.ledger.reader(), &ledger_file);
+            counted.metrics.refresh_keys(&counted.keys, counted.clock.unix_milliseconds());
+        }),
     ]
 }
 

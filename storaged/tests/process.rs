@@ -14,7 +14,8 @@ use std::time::Duration;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
-use store_proto::headers;
+use storaged::keys::{KeyChange, KeyStore as _, Keys, RootKey};
+use store_proto::{Cohort, FileId, headers};
 
 /// A number from the range that Debian gives to nobody.
 const SERVICE_USER: linux::User = linux::User { uid: 64_123, gid: 64_123 };
@@ -111,6 +112,68 @@ fn operators_read_the_trail_and_reload() {
         assert!(actions.iter().any(|action| action == expected), "{expected} is not in {actions:?}");
     }
     running.end(Signal::SIGTERM, Some(0));
+}
+
+/// Under the seal: new files in the state directory, renames, removals, and no memory mapped for secrets.
+#[test]
+fn keys_are_rotated_and_shredded_by_a_sealed_daemon() {
+    let made = Made::new();
+    let (lives, gone) = {
+        let root = RootKey::read(made.path("root.key").to_str().unwrap()).unwrap();
+        let keys = Keys::open(&made.path("state"), root).unwrap();
+        let cohort = Cohort::parse("c1").unwrap();
+        let add = |byte| {
+            let file = FileId::from_bytes([byte; 16]);
+            let (key, change) = keys.new_file_key(&cohort, file, 0).unwrap();
+            keys.commit(&[change]).unwrap();
+            (file, key)
+        };
+        let (lives, gone) = (add(1), add(2));
+        keys.commit(&[KeyChange::Destroy { file: gone.0 }]).unwrap();
+        (lives, gone)
+    };
+    let running = made.start();
+    let rotated = made.call("kek.rotate", json!({"cohort": "c1"})).unwrap();
+    assert_eq!(rotated["rotated"][0]["version"], 2, "{rotated}");
+    wait("the file key is re-wrapped", || {
+        let status = made.call("kek.status", Value::Null).unwrap();
+        status["cohorts"][0]["pending"] == 0
+    });
+    let status = made.call("kek.status", Value::Null).unwrap();
+    assert_eq!(status["cohorts"][0]["not_yet_shredded"], 1, "{status}");
+    let shred = made.call("kek.shred", Value::Null).unwrap();
+    assert_eq!((&shred["destroyed"], &shred["survivors"]), (&json!(1), &json!(1)), "{shred}");
+    assert_eq!(made.call("kek.shred", Value::Null).unwrap()["destroyed"], 0);
+    let refused = made.call("kek.rotate", json!({"cohort": "nowhere"})).unwrap_err().to_string();
+    assert!(refused.contains("nowhere"), "{refused}");
+
+    let new = made.path("root-2.key");
+    std::fs::write(&new, RootKey::generate().unwrap().to_text().as_bytes()).unwrap();
+    let rotate = || {
+        let file = std::fs::File::open(&new).unwrap();
+        let args = json!({"path": new});
+        daemon::admin::call(&made.path("admin.sock"), "kek.rotate_root", args, &[file.as_fd()], |_| ())
+    };
+    let refused = rotate().unwrap_err().to_string();
+    assert!(refused.contains("chmod"), "everybody may read it: {refused}");
+    std::fs::set_permissions(&new, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
+    rotate().unwrap();
+    let metrics = http_get(made.metrics, "/metrics");
+    for line in ["storaged_dek_rewrap_pending 0", "storaged_shreds_total{result=\"succeeded\"} 1"] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    let mut actions = Vec::new();
+    daemon::admin::call(&made.path("admin.sock"), "audit.trail", Value::Null, &[], |item| {
+        actions.push(item["action"].as_str().unwrap().to_owned());
+    })
+    .unwrap();
+    for expected in ["key.rotated", "key.destroyed", "key.root_rotated"] {
+        assert!(actions.iter().filter(|action| *action == expected).count() >= 2, "{expected}: {actions:?}");
+    }
+    running.end(Signal::SIGTERM, Some(0));
+    let keys = Keys::open(&made.path("state"), RootKey::read(new.to_str().unwrap()).unwrap()).unwrap();
+    assert_eq!(keys.file_key(lives.0, 0).unwrap().unwrap().as_bytes(), lives.1.as_bytes());
+    assert!(keys.file_key(gone.0, 0).unwrap().is_none());
 }
 
 #[test]

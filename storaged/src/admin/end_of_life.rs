@@ -210,7 +210,7 @@ struct ReleaseArgs {
     reason: String,
 }
 
-fn parse<T: DeserializeOwned>(args: Value) -> Result<T, AdminError> {
+pub(super) fn parse<T: DeserializeOwned>(args: Value) -> Result<T, AdminError> {
     let args = if args.is_null() { json!({}) } else { args };
     serde_json::from_value(args).map_err(|error| AdminError::new("bad-argument", error))
 }
@@ -219,7 +219,7 @@ fn parse_name<T, E: std::fmt::Display>(what: &str, parsed: Result<T, E>) -> Resu
     parsed.map_err(|error| AdminError::new("bad-argument", format!("{what}: {error}")))
 }
 
-fn by(caller: Caller) -> Origin {
+pub(super) fn by(caller: Caller) -> Origin {
     Origin { caller: Some(format!("uid={} pid={}", caller.uid, caller.pid)), ..Origin::default() }
 }
 

@@ -9,6 +9,8 @@ use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::{AT_FDCWD, renameat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use vault::Key256;
 use vault::wrap::{self, WRAPPED_BYTES, WrappedKey};
 
@@ -87,7 +89,13 @@ pub(super) fn erase(path: &Path) -> Result<(), KeysError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("erase", path)(error)),
     }
-    std::fs::remove_file(path).map_err(failed("remove", path))
+    // By the calls that the seal allows.
+    unlinkat(AT_FDCWD, path, UnlinkatFlags::NoRemoveDir).map_err(|error| failed("remove", path)(error.into()))
+}
+
+/// Gives a file another's name.
+pub(super) fn rename(from: &Path, to: &Path) -> Result<(), KeysError> {
+    renameat(AT_FDCWD, from, AT_FDCWD, to).map_err(|error| failed("rename", from)(error.into()))
 }
 
 /// Opens a file that will lose its name, to overwrite it then.

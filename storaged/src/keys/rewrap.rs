@@ -6,11 +6,11 @@
 
 use redb::ReadableDatabase as _;
 use store_proto::{Cohort, FileId};
-use vault::wrap;
+use vault::{Key256, wrap};
 
 use super::store::{Head, Home, begin, head, unwrap_file_key, write_head};
 use super::tables::{self, FileKeyRow, KekRow, Tables};
-use super::{Keys, KeysError, RootKey, epoch};
+use super::{Keys, KeysError, epoch};
 
 /// Rows that one step looks at, at most: some milliseconds.
 const SCAN_ROWS: usize = 20_000;
@@ -147,10 +147,10 @@ impl Keys {
 
     /// Wraps everything that the root key wraps with another one, which the next start needs. The epoch's key
     /// stays and its number moves on, so that file and table change together.
-    pub fn rotate_root(&self, new: &RootKey) -> Result<(), KeysError> {
+    pub fn rotate_root(&self, new_root: &Key256) -> Result<(), KeysError> {
         let _writing = self.write_lock();
         let mut state = self.state.write().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let (old_root, new_root) = (state.secrets.root(), new.key());
+        let old_root = state.secrets.root();
         let (old_epoch, new_epoch) = (state.epoch, state.epoch + 1);
         let Head { store_keys, .. } = head(&state.database)?;
         let mut wrapped = Vec::new();
@@ -158,16 +158,16 @@ impl Keys {
             let aad = tables::store_key_aad(self.store, purpose);
             let key = wrap::unwrap(&old_root, &aad, &old)
                 .map_err(|error| KeysError::Corrupt(format!("a store key is {error}")))?;
-            wrapped.push((purpose, wrap::wrap(&new_root, &aad, &key)?));
+            wrapped.push((purpose, wrap::wrap(new_root, &aad, &key)?));
         }
         if let Home::Directory(directory) = &self.home {
-            epoch::write(directory, self.store, new_epoch, &new_root, &state.secrets.epoch())?;
+            epoch::write(directory, self.store, new_epoch, new_root, &state.secrets.epoch())?;
         }
         let transaction = begin(&state.database)?;
         write_head(&transaction, self.store, new_epoch, wrapped.into_iter())?;
         transaction.commit()?;
         state.epoch = new_epoch;
-        state.secrets.set_root(&new_root);
+        state.secrets.set_root(new_root);
         if let Home::Directory(directory) = &self.home {
             epoch::erase(&epoch::path(directory, old_epoch))?;
             epoch::sync(directory)?;

@@ -62,28 +62,7 @@ impl RootKey {
     pub fn read(reference: &str) -> Result<RootKey, RootKeyError> {
         let path = daemon::secret::reference_path(reference)?;
         let file = File::open(&path).map_err(|error| RootKeyError::Read { path: path.clone(), error })?;
-        RootKey::from_file(&path, file)
-    }
-
-    /// Reads an open file, as it is handed over to a sealed daemon. `path` stands in messages.
-    pub fn from_file(path: &Path, file: File) -> Result<RootKey, RootKeyError> {
-        let failed = |error| RootKeyError::Read { path: path.to_owned(), error };
-        let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
-        if mode & 0o007 != 0 {
-            return Err(RootKeyError::Mode { path: path.to_owned(), mode });
-        }
-        // At its full size at once: growing would leave copies behind.
-        let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
-        file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut text).map_err(failed)?;
-        let mut bytes = Zeroizing::new([0; 48]);
-        let wrong = || RootKeyError::Content(path.to_owned());
-        let text = text.trim_ascii();
-        if text.len() != TEXT_BYTES {
-            return Err(wrong());
-        }
-        let length = STANDARD.decode_slice(text, &mut *bytes).map_err(|_| wrong())?;
-        let key = bytes[..length].try_into().map(Zeroizing::new).map_err(|_| wrong())?;
-        RootKey::of(&Key256::from_bytes(*key))
+        RootKey::of(&read_key(&path, file)?)
     }
 
     /// Draws a new one.
@@ -117,6 +96,28 @@ impl RootKey {
     pub(super) fn into_secrets(self) -> Secrets {
         self.0
     }
+}
+
+/// Reads an open file, as it is handed over to a sealed daemon: no memory is mapped for it. `path` stands in
+/// messages.
+pub fn read_key(path: &Path, file: File) -> Result<Key256, RootKeyError> {
+    let failed = |error| RootKeyError::Read { path: path.to_owned(), error };
+    let mode = file.metadata().map_err(failed)?.mode() & 0o7777;
+    if mode & 0o007 != 0 {
+        return Err(RootKeyError::Mode { path: path.to_owned(), mode });
+    }
+    // At its full size at once: growing would leave copies behind.
+    let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
+    file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+    let mut bytes = Zeroizing::new([0; 48]);
+    let wrong = || RootKeyError::Content(path.to_owned());
+    let text = text.trim_ascii();
+    if text.len() != TEXT_BYTES {
+        return Err(wrong());
+    }
+    let length = STANDARD.decode_slice(text, &mut *bytes).map_err(|_| wrong())?;
+    let key = bytes[..length].try_into().map(Zeroizing::new).map_err(|_| wrong())?;
+    Ok(Key256::from_bytes(*key))
 }
 
 /// The root key and the epoch key, in one page of their own.

@@ -94,7 +94,7 @@ impl Keys {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             if let Home::Directory(directory) = &self.home {
                 let new = directory.join(NEW_KEYS_FILE);
-                std::fs::rename(&new, directory.join(KEYS_FILE)).map_err(epoch::failed("rename", &new))?;
+                epoch::rename(&new, &directory.join(KEYS_FILE))?;
             }
             // The old one is closed here: it writes its last page before it is overwritten.
             state.database = fresh;

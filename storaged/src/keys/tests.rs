@@ -215,7 +215,7 @@ fn a_new_root_key_opens_everything_and_the_old_one_nothing() {
     let log = *keys.store_key(StorePurpose::Log).as_bytes();
     let new_path = folder.path().join("new.key");
     write_root(&new_path, &RootKey::generate().unwrap());
-    keys.rotate_root(&read(&new_path)).unwrap();
+    keys.rotate_root(&read(&new_path).key()).unwrap();
     let after = add(&keys, &cohort("c5"), file(2), 0);
     drop(keys);
     assert!(matches!(Keys::open(folder.path(), read(&path)), Err(OpenKeysError::RootKey(_))));

@@ -228,6 +228,16 @@ actions! {
     HoldReleased = "admin.hold_released";
     /// The trail was made into a report.
     AdminReport = "admin.report";
+    /// A cohort's key was replaced.
+    KeyRotated = "key.rotated";
+    /// File keys have moved to their cohort's new key.
+    KeyRewrapped = "key.rewrapped";
+    /// The root key was replaced.
+    KeyRootRotated = "key.root_rotated";
+    /// Keys of deleted files were destroyed for good.
+    KeyDestroyed = "key.destroyed";
+    /// The state of the keys was read.
+    AdminKekStatus = "admin.kek_status";
     /// The holds were read.
     AdminHoldList = "admin.hold_list";
     /// What must go was read.
