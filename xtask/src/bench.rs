@@ -40,6 +40,7 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     match bench {
         Bench::Store(_) => {
             store::provide()?;
+            build.args(["--bins", "--example", "pace"]);
         }
         Bench::Tunnel(_) | Bench::Peers(_) | Bench::Transfer(_) => {
             build.args(["--package", "wgd", "--package", "edge"]);

@@ -5,6 +5,7 @@
 
 mod files;
 mod goals;
+mod inner;
 mod machine;
 mod nginx;
 mod postgres;
@@ -32,6 +33,9 @@ pub(crate) struct Options {
     /// The size of the file that ranges are read from, in MiB; 1024 with --quick
     #[arg(long)]
     big: Option<u64>,
+    /// Records of the long ledger; 100,000 with --quick
+    #[arg(long)]
+    records: Option<u64>,
     /// Seconds for each rate; 1 with --quick
     #[arg(long)]
     seconds: Option<u64>,
@@ -56,6 +60,10 @@ impl Options {
         self.big.unwrap_or(if self.quick { 1024 } else { 10 * 1024 }).max(1)
     }
 
+    fn records(&self) -> u64 {
+        self.records.unwrap_or(if self.quick { 100_000 } else { 1_000_000 }).max(1)
+    }
+
     fn seconds(&self) -> u64 {
         self.seconds.unwrap_or(if self.quick { 1 } else { 3 }).max(1)
     }
@@ -68,6 +76,12 @@ const LIMIT: &str = "this machine";
 const POSTGRES: &str = "PostgreSQL";
 
 const GOALS: &[Goal] = &[
+    Goal {
+        what: "the pipeline in process beside SHA-256 alone",
+        of: Of { row: inner::SEAL, contender: OURS },
+        to: Of { row: machine::HASH, contender: LIMIT },
+        least: 0.6,
+    },
     Goal {
         what: "PUT of one file beside nginx WebDAV",
         of: Of { row: files::PUT, contender: OURS },
@@ -85,6 +99,12 @@ const GOALS: &[Goal] = &[
         of: Of { row: files::SMALL[2].1, contender: OURS },
         to: Of { row: files::SMALL[2].1, contender: BARE },
         least: 0.6,
+    },
+    Goal {
+        what: "durable records by 16 writers beside PostgreSQL",
+        of: Of { row: postgres::RECORDS[1].1, contender: OURS },
+        to: Of { row: postgres::RECORDS[1].1, contender: POSTGRES },
+        least: 1.2,
     },
 ];
 
@@ -111,30 +131,36 @@ pub(crate) fn run(options: &Options, world: &World) -> Result<()> {
     let mut machine = Section::new("what this machine allows", &[LIMIT]);
     let mut large = Section::new("one large file", &[OURS, NGINX]);
     let mut small = Section::new("small files", &[OURS, BARE, NGINX]);
-    let mut records = Section::new("records", &[POSTGRES]);
+    let mut records = Section::new("records, each durable before its answer", &[OURS, POSTGRES]);
+    let mut long = Section::new("a long ledger", &[OURS]);
     let mut ranges = Section::new("ranges of a large file", &[OURS]);
     let data = world.data();
     for round in 1..=options.rounds() {
         println!("round {round} of {}: the machine's limits", options.rounds());
         machine::measure(&data.join("machine"), options, &mut machine.figures)?;
+        inner::pipeline(options, &mut large.figures)?;
         println!("round {round}: one file of {} MiB", options.file_mebibytes());
         files::large(&data.join("large"), options, &mut large.figures)?;
         println!("round {round}: 64 KiB files");
         files::small(&data.join("small"), options, &mut small.figures)?;
         println!("round {round}: records");
+        inner::records(&data.join("ledger"), options, &mut records.figures)?;
         postgres::measure(&data.join("postgres"), options, &mut records.figures)?;
     }
+    println!("a ledger of {} records", options.records());
+    inner::long_ledger(&data.join("long"), options, &mut long.figures)?;
     println!("ranges of a file of {} MiB", options.big_mebibytes());
     ranges::measure(&data.join("ranges"), options, &mut ranges.figures)?;
-    report(options, &[machine, large, small, records, ranges])
+    report(options, &[machine, large, small, records, long, ranges])
 }
 
 fn report(options: &Options, sections: &[Section]) -> Result<()> {
     println!(
-        "\n{} rounds; files of {} MiB and {} MiB; clients and servers share this machine's cores and its disk",
+        "\n{} rounds; files of {} MiB and {} MiB, {} records; clients and servers share this machine's cores and its disk",
         options.rounds(),
         options.file_mebibytes(),
-        options.big_mebibytes()
+        options.big_mebibytes(),
+        options.records()
     );
     for section in sections {
         print!("\n{}\n\n{}", section.title, section.figures.table(section.contenders));
