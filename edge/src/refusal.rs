@@ -185,9 +185,10 @@ impl Refusal {
             return Reason::Draining;
         }
         match self.kind() {
-            ProblemKind::Unauthenticated | ProblemKind::CohortForbidden | ProblemKind::EdgeForbidden => {
-                Reason::Auth
-            }
+            ProblemKind::Unauthenticated
+            | ProblemKind::CohortForbidden
+            | ProblemKind::FileWithheld
+            | ProblemKind::EdgeForbidden => Reason::Auth,
             ProblemKind::LockedOut | ProblemKind::RateLimited | ProblemKind::Overloaded => Reason::RateLimit,
             ProblemKind::TooLarge | ProblemKind::HeadersTooLarge => Reason::TooLarge,
             ProblemKind::BadRequest
@@ -208,6 +209,10 @@ impl Refusal {
             | ProblemKind::WrongStore => Reason::UpstreamDown,
             ProblemKind::UnknownCohort
             | ProblemKind::UnknownFile
+            | ProblemKind::UnknownUpload
+            | ProblemKind::OffsetMismatch
+            | ProblemKind::LengthMismatch
+            | ProblemKind::UploadBusy
             | ProblemKind::Conflict
             | ProblemKind::RetentionLocked
             | ProblemKind::ExpiredCapability

@@ -101,6 +101,10 @@ pub struct Fixed {
     pub connections: usize,
     /// How long requests under way may take at the end.
     pub drain: Duration,
+    /// How long an upload that nothing arrives for can be resumed.
+    pub upload_expiry: Duration,
+    /// Bytes that uploads leave free on the disk of `state_dir`; none: a sixteenth, 1 GiB at most.
+    pub state_reserve_bytes: Option<u64>,
 }
 
 /// The journal mirror's name on the first volume.
@@ -113,6 +117,8 @@ pub struct Volume {
     pub name: String,
     /// The directory.
     pub path: PathBuf,
+    /// Bytes that uploads leave free there; none: a sixteenth, 1 GiB at most.
+    pub reserve_bytes: Option<u64>,
 }
 
 /// The environment's aliases (requirements ); what is set wins over the file.
@@ -231,15 +237,31 @@ pub fn describe(config: &Config) -> String {
         fixed.connections,
         rules.max_file_bytes
     ));
+    text.push_str(&format!("upload_expiry_seconds = {}\n", fixed.upload_expiry.as_secs()));
+    if let Some(reserve) = fixed.state_reserve_bytes {
+        text.push_str(&format!("state_reserve_bytes = {reserve}\n"));
+    }
     for volume in &fixed.volumes {
         let path = quote(&volume.path.display());
         text.push_str(&format!("\n[[volume]]\nname = {}\npath = {path}\n", quote(&volume.name)));
+        if let Some(reserve) = volume.reserve_bytes {
+            text.push_str(&format!("reserve_bytes = {reserve}\n"));
+        }
     }
     text
 }
 
 fn changed_fixed_keys(old: &Raw, new: &Raw) -> Vec<&'static str> {
-    let limits = |raw: &Raw| (raw.limits.drain_timeout_seconds, raw.limits.transfers, raw.limits.connections);
+    let limits = |raw: &Raw| {
+        let limits = &raw.limits;
+        (
+            limits.drain_timeout_seconds,
+            limits.transfers,
+            limits.connections,
+            limits.upload_expiry_seconds,
+            limits.state_reserve_bytes,
+        )
+    };
     let changes = [
         ("role", old.role != new.role),
         ("profile", old.profile != new.profile),
@@ -314,6 +336,13 @@ fn fixed(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Optio
         number(problems, "limits.connections", raw.limits.connections, limits::CONNECTIONS, 65_536);
     let drain =
         seconds(problems, "limits.drain_timeout_seconds", raw.limits.drain_timeout_seconds, limits::DRAIN);
+    let upload_expiry = seconds_up_to(
+        problems,
+        "limits.upload_expiry_seconds",
+        raw.limits.upload_expiry_seconds,
+        limits::UPLOAD_EXPIRY,
+        MAX_UPLOAD_EXPIRY_SECONDS,
+    );
     Some(Fixed {
         role: role?,
         profile: profile?,
@@ -334,6 +363,8 @@ fn fixed(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Optio
         transfers,
         connections,
         drain,
+        upload_expiry,
+        state_reserve_bytes: raw.limits.state_reserve_bytes,
     })
 }
 
@@ -389,7 +420,8 @@ fn volumes(raw: &Raw, problems: &mut Problems) -> Vec<Volume> {
             );
         }
         if let Some(path) = directory(problems, &format!("volume[{i}].path"), Some(&volume.path)) {
-            volumes.push(Volume { name: volume.name.clone(), path });
+            let reserve_bytes = volume.reserve_bytes;
+            volumes.push(Volume { name: volume.name.clone(), path, reserve_bytes });
         }
     }
     volumes
@@ -496,11 +528,24 @@ fn user(problems: &mut Problems, key: &str, text: Option<&str>) -> Option<linux:
 }
 
 fn seconds(problems: &mut Problems, key: &str, value: Option<u64>, default: Duration) -> Duration {
+    seconds_up_to(problems, key, value, default, 86_400)
+}
+
+/// Thirty days: who has not come back by then begins anew.
+const MAX_UPLOAD_EXPIRY_SECONDS: u64 = 30 * 86_400;
+
+fn seconds_up_to(
+    problems: &mut Problems,
+    key: &str,
+    value: Option<u64>,
+    default: Duration,
+    most: u64,
+) -> Duration {
     match value {
         None => default,
-        Some(seconds @ 1..=86_400) => Duration::from_secs(seconds),
+        Some(seconds) if (1..=most).contains(&seconds) => Duration::from_secs(seconds),
         Some(other) => {
-            problems.add(key, format_args!("{other} is not 1 to 86400"));
+            problems.add(key, format_args!("{other} is not 1 to {most}"));
             default
         }
     }

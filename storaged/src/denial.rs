@@ -48,11 +48,17 @@ pub enum Denial {
     Malformed,
     /// The file would be larger than allowed.
     TooLarge,
+    /// The upload was begun by somebody else.
+    NotYours,
+    /// The cohort does not take files of this type.
+    FileType,
+    /// The file is held for a scanner, or was rejected.
+    Withheld,
 }
 
 impl Denial {
     /// Every reason.
-    pub const ALL: [Denial; 21] = [
+    pub const ALL: [Denial; 24] = [
         Denial::PeerUnanswered,
         Denial::PeerUnknown,
         Denial::PeerNotRegistered,
@@ -74,6 +80,9 @@ impl Denial {
         Denial::Path,
         Denial::Malformed,
         Denial::TooLarge,
+        Denial::NotYours,
+        Denial::FileType,
+        Denial::Withheld,
     ];
 
     /// The word in metrics and in the trail.
@@ -100,6 +109,9 @@ impl Denial {
             Denial::Path => "path",
             Denial::Malformed => "malformed",
             Denial::TooLarge => "too_large",
+            Denial::NotYours => "not_yours",
+            Denial::FileType => "file_type",
+            Denial::Withheld => "withheld",
         }
     }
 
@@ -128,6 +140,9 @@ impl Denial {
             Denial::EdgeCohort | Denial::UserCohort | Denial::Role => ProblemKind::CohortForbidden,
             Denial::Path => ProblemKind::InvalidPath,
             Denial::TooLarge => ProblemKind::TooLarge,
+            Denial::NotYours => ProblemKind::UnknownUpload,
+            Denial::FileType => ProblemKind::TypeNotAllowed,
+            Denial::Withheld => ProblemKind::FileWithheld,
         }
     }
 }

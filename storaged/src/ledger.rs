@@ -18,6 +18,7 @@ pub mod intents;
 pub mod journal;
 pub mod log;
 pub mod note;
+pub mod partial;
 pub mod read;
 pub mod record;
 pub mod recover;
@@ -26,6 +27,7 @@ pub(crate) mod seal;
 pub mod state;
 pub mod tables;
 pub mod upload;
+pub mod usage;
 pub mod writer;
 
 #[cfg(test)]

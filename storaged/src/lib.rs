@@ -14,6 +14,7 @@ pub mod init;
 pub mod keeper;
 pub mod keys;
 pub mod ledger;
+pub mod ledger_disk;
 pub mod limits;
 pub mod listen;
 pub mod metrics;
@@ -27,6 +28,7 @@ pub mod sandbox;
 pub mod serve;
 pub mod store;
 pub mod strangers;
+pub mod volumes;
 pub mod whois;
 
 #[cfg(test)]

@@ -35,9 +35,9 @@ pub const JOURNAL_END_STEP: Duration = Duration::from_millis(2);
 /// seconds at worst, and edge waits a minute for a commit.
 pub const JOURNAL_PATIENCE: Duration = Duration::from_secs(20);
 
-/// Bytes of one transfer buffer: large enough that a hand-over between threads (25–60 µs) is small
-/// beside hashing it (150 µs), small enough for the second-level cache.
-pub const BUFFER_BYTES: usize = 256 * 1024;
+/// Bytes of one transfer buffer, one sealed segment: large enough that a hand-over between threads (25–60 µs)
+/// is small beside hashing it (150 µs), small enough for the second-level cache.
+pub const BUFFER_BYTES: usize = vault::stream::SEGMENT_BYTES as usize;
 /// Buffers of one transfer: one is filled while the other is written.
 pub const BUFFERS_PER_TRANSFER: usize = 2;
 /// Transfers that run at once, unless configured. With the two lines above: 16 MiB of buffers at most.
@@ -90,6 +90,24 @@ pub const WHOIS_SILENCE: u32 = 3;
 pub const VOLUME_CHECK: Duration = Duration::from_secs(5);
 /// A volume that does not answer within this is unusable.
 pub const VOLUME_CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Bytes that an upload of unknown length reserves of its cohort's quota at a time.
+pub const RESERVE_STEP_BYTES: u64 = 64 * 1024 * 1024;
+/// A resumable upload makes what has arrived durable after so many bytes: a crash costs no more …
+pub const STRETCH_BYTES: u64 = 64 * 1024 * 1024;
+/// … or after this share of what has arrived before, so that the parts of a large file stay few: 420 of 1 TiB.
+pub const STRETCH_SHARE: u64 = 64;
+/// Parts of a file. Each stretch that fills a segment is one, so a sender who breaks off every 256 KiB comes to
+/// 4 GiB; the file's row stays below 5 MB.
+pub const MAX_PARTS: u32 = 16_384;
+/// A resumable upload that nothing arrives for is given up, unless configured.
+pub const UPLOAD_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
+/// How often expired uploads are looked for.
+pub const EXPIRY_CHECK: Duration = Duration::from_secs(60);
+/// How long a new request waits for the one that it pre-empts to make its bytes durable.
+pub const PREEMPTION_WAIT: Duration = Duration::from_secs(20);
+/// Versions of a name that one answer lists.
+pub const MAX_VERSIONS: usize = 1000;
 
 /// The largest file, unless the cohort says otherwise: 1 TiB.
 pub const MAX_FILE_BYTES: u64 = 1 << 40;

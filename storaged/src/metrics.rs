@@ -44,6 +44,10 @@ pub struct Metrics {
     reload_seconds: Gauge,
     /// Room on the volumes.
     pub filesystem_avail_bytes: IntGaugeVec,
+    /// Room on the ledger's disk.
+    pub state_avail_bytes: IntGauge,
+    held_files: IntGauge,
+    partial_uploads: IntGauge,
     /// Size of the volumes.
     pub filesystem_size_bytes: IntGaugeVec,
     /// Whether the volume is the one of the start and answers.
@@ -117,6 +121,11 @@ impl Metrics {
                 "Bytes free on a volume.",
                 &["volume"],
             )?,
+            state_avail_bytes: made
+                .gauge("state_avail_bytes", "Bytes free on the disk that holds the ledger.")?,
+            held_files: made.gauge("held_files", "Files that wait for a scanner.")?,
+            partial_uploads: made
+                .gauge("partial_uploads", "Uploads that can be resumed and are no file yet.")?,
             filesystem_size_bytes: made.gauges(
                 "filesystem_size_bytes",
                 "Bytes of a volume's file system.",
@@ -240,6 +249,8 @@ impl Metrics {
                 self.stored_bytes.set(signed(totals.stored_bytes));
                 self.open_operations.set(signed(totals.open_intents));
                 self.ledger_entries.set(signed(totals.records));
+                self.held_files.set(signed(totals.held_files));
+                self.partial_uploads.set(signed(totals.partial_uploads));
             }
             Err(error) => tracing::debug!(%error, "read the ledger's totals"),
         }

@@ -12,6 +12,7 @@ use store_proto::{Action, Cohort, EdgeName, FileId, FileType, Role, TokenDigest,
 
 use crate::denial::Denial;
 use crate::ledger::access::{Book, Scan};
+use crate::ledger::usage::Quota;
 use crate::limits::SCANNER_GROUP;
 
 /// What belongs to the host: the part of `storaged.toml` that a reload swaps.
@@ -63,6 +64,18 @@ pub struct CohortPolicy {
     pub retention_days: Option<u32>,
     /// Whether a file is held until the scanner says that it is clean.
     pub scan_required: bool,
+}
+
+impl CohortPolicy {
+    /// What all its files may use.
+    pub fn quota(&self) -> Quota {
+        Quota { bytes: self.quota_bytes, files: self.quota_files }
+    }
+
+    /// Whether a file of this type may be stored.
+    pub fn takes(&self, file_type: Option<&FileType>) -> bool {
+        self.file_types.is_empty() || file_type.is_some_and(|named| self.file_types.contains(named))
+    }
 }
 
 /// A user who showed a token that lives.

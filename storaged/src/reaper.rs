@@ -93,11 +93,12 @@ pub async fn look(
 
 /// Whether it is gone.
 async fn at_the_volume(store: &Store, row: &CleanupRow, before: Before) -> Result<bool, String> {
-    let Some(disk) = store.disk(row.volume).cloned() else {
+    let Some(volume) = store.volume(row.volume) else {
         return Err("its volume is not configured".to_owned());
     };
     let object = row.object;
-    let looking = store.pool.run(move || {
+    let disk = Arc::clone(&volume.backend);
+    let looking = volume.pool.run(move || {
         // First of all: is it the volume? An empty mount point has no object either.
         disk.check()?;
         if before == Before::Remove {

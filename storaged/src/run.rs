@@ -27,13 +27,16 @@ use crate::init::LEDGER_FILE;
 use crate::keys::{Keys, RootKey};
 use crate::ledger::Note;
 use crate::ledger::{self, Action, Ending, Host, Ledger, MirrorPlace, Origin, recover};
+use crate::ledger_disk::LedgerDisk;
 use crate::limits::{EVENT_QUEUE, IO_PATIENCE, IO_THREADS, JOURNAL_PATIENCE};
 use crate::metrics::{LedgerTime, Metrics};
 use crate::objects::network_fs::network_file_system;
 use crate::objects::{Buffers, NasVolume, Pool};
 use crate::policy::HostRules;
 use crate::policy_in_force::PolicyInForce;
-use crate::store::{Store, VolumeState};
+use crate::serve::writers::Writers;
+use crate::store::Store;
+use crate::volumes::{self, VolumeState};
 use crate::whois::Whois;
 use crate::{listen, sandbox, serve};
 
@@ -159,18 +162,17 @@ pub fn assemble(
     for volume in &fixed.volumes {
         let opened =
             NasVolume::open(&volume.name, &volume.path, store_id).map_err(|error| config(error.into()))?;
-        volumes.push(VolumeState::new(volume.name.clone(), Arc::new(opened)));
+        let pool = Pool::start(IO_THREADS).context("start a volume's threads")?;
+        let (name, reserve) = (volume.name.clone(), volume.reserve_bytes);
+        volumes.push(Arc::new(VolumeState::new(name, Arc::new(opened), pool, reserve)));
     }
     let mirror = MirrorPlace { directory: fixed.journal_mirror.clone(), patience: JOURNAL_PATIENCE };
     let (ledger, writer) =
         Ledger::start(opened, keys.clone(), Some(mirror), host, LedgerTime::new(clock), metrics.observer())
             .map_err(|error| config(error.into()))?;
-    let recovered = recover::recover(&ledger, |intent| {
-        let disk = volumes.iter().map(|state| &state.disk).find(|disk| disk.id() == intent.volume);
-        match disk {
-            Some(disk) => disk.remove(intent.file_id),
-            None => Err(std::io::Error::other("its volume is not configured")),
-        }
+    let recovered = recover::recover(&ledger, |claim| match volumes::find(&volumes, claim.volume) {
+        Some(volume) => volume.backend.remove(claim.object),
+        None => Err(std::io::Error::other("its volume is not configured")),
     })?;
     if recovered != recover::Recovered::default() {
         tracing::warn!(
@@ -179,6 +181,8 @@ pub fn assemble(
             "closed operations that a dead process had left open"
         );
     }
+    let ledger_disk = LedgerDisk::open(&fixed.state_dir, fixed.state_reserve_bytes)
+        .with_context(|| format!("state_dir: {}", fixed.state_dir.display()))?;
     let mut trusted = vec![0, User::current().uid];
     trusted.extend(fixed.wgd_user.map(|user| user.uid));
     let whois =
@@ -189,8 +193,10 @@ pub fn assemble(
         ledger,
         keys,
         volumes,
-        pool: Pool::start(IO_THREADS).context("start the input/output threads")?,
+        ledger_disk,
         io_patience: IO_PATIENCE,
+        writers: Writers::default(),
+        upload_expiry: fixed.upload_expiry,
         buffers: Buffers::new(fixed.transfers),
         whois: Arc::new(whois),
         strangers: crate::strangers::Strangers::default(),
@@ -266,7 +272,11 @@ async fn serve_until_told(
     tokio::spawn(Arc::clone(&store).count_unclaimed());
     tokio::spawn(Arc::clone(&store).settle_strangers_each_minute());
     tokio::spawn(crate::reaper::run(Arc::clone(&store)));
+<<<<<<< HEAD
     tokio::spawn(crate::keeper::run(Arc::clone(&store)));
+=======
+    tokio::spawn(serve::expiry::expire_uploads(Arc::clone(&store)));
+>>>>>>> b3ace8a (storaged: sealed parts, versions, states, quotas, uploads that resume)
 
     let allowed = fixed.admin_users.iter().map(|user| user.uid).chain([User::current().uid]).collect();
     let connections = fixed.connections;
@@ -311,7 +321,7 @@ fn hooks(
     tokio::spawn(async move {
         loop {
             ledger.set(watched.ledger.is_usable());
-            volumes.set(watched.volume_for_writing().is_some());
+            volumes.set(watched.has_volume());
             tokio::time::sleep(crate::limits::READINESS_CHECK).await;
         }
     });
@@ -378,5 +388,4 @@ pub fn warn_of_findings(config: &Config, environment: &Environment) {
     if config.fixed.run_as.is_none() && User::current().uid == 0 {
         tracing::warn!("run_as is not set, so storaged stays root");
     }
-    tracing::warn!("files are not encrypted at rest yet: protect the volumes as you would the files");
 }

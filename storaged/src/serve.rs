@@ -5,12 +5,17 @@
 pub mod admission;
 pub mod answer;
 pub mod download;
+pub mod expiry;
+mod incoming;
 pub mod listing;
 pub mod patience;
 pub mod permissions;
 pub mod routes;
-pub mod sink;
+mod stretch;
 pub mod upload;
+pub mod uploads;
+pub mod verdict;
+pub mod writers;
 
 use std::convert::Infallible;
 use std::io;

@@ -1,24 +1,25 @@
 //! What the requests share: policy, ledger, volumes, whois, counters.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use daemon::Clock;
 use daemon::drain::Drain;
 use store_proto::{Cohort, FileId, LogicalPath, ServerRole};
-use tokio::sync::Semaphore;
 
 use crate::denial::Denial;
 use crate::keys::Keys;
 use crate::ledger::Note;
 use crate::ledger::access::{self, Change, Refusal, Wish};
 use crate::ledger::{Action, Ending, Ledger, LedgerUnavailable, Origin, Reader};
+use crate::ledger_disk::LedgerDisk;
 use crate::limits::{STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
 use crate::metrics::{Metrics, signed};
-use crate::objects::{Backend, Buffers, Found, Pool};
+use crate::objects::{Backend, Buffers, Found};
 use crate::policy_in_force::PolicyInForce;
+use crate::serve::writers::Writers;
 use crate::strangers::{Noted, Stranger, Strangers};
+use crate::volumes::{self, NoPlace, Promise, VolumeState};
 use crate::whois::Whois;
 
 /// A running store.
@@ -33,11 +34,15 @@ pub struct Store {
     /// What opens them.
     pub keys: Arc<Keys>,
     /// Where objects are.
-    pub volumes: Vec<VolumeState>,
-    /// The threads that touch them.
-    pub pool: Pool,
-    /// How long an upload waits for one step of a volume.
+    pub volumes: Vec<Arc<VolumeState>>,
+    /// The room that the ledger needs.
+    pub ledger_disk: LedgerDisk,
+    /// How long a transfer waits for one step of a volume.
     pub io_patience: Duration,
+    /// Who writes which resumable upload.
+    pub writers: Writers,
+    /// How long a resumable upload that nothing arrives for is kept.
+    pub upload_expiry: Duration,
     /// The buffers of transfers.
     pub buffers: Buffers,
     /// Whose address is it?
@@ -52,39 +57,23 @@ pub struct Store {
     pub clock: Clock,
 }
 
-/// A volume and whether it can be used.
-#[derive(Debug)]
-pub struct VolumeState {
-    /// The name in the configuration.
-    pub name: String,
-    /// The volume.
-    pub disk: Arc<dyn Backend>,
-    usable: AtomicBool,
-    /// A look that has not come back holds one thread; another would only hold one more.
-    looking: Arc<Semaphore>,
-}
-
-impl VolumeState {
-    /// A volume that was just opened, so it is usable.
-    pub fn new(name: String, disk: Arc<dyn Backend>) -> VolumeState {
-        VolumeState { name, disk, usable: AtomicBool::new(true), looking: Arc::new(Semaphore::new(1)) }
-    }
-
-    /// Whether the last look found it in order.
-    pub fn is_usable(&self) -> bool {
-        self.usable.load(Ordering::Relaxed)
-    }
-}
-
 impl Store {
     /// The volume with this id.
-    pub fn disk(&self, volume: FileId) -> Option<&Arc<dyn Backend>> {
-        self.volumes.iter().map(|state| &state.disk).find(|disk| disk.id() == volume)
+    pub fn volume(&self, id: FileId) -> Option<&Arc<VolumeState>> {
+        volumes::find(&self.volumes, id)
     }
 
-    /// Where a new object goes.
-    pub fn volume_for_writing(&self) -> Option<&Arc<dyn Backend>> {
-        self.volumes.iter().find(|state| state.is_usable()).map(|state| &state.disk)
+    /// Whether an object could be stored now: a volume can be used.
+    pub fn has_volume(&self) -> bool {
+        self.volumes.iter().any(|volume| volume.is_usable())
+    }
+
+    /// Where a new object goes. The ledger's disk comes first: a full one would stop everything.
+    pub fn place(&self, bytes: Option<u64>) -> Result<Promise, NoPlace> {
+        if self.ledger_disk.is_full() {
+            return Err(NoPlace::Full);
+        }
+        volumes::place(&self.volumes, bytes)
     }
 
     /// Records something that has no before, and counts it.
@@ -186,23 +175,34 @@ impl Store {
         self.metrics.operation(action, ending, Some(seconds));
     }
 
-    /// Looks at the volumes again and again, until the runtime ends.
+    /// Looks at the volumes and at the ledger's disk again and again, until the runtime ends.
     pub async fn watch_volumes(self: Arc<Self>) {
         loop {
-            for state in &self.volumes {
-                self.look_at(state).await;
-            }
+            self.look_at_ledger_disk();
+            // Each by itself: one that hangs does not keep the others from being looked at.
+            futures_util::future::join_all(self.volumes.iter().map(|state| self.look_at(state))).await;
             tokio::time::sleep(VOLUME_CHECK).await;
         }
     }
 
+    fn look_at_ledger_disk(&self) {
+        let was_full = self.ledger_disk.is_full();
+        match self.ledger_disk.look() {
+            Ok(available) => self.metrics.state_avail_bytes.set(signed(available)),
+            Err(error) => tracing::warn!(%error, "look at the ledger's disk"),
+        }
+        if self.ledger_disk.is_full() && !was_full {
+            tracing::error!("the ledger's disk is down to its reserve: no uploads are taken");
+        }
+    }
+
     async fn look_at(&self, state: &VolumeState) {
-        let disk = Arc::clone(&state.disk);
-        let found = match Arc::clone(&state.looking).try_acquire_owned() {
+        let backend = Arc::clone(&state.backend);
+        let found = match Arc::clone(state.looking()).try_acquire_owned() {
             Err(_still_looking) => Err(std::io::ErrorKind::TimedOut.into()),
             Ok(only_one) => {
-                let look = self.pool.run(move || {
-                    let found = disk.check().and_then(|()| disk.space());
+                let look = state.pool.run(move || {
+                    let found = backend.check().and_then(|()| backend.space());
                     drop(only_one);
                     found
                 });
@@ -214,11 +214,12 @@ impl Store {
             }
         };
         let usable = found.is_ok();
-        let was_usable = state.usable.swap(usable, Ordering::Relaxed);
+        let was_usable = state.set_usable(usable);
         let label = &[state.name.as_str()];
         self.metrics.volume_usable.with_label_values(label).set(i64::from(usable));
         match found {
             Ok(space) => {
+                state.seen(space);
                 self.metrics
                     .filesystem_avail_bytes
                     .with_label_values(label)
@@ -235,16 +236,14 @@ impl Store {
         }
     }
 
-    /// Counts what lies on the volumes and is in no ledger. Deletes nothing.
+    /// Counts what lies on the volumes and is in no ledger. Deletes nothing but temporaries of objects that a
+    /// file has.
     pub async fn count_unclaimed(self: Arc<Self>) {
         let mut unclaimed: u64 = 0;
         for state in &self.volumes {
-            let (disk, reader) = (Arc::clone(&state.disk), self.ledger.reader().clone());
-            let counted = self.pool.run(move || count_unknown(disk.as_ref(), &reader));
-            match counted.await {
-                Ok(Ok(count)) => unclaimed += count,
-                Ok(Err(error)) => tracing::warn!(volume = %state.name, error, "count unclaimed objects"),
-                Err(error) => tracing::warn!(volume = %state.name, %error, "count unclaimed objects"),
+            match self.unclaimed(state).await {
+                Ok(found) => unclaimed += found.len() as u64,
+                Err(error) => tracing::warn!(volume = %state.name, error, "count unclaimed objects"),
             }
         }
         self.metrics.unclaimed_objects.set(signed(unclaimed));
@@ -252,28 +251,41 @@ impl Store {
             tracing::warn!(objects = unclaimed, "objects that this ledger does not know; they are kept");
         }
     }
+
+    /// What lies on a volume and is in no file, no partial upload and no open intent.
+    pub async fn unclaimed(&self, state: &VolumeState) -> Result<Vec<Found>, String> {
+        let (backend, reader) = (Arc::clone(&state.backend), self.ledger.reader().clone());
+        let walked = state.pool.run(move || unknown(backend.as_ref(), &reader)).await;
+        walked.map_err(|lost| lost.to_string())?
+    }
 }
 
-fn count_unknown(disk: &dyn Backend, reader: &Reader) -> Result<u64, String> {
-    let mut without_name: u64 = 0;
+fn unknown(backend: &dyn Backend, reader: &Reader) -> Result<Vec<Found>, String> {
+    let claimed = |object| matches!(reader.is_claimed(object), Ok(true));
     let mut unknown = Vec::new();
     let mut come_back = Vec::new();
-    let walked = disk.walk(&mut |found| match found {
-        Found::Object(id) if matches!(reader.file(id), Ok(Some(_))) => {}
-        Found::Temporary(id) if matches!(reader.file(id), Ok(Some(_))) => come_back.push(id),
-        Found::Object(id) | Found::Temporary(id) => unknown.push(id),
-        Found::Stray(_) => without_name += 1,
+    let walked = backend.walk(&mut |found| match found {
+        Found::Object(object) if claimed(object) => {}
+        Found::Temporary(object) if claimed(object) => come_back.push(object),
+        other @ (Found::Temporary(_) | Found::Object(_) | Found::Stray(_)) => unknown.push(other),
     });
     walked.map_err(|error| error.to_string())?;
-    for id in come_back {
+    for object in come_back {
         // The object was durable under its name before the file was recorded.
-        disk.open(id).and_then(|_| disk.remove_temporary(id)).map_err(|error| error.to_string())?;
+        backend
+            .open(object)
+            .and_then(|_| backend.remove_temporary(object))
+            .map_err(|error| error.to_string())?;
     }
     // Asked after the walk: an upload that runs has its intent before it has its file, and one that has
     // ended since has its row.
     let open = reader.open_intents().map_err(|error| error.to_string())?;
-    unknown.retain(|id| {
-        !open.iter().any(|(_, intent)| intent.file_id == *id) && !matches!(reader.file(*id), Ok(Some(_)))
+    let being_written = |object: FileId| {
+        open.iter().any(|(_, intent)| intent.claim.is_some_and(|claim| claim.object == object))
+    };
+    unknown.retain(|found| match found {
+        Found::Object(object) | Found::Temporary(object) => !being_written(*object) && !claimed(*object),
+        Found::Stray(_) => true,
     });
-    Ok(without_name + unknown.len() as u64)
+    Ok(unknown)
 }

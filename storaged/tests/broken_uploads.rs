@@ -12,7 +12,7 @@ use std::time::Duration;
 use http::StatusCode;
 use storaged::ledger::{Action, Ending};
 use storaged::objects::{Backend, Found, Reading, Space, Writing};
-use storaged::store::VolumeState;
+use storaged::volumes::VolumeState;
 use store_proto::{FileId, headers};
 use support::{Lab, digest, eventually};
 
@@ -82,6 +82,16 @@ async fn a_full_disk_is_said_and_leaves_nothing() {
     let lab = Lab::start_in(folder, Some(mount.path.clone()), &|text| text).await;
     let told = lab.upload("big", vec![7; 6_000_000]).send().await;
     assert_eq!((told.status.as_u16(), told.problem().as_str()), (507, "quota"), "{told:?}");
+    assert!(lab.trail().is_empty(), "it does not fit, so it does not begin");
+    // One that does not say how long it is begins, and fails where the disk ends.
+    let mut stream = raw_request(&lab, "transfer-encoding: chunked");
+    for _ in 0..60 {
+        if stream.write_all(format!("186a0\r\n{}\r\n", "x".repeat(100_000)).as_bytes()).is_err() {
+            break;
+        }
+    }
+    let answer = read_answer(stream);
+    assert!(answer.starts_with("HTTP/1.1 507"), "{answer}");
     nothing_is_left(&lab, Ending::Failed).await;
     let fits = vec![7; 2_000_000];
     assert_eq!(lab.upload("small", fits).send().await.status, StatusCode::CREATED, "the room is free again");
@@ -98,15 +108,7 @@ async fn a_crash_in_the_midst_is_tidied_by_the_next_start() {
     std::fs::create_dir_all(&stranger).unwrap();
     std::fs::write(stranger.join("cd".repeat(15)), b"of another ledger").unwrap();
     // A copy of the disk as it is now is what a crash leaves.
-    let crashed = Arc::new(tempfile::tempdir().unwrap());
-    let mut copy = std::process::Command::new("cp");
-    copy.arg("-a").arg(lab.folder.path().join(".")).arg(crashed.path());
-    assert!(copy.status().unwrap().success());
-    let config = crashed.path().join("storaged.toml");
-    let text = std::fs::read_to_string(&config).unwrap();
-    let (old, new) = (lab.folder.path().display().to_string(), crashed.path().display().to_string());
-    std::fs::write(&config, text.replace(&old, &new)).unwrap();
-
+    let crashed = lab.copy_of_disk();
     let after = Lab::open(crashed, lab.tokens.clone()).await;
     assert!(after.store.ledger.reader().open_intents().unwrap().is_empty());
     let last = after.records().pop().unwrap();
@@ -126,8 +128,10 @@ async fn a_volume_that_hangs_is_told_and_tidied_when_it_comes_back() {
     let hanging = Arc::clone(&hangs);
     let lab = Lab::open_changed(folder, tokens, |store| {
         store.io_patience = Duration::from_millis(300);
-        let inner = Arc::clone(&store.volumes[0].disk);
-        store.volumes = vec![VolumeState::new("main".into(), Arc::new(Hanging { inner, hangs: hanging }))];
+        let first = &store.volumes[0];
+        let hangs = Hanging { inner: Arc::clone(&first.backend), hangs: hanging };
+        let state = VolumeState::new("main".into(), Arc::new(hangs), first.pool.clone(), Some(0));
+        store.volumes = vec![Arc::new(state)];
     })
     .await;
     let told = lab.upload("f", vec![7; 1_000_000]).send().await;

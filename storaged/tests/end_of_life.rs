@@ -13,7 +13,7 @@ use support::Lab;
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_still_there_is_not_marked_whoever_says_so() {
     let lab = Lab::start().await;
-    let disk = lab.store.volumes[0].disk.clone();
+    let disk = lab.store.volumes[0].backend.clone();
     let object: FileId = tables::random_id().unwrap();
     let mut writing = disk.create(object).unwrap();
     writing.write(b"left over").unwrap();
@@ -39,7 +39,7 @@ async fn what_is_still_there_is_not_marked_whoever_says_so() {
 async fn a_volume_that_is_away_proves_nothing() {
     let lab = Lab::start().await;
     let object: FileId = tables::random_id().unwrap();
-    let id = require(&lab, object, lab.store.volumes[0].disk.id()).await;
+    let id = require(&lab, object, lab.store.volumes[0].backend.id()).await;
     // As if it were unmounted: the directory is there and empty.
     let volume = lab.folder.path().join("volume");
     std::fs::rename(&volume, lab.folder.path().join("elsewhere")).unwrap();

@@ -94,7 +94,7 @@ fn operators_read_the_trail_and_reload() {
     assert!(made.upload(b"x").starts_with("HTTP/1.1 200"));
 
     let status = made.call("status", Value::Null).unwrap();
-    assert_eq!((&status["role"], &status["encrypted_at_rest"]), (&json!("testing"), &json!(false)));
+    assert_eq!((&status["role"], &status["encrypted_at_rest"]), (&json!("testing"), &json!(true)));
     assert_eq!(status["lockdown"]["layers"]["seccomp"], "on");
     made.call("nonsense", Value::Null).unwrap_err();
     let mut actions = Vec::new();
@@ -285,12 +285,12 @@ fn after_kill_9_the_next_start_tidies_and_serves() {
 fn a_drain_lets_a_running_upload_end() {
     let made = Made::new();
     let running = made.start();
-    let mut stream = made.send_head("slow", 20);
-    stream.write_all(&[7; 10]).unwrap();
+    let mut stream = made.send_head("slow", 600_000);
+    stream.write_all(&[7; 300_000]).unwrap();
     wait("a temporary file", || std::fs::read_dir(made.path("volume/tmp")).unwrap().count() == 1);
     kill(running.pid(), Signal::SIGTERM).unwrap();
     wait("new connections are refused or unanswered", || !made.is_healthy());
-    stream.write_all(&[7; 10]).unwrap();
+    stream.write_all(&[7; 300_000]).unwrap();
     let answer = read_answer(stream);
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     running.wait(Some(0));

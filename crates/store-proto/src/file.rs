@@ -27,6 +27,61 @@ pub struct FileMeta {
     pub created_at: String,
     /// Where the ledger records its arrival.
     pub ledger_index: u64,
+    /// Which version of its name it is, from 1.
+    #[serde(default = "first_version")]
+    pub version: u32,
+    /// Whether it may be read.
+    #[serde(default)]
+    pub state: FileState,
+}
+
+fn first_version() -> u32 {
+    1
+}
+
+/// Whether a file may be read (requirement A-145). What has arrived and is not yet one of these is an open
+/// upload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileState {
+    /// Only by a scanner, whose verdict it waits for.
+    Held,
+    /// By everybody whom policy lets.
+    #[default]
+    Available,
+    /// By nobody.
+    Rejected,
+}
+
+impl FileState {
+    /// Whether its bytes may leave, to a scanner or to anybody else.
+    pub fn may_be_read(self, scanner: bool) -> bool {
+        match self {
+            FileState::Available => true,
+            FileState::Held => scanner,
+            FileState::Rejected => false,
+        }
+    }
+
+    /// The word in rows and answers.
+    pub fn name(self) -> &'static str {
+        match self {
+            FileState::Held => "held",
+            FileState::Available => "available",
+            FileState::Rejected => "rejected",
+        }
+    }
+}
+
+/// The body of `POST /internal/v1/files/{id}/verdict`: what a scanner found in a held file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Verdict {
+    /// Whether it may be read from now on.
+    pub clean: bool,
+    /// What was found: a short word of the scanner, never of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finding: Option<FileType>,
 }
 
 /// The answer to an upload: durable and recorded.

@@ -14,5 +14,11 @@ pub const CULVERT_PATH: &str = "culvert-path";
 pub const CULVERT_FILE_TYPE: &str = "culvert-file-type";
 /// `sha-256=:BASE64:` (RFC 9530).
 pub const REPR_DIGEST: &str = "repr-digest";
+/// Where an upload goes on (tus, IETF draft).
+pub const UPLOAD_OFFSET: &str = "upload-offset";
+/// How long an upload will be.
+pub const UPLOAD_LENGTH: &str = "upload-length";
+/// `sha256 BASE64` of the bytes of one request (tus).
+pub const UPLOAD_CHECKSUM: &str = "upload-checksum";
 /// The media type of problems (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";

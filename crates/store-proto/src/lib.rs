@@ -20,6 +20,7 @@ pub mod policy;
 pub mod problem;
 pub mod routes;
 pub mod token;
+pub mod upload;
 
 pub use capability::{
     Capability, CapabilityClaims, CapabilityError, CapabilityKey, CapabilityMethod, CapabilitySigner,
@@ -27,7 +28,7 @@ pub use capability::{
 };
 pub use context::{ContextError, Proof, RequestContext};
 pub use digest::{ContentDigest, DigestError, ETag};
-pub use file::{FileMeta, Listing, UploadReceipt};
+pub use file::{FileMeta, FileState, Listing, UploadReceipt, Verdict};
 pub use logical_path::{LogicalPath, PathError};
 pub use names::{Cohort, EdgeName, FileId, FileType, NameError, RequestId, UserName};
 pub use permission::{FileSelector, Permission, PermissionRequest, UploadPermission};
@@ -35,3 +36,4 @@ pub use policy::{Action, Role, ServerRole};
 pub use problem::{ProblemBody, ProblemKind};
 pub use receipt::Receipt;
 pub use token::{Token, TokenDigest, TokenError};
+pub use upload::{NewUpload, UploadState, Uploads};

@@ -58,6 +58,8 @@ problems! {
     UnknownCohort = "unknown-cohort", 404, "There is no such cohort";
     /// No such file.
     UnknownFile = "unknown-file", 404, "There is no such file";
+    /// No such upload, or another user's, or one that has expired.
+    UnknownUpload = "unknown-upload", 404, "There is no such upload";
     /// No such route.
     NotFound = "not-found", 404, "There is no such resource";
     /// The route exists, the method does not.
@@ -66,6 +68,14 @@ problems! {
     BodyTimeout = "body-timeout", 408, "The body did not arrive in time";
     /// The path holds other bytes already.
     Conflict = "conflict", 409, "The path exists with other content";
+    /// The sender goes on elsewhere than the upload is.
+    OffsetMismatch = "offset-mismatch", 409, "The upload is at another offset";
+    /// The upload's length was said before, or is less than has arrived.
+    LengthMismatch = "length-mismatch", 409, "The upload has another length";
+    /// Another request for the upload came, or is being ended.
+    UploadBusy = "upload-busy", 423, "Another request writes this upload";
+    /// The file waits for its scan, or has not passed it.
+    FileWithheld = "file-withheld", 403, "The file is held or was rejected";
     /// Deletion is not due yet, or held.
     RetentionLocked = "retention-locked", 409, "The file is under retention";
     /// The capability has run out.

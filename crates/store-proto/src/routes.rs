@@ -13,6 +13,26 @@ pub const FILES: &str = "/internal/storage/files/";
 /// `GET` with `{cohort}/files` behind it: list.
 pub const COHORTS: &str = "/internal/v1/cohorts/";
 
+/// `POST`: begin an upload that can be resumed. `GET`: one's own.
+pub const UPLOADS: &str = "/internal/v1/uploads";
+/// `POST` with `{id}/verdict` behind it: what a scanner found.
+pub const STORED: &str = "/internal/v1/files/";
+
+/// The path of one upload.
+pub fn upload(id: FileId) -> String {
+    format!("{UPLOADS}/{id}")
+}
+
+/// The path of the verdict about a file.
+pub fn verdict(id: FileId) -> String {
+    format!("{STORED}{id}/verdict")
+}
+
+/// The path of the versions of a name; the name stands percent-encoded in the query, `path=`.
+pub fn versions(cohort: &Cohort) -> String {
+    format!("{COHORTS}{cohort}/versions")
+}
+
 /// The path of one file.
 pub fn file(id: FileId) -> String {
     format!("{FILES}{id}")

@@ -24,6 +24,8 @@ fn meta(size: u64) -> FileMeta {
         file_type: None,
         created_at: "2026-11-21T00:00:00Z".into(),
         ledger_index: 3,
+        version: 1,
+        state: Default::default(),
     }
 }
 

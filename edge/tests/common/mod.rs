@@ -218,6 +218,8 @@ fn meta(cohort: store_proto::Cohort, path: store_proto::LogicalPath, size: u64) 
         file_type: None,
         created_at,
         ledger_index: 1,
+        version: 1,
+        state: Default::default(),
     }
 }
 

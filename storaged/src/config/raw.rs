@@ -44,6 +44,8 @@ pub(super) struct RawLimits {
     pub(super) transfers: Option<u64>,
     pub(super) connections: Option<u64>,
     pub(super) max_file_bytes: Option<u64>,
+    pub(super) upload_expiry_seconds: Option<u64>,
+    pub(super) state_reserve_bytes: Option<u64>,
 }
 
 /// `[[volume]]`.
@@ -52,4 +54,5 @@ pub(super) struct RawLimits {
 pub(super) struct RawVolume {
     pub(super) name: String,
     pub(super) path: String,
+    pub(super) reserve_bytes: Option<u64>,
 }

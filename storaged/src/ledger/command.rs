@@ -6,7 +6,7 @@
 use crate::keys::KeyChange;
 use crate::ledger::application::Application;
 use crate::ledger::tables::CorruptError;
-use crate::ledger::{access, cleanup, download, hold, intents, note, upload};
+use crate::ledger::{access, cleanup, download, files, hold, intents, note, partial, upload};
 
 /// A command of one area, which the ledger answers with that area's outcome.
 pub trait Ask: Send + 'static {
@@ -105,6 +105,10 @@ macro_rules! areas {
 areas! {
     /// A file comes in.
     Upload = upload;
+    /// A file comes in in stretches.
+    Partial = partial;
+    /// What becomes of a file.
+    File = files;
     /// A file goes out.
     Download = download;
     /// Temporary things on the volumes are gone.

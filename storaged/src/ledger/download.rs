@@ -6,7 +6,7 @@ use store_proto::FileId;
 
 use crate::ledger::application::Application;
 use crate::ledger::command::Area;
-use crate::ledger::files::{self, FileRow};
+use crate::ledger::files::{self, FileRow, FileState};
 use crate::ledger::intents::{self, IntentKind, IntentRow};
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::tables::CorruptError;
@@ -22,6 +22,8 @@ pub enum Command {
         file_id: FileId,
         /// A closed word about how much, such as `bytes=0-99`.
         detail: Option<String>,
+        /// Whether whoever asks may read what is held: a scanner, and nobody else.
+        scanner: bool,
     },
     /// Serving has ended.
     Finish {
@@ -46,6 +48,8 @@ pub enum Outcome {
         /// The file.
         file: Box<FileRow>,
     },
+    /// It is held or rejected.
+    Withheld(FileState),
     /// There is no such file.
     UnknownFile,
     /// The end is recorded, under this index.
@@ -59,17 +63,23 @@ impl Area for Command {}
 impl Command {
     pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {
         match self {
-            Command::Begin { origin, file_id, detail } => {
+            Command::Begin { origin, file_id, detail, scanner } => {
                 let Some(file) = files::find(app, file_id)? else { return Ok(Outcome::UnknownFile) };
+                if !file.state.may_be_read(scanner) {
+                    return Ok(Outcome::Withheld(file.state));
+                }
                 let row = IntentRow {
+                    claim: None,
                     cohort: file.cohort.clone(),
                     file_id,
                     file_type: file.file_type.clone(),
                     kind: IntentKind::Download,
                     origin,
                     path: file.path.clone(),
+                    replaces: None,
+                    reserved_bytes: 0,
+                    scan_required: false,
                     v: 1,
-                    volume: file.volume,
                 };
                 let intent = intents::open(app, Action::FileDownloadedViaStream, &row, detail)?;
                 Ok(Outcome::Opened { intent, file: Box::new(file) })

@@ -4,14 +4,14 @@
 //! opened it, or at the next start.
 
 use serde::{Deserialize, Serialize};
-use store_proto::{Cohort, FileId, FileType, LogicalPath};
+use store_proto::{Cohort, ContentDigest, FileId, FileType, LogicalPath};
 
 use crate::ledger::application::Application;
 use crate::ledger::command::Area;
 use crate::ledger::record::{Action, Ending, Origin, Phase, Record};
 use crate::ledger::state::{StateTable, View};
 use crate::ledger::tables::CorruptError;
-use crate::ledger::{download, upload};
+use crate::ledger::{download, partial, upload};
 
 /// Index of the intent's record, big-endian → what was begun.
 pub const INTENTS: StateTable<IntentRow> = StateTable::new("intents");
@@ -20,6 +20,9 @@ pub const INTENTS: StateTable<IntentRow> = StateTable::new("intents");
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IntentRow {
+    /// What is being written, and would be left by a crash.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub claim: Option<Claim>,
     /// The cohort.
     pub cohort: Cohort,
     /// The file.
@@ -33,9 +36,26 @@ pub struct IntentRow {
     pub origin: Origin,
     /// The file's name.
     pub path: LogicalPath,
+    /// The content that an upload replaces by a new version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<ContentDigest>,
+    /// Bytes of the cohort's quota that it holds.
+    pub reserved_bytes: u64,
+    /// Whether the file will be held for a scanner.
+    pub scan_required: bool,
     /// The row's version.
     pub v: u32,
-    /// The volume it is written to or read from.
+}
+
+/// An object that is being written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claim {
+    /// The object.
+    pub object: FileId,
+    /// The number of the part that it will be, and the slot of its key.
+    pub part: u32,
+    /// Where it is written.
     pub volume: FileId,
 }
 
@@ -43,9 +63,11 @@ pub struct IntentRow {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum IntentKind {
-    /// An object is being written under this id.
+    /// A file is being written, in one stretch.
     Upload,
-    /// An object is being read.
+    /// A file is being written in stretches, over starts too: [`partial`] ends it.
+    Partial,
+    /// A file is being read.
     Download,
 }
 
@@ -64,6 +86,8 @@ pub enum Command {
 pub enum Outcome {
     /// Closed; the index of its last record.
     Closed(u64),
+    /// It can be resumed; only the stretch that was being written is given up.
+    Resumable,
     /// There is no such open intent.
     UnknownIntent,
 }
@@ -74,10 +98,15 @@ impl Command {
     pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {
         let Command::CloseCrashed { intent } = self;
         let Some(row) = app.get(&INTENTS, &intent.to_be_bytes())? else { return Ok(Outcome::UnknownIntent) };
-        app.delete(&INTENTS, &intent.to_be_bytes())?;
         let error = "crash".to_owned();
+        if row.kind == IntentKind::Partial {
+            return partial::crashed(app, intent, &row);
+        }
+        app.delete(&INTENTS, &intent.to_be_bytes())?;
         let index = match row.kind {
-            IntentKind::Upload => upload::close(app, intent, &row, Ending::Failed, error, None)?,
+            IntentKind::Partial | IntentKind::Upload => {
+                upload::close(app, intent, &row, Ending::Failed, error, None)?
+            }
             IntentKind::Download => download::close(app, intent, &row, Ending::Failed, Some(error), None)?,
         };
         Ok(Outcome::Closed(index))
@@ -96,6 +125,11 @@ pub(crate) fn open(
     let index = app.append(record)?;
     app.put(&INTENTS, &index.to_be_bytes(), row)?;
     Ok(index)
+}
+
+/// Replaces the row of an open intent.
+pub(crate) fn change(app: &mut Application<'_, '_>, index: u64, row: &IntentRow) -> Result<(), CorruptError> {
+    app.put(&INTENTS, &index.to_be_bytes(), row)
 }
 
 /// An open intent of this kind.

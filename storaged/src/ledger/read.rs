@@ -15,9 +15,10 @@ use store_proto::{Cohort, FileId, LogicalPath};
 use crate::keys::KeyStore;
 use crate::ledger::application::Position;
 use crate::ledger::checkpoint;
-use crate::ledger::files::{self, FileRow};
-use crate::ledger::intents::{INTENTS, IntentRow};
+use crate::ledger::files::{self, FileRow, OBJECTS, PartRow};
+use crate::ledger::intents::{self, INTENTS, IntentKind, IntentRow};
 use crate::ledger::log::{self, Content, Entry, OpenRecord};
+use crate::ledger::partial::{self, PARTIAL, PartialRow};
 use crate::ledger::record::Record;
 use crate::ledger::redo::{Changed, Place, index_key, name_key};
 use crate::ledger::seal::{Opened, Seal};
@@ -26,6 +27,8 @@ use crate::ledger::tables::{
     BY_FILE, CorruptError, Counter, META, META_GROUP, RECORDS, STATE, TILES, UNMIRRORED, by_file_key,
     unmirrored_aad,
 };
+use crate::ledger::usage::{self, UsageRow, VOLUME_USAGE, VolumeUsageRow};
+use crate::limits::MAX_VERSIONS;
 
 /// Reads what is durable; cheap to clone.
 #[derive(Debug, Clone)]
@@ -41,6 +44,19 @@ pub struct Snapshot {
     seal: Seal,
 }
 
+/// An upload that can be resumed.
+#[derive(Debug, Clone)]
+pub struct Resumable {
+    /// Its id.
+    pub upload: FileId,
+    /// How far it is.
+    pub row: PartialRow,
+    /// What it will be; none when it is finished.
+    pub intent: Option<IntentRow>,
+    /// What is published of it.
+    pub parts: Vec<PartRow>,
+}
+
 /// Sizes, for metrics and status.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
@@ -52,6 +68,10 @@ pub struct Totals {
     pub open_intents: u64,
     /// Bytes of all files.
     pub stored_bytes: u64,
+    /// Files that wait for a scanner.
+    pub held_files: u64,
+    /// Uploads that can be resumed.
+    pub partial_uploads: u64,
 }
 
 impl Reader {
@@ -75,6 +95,55 @@ impl Reader {
     /// The file at this path.
     pub fn file_at(&self, cohort: &Cohort, path: &LogicalPath) -> Result<Option<FileRow>, CorruptError> {
         files::at(&self.snapshot()?, cohort, path)
+    }
+
+    /// The versions of a name, the newest first.
+    pub fn versions(&self, cohort: &Cohort, path: &LogicalPath) -> Result<Vec<FileRow>, CorruptError> {
+        files::versions(&self.snapshot()?, cohort, path, MAX_VERSIONS)
+    }
+
+    /// Whether an object is part of a file, or of what arrived of one.
+    pub fn is_claimed(&self, object: FileId) -> Result<bool, CorruptError> {
+        Ok(self.snapshot()?.get(&OBJECTS, object.as_bytes())?.is_some())
+    }
+
+    /// An upload that can be resumed, and its intent.
+    pub fn partial(&self, upload: FileId) -> Result<Option<Resumable>, CorruptError> {
+        let snapshot = self.snapshot()?;
+        let Some(row) = snapshot.get(&PARTIAL, upload.as_bytes())? else { return Ok(None) };
+        let intent = intents::find(&snapshot, row.intent, IntentKind::Partial)?;
+        Ok(Some(Resumable { upload, row, intent, parts: partial::parts(&snapshot, upload)? }))
+    }
+
+    /// All of them.
+    pub fn partials(&self) -> Result<Vec<(FileId, PartialRow)>, CorruptError> {
+        let found = self.snapshot()?.scan(&PARTIAL, &[], None, usize::MAX)?;
+        let id = |key: &[u8]| key.try_into().map(FileId::from_bytes);
+        found
+            .into_iter()
+            .map(|(key, row)| {
+                let upload = id(&key).map_err(|_| CorruptError::Row("the key of an upload".into()))?;
+                Ok((upload, row))
+            })
+            .collect()
+    }
+
+    /// What a cohort uses.
+    pub fn usage(&self, cohort: &Cohort) -> Result<UsageRow, CorruptError> {
+        usage::of(&self.snapshot()?, cohort)
+    }
+
+    /// What each cohort uses on each volume.
+    pub fn usage_by_volume(&self) -> Result<Vec<(Cohort, FileId, VolumeUsageRow)>, CorruptError> {
+        let found = self.snapshot()?.scan(&VOLUME_USAGE, &[], None, usize::MAX)?;
+        found
+            .into_iter()
+            .map(|(key, row)| {
+                let (cohort, volume) = usage::parse_volume_key(&key)
+                    .ok_or_else(|| CorruptError::Row("the key of a volume's usage".into()))?;
+                Ok((cohort, volume, row))
+            })
+            .collect()
     }
 
     /// At most `limit` files of a cohort in the order of their arrival, from behind the one whose record is
@@ -177,6 +246,8 @@ impl Reader {
             files: snapshot.counter(Counter::Files)?,
             open_intents: snapshot.scan(&INTENTS, &[], None, usize::MAX)?.len() as u64,
             stored_bytes: snapshot.counter(Counter::StoredBytes)?,
+            held_files: snapshot.counter(Counter::HeldFiles)?,
+            partial_uploads: snapshot.counter(Counter::PartialUploads)?,
         })
     }
 

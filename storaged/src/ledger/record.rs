@@ -246,6 +246,10 @@ actions! {
     AdminCleanupVerify = "admin.cleanup_verify";
     /// Everything temporary was to go at once.
     AdminCleanupEmergency = "admin.cleanup_emergency";
+    /// A scanner found nothing: a held file may be read.
+    AccessReleased = "access.released";
+    /// A scanner found something: a held file is rejected.
+    AccessRejected = "access.rejected";
     /// The store was made.
     AdminInit = "admin.init";
     /// storaged began to serve.

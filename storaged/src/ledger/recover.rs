@@ -4,7 +4,7 @@
 //! lies on a volume is counted and kept. Removal comes before the record of it: a crash in between leaves
 //! the intent open, and the next start does it again.
 
-use crate::ledger::intents::{Command, IntentKind, IntentRow, Outcome};
+use crate::ledger::intents::{Claim, Command, IntentKind, IntentRow, Outcome};
 use crate::ledger::tables::CorruptError;
 use crate::ledger::writer::{Ledger, LedgerUnavailable};
 
@@ -42,23 +42,24 @@ pub enum RecoverError {
 /// Closes every open intent as failed, after `remove` took away what an upload had left.
 pub fn recover(
     ledger: &Ledger,
-    mut remove: impl FnMut(&IntentRow) -> std::io::Result<()>,
+    mut remove: impl FnMut(&Claim) -> std::io::Result<()>,
 ) -> Result<Recovered, RecoverError> {
     let mut recovered = Recovered::default();
     for (intent, row) in ledger.reader().open_intents()? {
         match row.kind {
-            IntentKind::Upload => {
+            IntentKind::Upload | IntentKind::Partial => {
                 if ledger.reader().file(row.file_id)?.is_some() {
                     return Err(RecoverError::Claimed(Box::new(row)));
                 }
-                remove(&row)
+                let Some(claim) = row.claim else { continue };
+                remove(&claim)
                     .map_err(|error| RecoverError::Remove { intent: Box::new(row.clone()), error })?;
                 recovered.uploads += 1;
             }
             IntentKind::Download => recovered.downloads += 1,
         }
         match ledger.submit_blocking(Command::CloseCrashed { intent })? {
-            Outcome::Closed(_) => {}
+            Outcome::Closed(_) | Outcome::Resumable => {}
             Outcome::UnknownIntent => {
                 unreachable!("an intent that was just read is open: nothing serves yet")
             }

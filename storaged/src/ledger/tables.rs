@@ -48,6 +48,10 @@ pub enum Counter {
     Files,
     /// Bytes of all files.
     StoredBytes,
+    /// Files that wait for a scanner.
+    HeldFiles,
+    /// Uploads that can be resumed and are no file yet.
+    PartialUploads,
 }
 
 impl Counter {
@@ -56,6 +60,8 @@ impl Counter {
         match self {
             Counter::Files => "files",
             Counter::StoredBytes => "stored_bytes",
+            Counter::HeldFiles => "held_files",
+            Counter::PartialUploads => "partial_uploads",
         }
     }
 }

@@ -56,17 +56,34 @@ impl Observer for Silent {
 pub(super) fn begin_upload(keys: &Keys, cohort: &str, path: &str, id: FileId) -> upload::Command {
     upload::Command::Begin {
         origin: Origin { user: Some(UserName::parse("ada").unwrap()), ..Origin::default() },
-        cohort: Cohort::parse(cohort).unwrap(),
-        path: LogicalPath::parse(path).unwrap(),
-        file_type: None,
+        wanted: upload::Announced {
+            cohort: Cohort::parse(cohort).unwrap(),
+            path: LogicalPath::parse(path).unwrap(),
+            file_type: None,
+            size: None,
+            replaces: None,
+            scan_required: false,
+        },
         file_id: id,
-        volume: FileId::from_bytes([0xee; 16]),
+        claim: intents::Claim { object: id, part: 1, volume: FileId::from_bytes([0xee; 16]) },
         keys: vec![keys.new_file_key(&Cohort::parse(cohort).unwrap(), id, RECORD_SLOT).unwrap().1],
+        quota: usage::Quota::default(),
     }
 }
 
-pub(super) fn finish_upload(intent: u64, content: u8) -> upload::Command {
-    upload::Command::Finish { intent, size: u64::from(content), sha256: content_digest(content) }
+pub(super) fn finish_upload(intent: u64, object: FileId, content: u8) -> upload::Command {
+    upload::Command::Finish { intent, part: part(object, content), sha256: content_digest(content) }
+}
+
+pub(super) fn part(object: FileId, content: u8) -> files::PartRow {
+    files::PartRow {
+        blake3: files::SealedDigest([content; 32]),
+        object,
+        part: 1,
+        sealed_size: u64::from(content) + 56,
+        size: u64::from(content),
+        volume: FileId::from_bytes([0xee; 16]),
+    }
 }
 
 pub(super) fn content_digest(content: u8) -> ContentDigest {

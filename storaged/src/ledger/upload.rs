@@ -1,46 +1,54 @@
-//! Area *upload*: a file comes in.
+//! Area *upload*: a file comes in, in one stretch.
 //!
 //! **Invariant:** the intent is durable before the first byte is written; the file's row, its place in the
-//! listing and its record come in one transaction, after the object is durable under its final name.
+//! listing and its record come in one transaction, after the object is durable under its final name. Room in
+//! the cohort's quota is reserved with the intent and given back with its end.
 
 use store_proto::{Cohort, ContentDigest, FileId, FileType, LogicalPath};
 
 use crate::keys::KeyChange;
 use crate::ledger::application::Application;
 use crate::ledger::command::Area;
-use crate::ledger::files::{self, FileRow, FileState};
-use crate::ledger::intents::{self, IntentKind, IntentRow};
+use crate::ledger::files::{self, Arrival, FileRow, PartRow, Place};
+use crate::ledger::intents::{self, Claim, IntentKind, IntentRow};
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::tables::CorruptError;
+use crate::ledger::usage::{self, Bytes, Quota, Wanted};
+use crate::limits::RESERVE_STEP_BYTES;
 
 /// What is asked of this area.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "it moves through the queue once; a box is dearer than that")]
 pub enum Command {
-    /// An object is about to be written under `file_id`.
+    /// An object is about to be written.
     Begin {
         /// Who asked.
         origin: Origin,
-        /// Where it goes.
-        cohort: Cohort,
-        /// Under which name.
-        path: LogicalPath,
-        /// Its type.
-        file_type: Option<FileType>,
+        /// What it will be.
+        wanted: Announced,
         /// Its id.
         file_id: FileId,
-        /// The volume that will hold it.
-        volume: FileId,
-        /// The file's record key, under which all that is about it is sealed.
+        /// The object, and the volume that will hold it.
+        claim: Claim,
+        /// The file's keys.
         keys: Vec<KeyChange>,
+        /// What the cohort may use.
+        quota: Quota,
+    },
+    /// More bytes arrive than are reserved.
+    Extend {
+        /// From `Begun`.
+        intent: u64,
+        /// What the cohort may use.
+        quota: Quota,
     },
     /// The object is published and durable: make it a file.
     Finish {
         /// From `Begun`.
         intent: u64,
-        /// Its length.
-        size: u64,
-        /// Its digest.
+        /// The object.
+        part: PartRow,
+        /// SHA-256 of the file.
         sha256: ContentDigest,
     },
     /// Nothing of the object is left on the volume: close the intent.
@@ -56,19 +64,47 @@ pub enum Command {
     },
 }
 
+/// What an upload will be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announced {
+    /// Where it goes.
+    pub cohort: Cohort,
+    /// Under which name.
+    pub path: LogicalPath,
+    /// Its type.
+    pub file_type: Option<FileType>,
+    /// Its length, if the sender said.
+    pub size: Option<u64>,
+    /// The content that it replaces by a new version.
+    pub replaces: Option<ContentDigest>,
+    /// Whether it is held for a scanner.
+    pub scan_required: bool,
+}
+
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// The intent stands under this index.
+    /// The intent stands.
     Begun {
-        /// The intent.
+        /// Under this index.
         intent: u64,
+        /// Bytes that are reserved for it.
+        reserved: u64,
     },
+    /// So many bytes are reserved now.
+    Extended {
+        /// In all.
+        reserved: u64,
+    },
+    /// The cohort's quota is used up.
+    OverQuota,
     /// The file is part of the store.
     Stored(Box<FileRow>),
     /// Another file has the path. **The intent stays open** until the object is removed and the upload
     /// abandoned, so that a crash in between still finds the object.
     PathTaken(Box<FileRow>),
+    /// What was to be replaced is not what is there. The intent stays open likewise.
+    NotThere,
     /// Closed without a file; the index of the last record.
     Abandoned(u64),
     /// There is no such open intent.
@@ -79,7 +115,7 @@ impl Area for Command {
     fn new_keys(&self) -> &[KeyChange] {
         match self {
             Command::Begin { keys, .. } => keys,
-            Command::Finish { .. } | Command::Abandon { .. } => &[],
+            Command::Extend { .. } | Command::Finish { .. } | Command::Abandon { .. } => &[],
         }
     }
 
@@ -87,7 +123,7 @@ impl Area for Command {
     fn waits_for_mirror(&self) -> bool {
         match self {
             Command::Finish { .. } | Command::Abandon { .. } => true,
-            Command::Begin { .. } => false,
+            Command::Begin { .. } | Command::Extend { .. } => false,
         }
     }
 
@@ -99,13 +135,11 @@ impl Area for Command {
 impl Command {
     pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {
         match self {
-            Command::Begin { origin, cohort, path, file_type, file_id, volume, keys: _ } => {
-                let kind = IntentKind::Upload;
-                let row = IntentRow { cohort, file_id, file_type, kind, origin, path, v: 1, volume };
-                let intent = intents::open(app, Action::FileUploadedViaStream, &row, None)?;
-                Ok(Outcome::Begun { intent })
+            Command::Begin { origin, wanted, file_id, claim, keys: _, quota } => {
+                begin(app, origin, wanted, file_id, claim, quota)
             }
-            Command::Finish { intent, size, sha256 } => finish(app, intent, size, sha256),
+            Command::Extend { intent, quota } => extend(app, intent, quota),
+            Command::Finish { intent, part, sha256 } => finish(app, intent, part, sha256),
             Command::Abandon { intent, ending, error, received } => {
                 let Some(row) = intents::take(app, intent, IntentKind::Upload)? else {
                     return Ok(Outcome::UnknownIntent);
@@ -116,52 +150,104 @@ impl Command {
     }
 }
 
+fn begin(
+    app: &mut Application<'_, '_>,
+    origin: Origin,
+    wanted: Announced,
+    file_id: FileId,
+    claim: Claim,
+    quota: Quota,
+) -> Result<Outcome, CorruptError> {
+    let bytes = wanted.size.map_or(Bytes::UpTo(RESERVE_STEP_BYTES), Bytes::Exactly);
+    let Some(reserved) = usage::reserve(app, &wanted.cohort, quota, Wanted { bytes, file: true })? else {
+        return Ok(Outcome::OverQuota);
+    };
+    let row = IntentRow {
+        claim: Some(claim),
+        cohort: wanted.cohort,
+        file_id,
+        file_type: wanted.file_type,
+        kind: IntentKind::Upload,
+        origin,
+        path: wanted.path,
+        replaces: wanted.replaces,
+        reserved_bytes: reserved,
+        scan_required: wanted.scan_required,
+        v: 1,
+    };
+    let intent = intents::open(app, Action::FileUploadedViaStream, &row, None)?;
+    Ok(Outcome::Begun { intent, reserved })
+}
+
+fn extend(app: &mut Application<'_, '_>, intent: u64, quota: Quota) -> Result<Outcome, CorruptError> {
+    let Some(mut row) = intents::find(app, intent, IntentKind::Upload)? else {
+        return Ok(Outcome::UnknownIntent);
+    };
+    let wanted = Wanted { bytes: Bytes::UpTo(RESERVE_STEP_BYTES), file: false };
+    let Some(more) = usage::reserve(app, &row.cohort, quota, wanted)? else { return Ok(Outcome::OverQuota) };
+    row.reserved_bytes = row.reserved_bytes.saturating_add(more);
+    intents::change(app, intent, &row)?;
+    Ok(Outcome::Extended { reserved: row.reserved_bytes })
+}
+
 fn finish(
     app: &mut Application<'_, '_>,
     intent: u64,
-    size: u64,
+    part: PartRow,
     sha256: ContentDigest,
 ) -> Result<Outcome, CorruptError> {
     let Some(row) = intents::find(app, intent, IntentKind::Upload)? else {
         return Ok(Outcome::UnknownIntent);
     };
-    if let Some(existing) = files::at(app, &row.cohort, &row.path)? {
-        return Ok(Outcome::PathTaken(Box::new(existing)));
-    }
     if files::find(app, row.file_id)?.is_some() {
         return Err(CorruptError::Row(format!("file {} is stored and has an open intent", row.file_id)));
     }
-    intents::take(app, intent, IntentKind::Upload)?;
+    let arrival = Arrival {
+        cohort: row.cohort.clone(),
+        path: row.path.clone(),
+        file_id: row.file_id,
+        file_type: row.file_type.clone(),
+        parts: vec![part],
+        sha256,
+        replaces: row.replaces,
+        scan_required: row.scan_required,
+    };
+    match files::place(app, &arrival)? {
+        Place::Free(version, previous) => {
+            intents::take(app, intent, IntentKind::Upload)?;
+            usage::release(app, &row.cohort, row.reserved_bytes)?;
+            let file = store(app, intent, &row, arrival, (version, previous))?;
+            Ok(Outcome::Stored(Box::new(file)))
+        }
+        Place::Taken(existing) => Ok(Outcome::PathTaken(existing)),
+        Place::NotThere => Ok(Outcome::NotThere),
+    }
+}
 
-    let mut created = intents::about(app, Action::NasRawCreated, Phase::Outcome, &row);
+/// Records that the file is here, and makes it one.
+pub(crate) fn store(
+    app: &mut Application<'_, '_>,
+    intent: u64,
+    row: &IntentRow,
+    arrival: Arrival,
+    version: (u32, Option<FileId>),
+) -> Result<FileRow, CorruptError> {
+    let mut created = intents::about(app, Action::NasRawCreated, Phase::Outcome, row);
     created.ending = Some(Ending::Succeeded);
     created.intent = Some(intent);
-    created.size = Some(size);
-    created.sha256 = Some(sha256);
-    let created_ms = created.time_ms;
+    created.size = Some(arrival.parts.iter().map(|part| part.size).sum());
+    created.sha256 = Some(arrival.sha256);
+    if version.0 > 1 {
+        created.detail = Some(format!("version {}", version.0));
+    }
     let mut streamed = created.clone();
     let ledger_index = app.append(created)?;
     streamed.action = Action::FileUploadedViaStream;
     app.append(streamed)?;
-
-    let file = FileRow {
-        cohort: row.cohort,
-        created_ms,
-        file_id: row.file_id,
-        file_type: row.file_type,
-        ledger_index,
-        path: row.path,
-        sha256,
-        size,
-        state: FileState::Available,
-        v: 1,
-        volume: row.volume,
-    };
-    files::add(app, &file)?;
-    Ok(Outcome::Stored(Box::new(file)))
+    files::add(app, arrival, version, ledger_index)
 }
 
-/// Records the end of an upload that made no file.
+/// Records the end of an upload that made no file, and lets go of what it held.
 pub(crate) fn close(
     app: &mut Application<'_, '_>,
     intent: u64,
@@ -170,6 +256,10 @@ pub(crate) fn close(
     error: String,
     received: Option<u64>,
 ) -> Result<u64, CorruptError> {
+    usage::release(app, &row.cohort, row.reserved_bytes)?;
+    if let Some(claim) = &row.claim {
+        app.destroy_keys(KeyChange::DestroySlot { file: row.file_id, slot: claim.part });
+    }
     let mut cleaned = intents::about(app, Action::ScratchCleanup, Phase::Outcome, row);
     cleaned.ending = Some(Ending::Succeeded);
     cleaned.intent = Some(intent);

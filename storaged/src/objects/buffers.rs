@@ -3,10 +3,12 @@
 //! **Invariant:** at most `transfers × BUFFERS_PER_TRANSFER` buffers exist, whatever arrives. A transfer
 //! takes all of its buffers at once, so no two transfers can wait for each other's.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use vault::stream::{HEADER_BYTES, SEGMENT_OVERHEAD_BYTES};
 
 use crate::limits::{BUFFER_BYTES, BUFFERS_PER_TRANSFER};
 
@@ -17,19 +19,22 @@ pub struct Buffers {
     free: Arc<Mutex<Vec<Box<[u8]>>>>,
 }
 
-/// The right to run one transfer, and its buffers.
-#[derive(Debug)]
+/// The right to run one transfer, and its buffers; clones share them.
+#[derive(Debug, Clone)]
 pub struct TransferSlot {
     buffers: Buffers,
     permit: Arc<OwnedSemaphorePermit>,
     own: Arc<Semaphore>,
 }
 
-/// One buffer; goes back to the stock when dropped.
+/// One buffer, of one sealed segment; goes back to the stock when dropped.
 #[derive(Debug)]
 pub struct Buffer {
     bytes: Box<[u8]>,
-    filled: usize,
+    /// Where the plain bytes begin: behind the header, in the first segment of a stream.
+    start: usize,
+    /// Where they end.
+    end: usize,
     home: Buffers,
     /// Gives the transfer its buffer back.
     _own: OwnedSemaphorePermit,
@@ -64,44 +69,76 @@ impl TransferSlot {
         let free = self.buffers.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let bytes = free.unwrap_or_else(|| vec![0; BUFFER_BYTES].into_boxed_slice());
         let home = self.buffers.clone();
-        Buffer { bytes, filled: 0, home, _own: own, _slot: Arc::clone(&self.permit) }
+        Buffer { bytes, start: 0, end: 0, home, _own: own, _slot: Arc::clone(&self.permit) }
     }
 }
 
 impl Buffer {
+    /// Empties it, for the first segment of a stream.
+    pub fn begin_stream(&mut self) {
+        (self.start, self.end) = (HEADER_BYTES, HEADER_BYTES);
+    }
+
+    /// Empties it, for another segment of a stream.
+    pub fn continue_stream(&mut self) {
+        (self.start, self.end) = (0, 0);
+    }
+
     /// Copies what fits; the number of bytes that did.
     pub fn fill(&mut self, from: &[u8]) -> usize {
-        let count = from.len().min(self.bytes.len() - self.filled);
-        self.bytes[self.filled..self.filled + count].copy_from_slice(&from[..count]);
-        self.filled += count;
+        let count = from.len().min(self.bytes.len() - SEGMENT_OVERHEAD_BYTES - self.end);
+        self.bytes[self.end..self.end + count].copy_from_slice(&from[..count]);
+        self.end += count;
         count
     }
 
-    /// What has been filled in.
+    /// The plain bytes.
     pub fn filled(&self) -> &[u8] {
-        &self.bytes[..self.filled]
+        &self.bytes[self.start..self.end]
     }
 
-    /// Whether nothing more fits.
+    /// Whether nothing more fits, but for the tag.
     pub fn is_full(&self) -> bool {
-        self.filled == self.bytes.len()
+        self.end + SEGMENT_OVERHEAD_BYTES == self.bytes.len()
     }
 
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
-        self.filled == 0
+        self.start == self.end
     }
 
     /// Empties it.
     pub fn clear(&mut self) {
-        self.filled = 0;
+        (self.start, self.end) = (0, 0);
     }
 
-    /// Fills it, replacing what was in it, by a reader that says how much it wrote.
-    pub fn refill<E>(&mut self, read: impl FnOnce(&mut [u8]) -> Result<usize, E>) -> Result<usize, E> {
-        self.filled = 0;
-        self.filled = read(&mut self.bytes)?;
-        Ok(self.filled)
+    /// The plain bytes and room for the tag.
+    pub fn sealing(&mut self) -> &mut [u8] {
+        &mut self.bytes[self.start..self.end + SEGMENT_OVERHEAD_BYTES]
+    }
+
+    /// The sealed segment.
+    pub fn sealed(&self) -> &[u8] {
+        &self.bytes[self.start..self.end + SEGMENT_OVERHEAD_BYTES]
+    }
+
+    /// The sealed first segment behind the stream's header.
+    pub fn sealed_with_header(&mut self, header: &[u8; HEADER_BYTES]) -> &[u8] {
+        self.bytes[..HEADER_BYTES].copy_from_slice(header);
+        &self.bytes[..self.end + SEGMENT_OVERHEAD_BYTES]
+    }
+
+    /// Replaces what is in it by a segment: `read` fills exactly `sealed` bytes, opens them in place, and says
+    /// which of them are plain and wanted. An error leaves it empty.
+    pub fn refill<E>(
+        &mut self,
+        sealed: usize,
+        read: impl FnOnce(&mut [u8]) -> Result<Range<usize>, E>,
+    ) -> Result<(), E> {
+        self.clear();
+        let plain = read(&mut self.bytes[..sealed])?;
+        (self.start, self.end) = (plain.start, plain.end);
+        Ok(())
     }
 }
 

@@ -1,15 +1,15 @@
-//! Writing an object: temporary → bytes → `fdatasync` → rename → `fsync` of its directory.
+//! Writing a part: temporary → sealed segments → `fdatasync` → rename → `fsync` of its directory.
 //!
 //! **Invariant:** until [`Put::publish`] has returned, nothing under `objects/` is promised; when it has,
 //! the object is whole and its name durable. [`Backend::remove`] takes away whatever a failed put left,
-//! and must succeed before its intent may be closed.
+//! and must succeed before its intent may be closed. Nothing is written that was not sealed before.
 
 use std::io;
 
-use sha2::{Digest as _, Sha256};
-use store_proto::{ContentDigest, FileId};
+use store_proto::FileId;
+use vault::stream::{Layout, Sealer};
 
-use crate::objects::{Backend, Writing};
+use crate::objects::{Backend, Buffer, Part, Writing};
 
 /// Why an object could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -32,45 +32,76 @@ pub enum PutError {
     },
 }
 
-/// An object on its way to a volume.
+/// A part on its way to a volume.
 #[derive(Debug)]
 pub struct Put {
+    object: FileId,
     writing: Box<dyn Writing>,
-    hash: Sha256,
+    sealer: Sealer,
+    header: Option<[u8; vault::stream::HEADER_BYTES]>,
+    sealed_hash: Box<blake3::Hasher>,
+    sealed_size: u64,
     size: u64,
 }
 
+/// A part that is an object now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// The object.
+    pub object: FileId,
+    /// Its plain bytes.
+    pub size: u64,
+    /// Its bytes on the volume.
+    pub sealed_size: u64,
+    /// BLAKE3 of those.
+    pub blake3: [u8; 32],
+}
+
 impl Put {
-    /// Makes the temporary file.
-    pub fn begin(disk: &dyn Backend, id: FileId) -> Result<Put, PutError> {
-        let writing = disk.create(id).map_err(at("make the temporary file"))?;
-        Ok(Put { writing, hash: Sha256::new(), size: 0 })
+    /// Makes the temporary.
+    pub fn begin(backend: &dyn Backend, part: &Part) -> Result<Put, PutError> {
+        let (sealer, header) = Sealer::new(&part.key, &part.aad, Layout::STORE)
+            .map_err(|error| PutError::Io { step: "draw a salt", error: io::Error::other(error) })?;
+        let writing = backend.create(part.object).map_err(at("make the temporary file"))?;
+        Ok(Put {
+            object: part.object,
+            writing,
+            sealer,
+            header: Some(header),
+            sealed_hash: Box::default(),
+            sealed_size: 0,
+            size: 0,
+        })
     }
 
-    /// Hashes and writes. Both at once, while the bytes are in the cache.
-    pub fn write(&mut self, bytes: &[u8]) -> Result<(), PutError> {
-        self.hash.update(bytes);
-        self.writing.write(bytes).map_err(at("write"))?;
-        self.size += bytes.len() as u64;
-        Ok(())
+    /// Seals what is in the buffer as the next segment, in place, and writes it. All but the last are full.
+    pub fn write(&mut self, buffer: &mut Buffer, last: bool) -> Result<(), PutError> {
+        self.size += buffer.filled().len() as u64;
+        self.sealer
+            .seal_segment(buffer.sealing(), last)
+            .map_err(|error| PutError::Io { step: "seal", error: io::Error::other(error) })?;
+        let sealed = match self.header.take() {
+            Some(header) => buffer.sealed_with_header(&header),
+            None => buffer.sealed(),
+        };
+        // While the bytes are in the cache.
+        self.sealed_hash.update(sealed);
+        self.sealed_size += sealed.len() as u64;
+        self.writing.write(sealed).map_err(at("write"))
     }
 
-    /// Bytes so far.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// The digest of all bytes so far.
-    pub fn digest(&self) -> ContentDigest {
-        ContentDigest::from_bytes(self.hash.clone().finalize().into())
-    }
-
-    /// Makes it an object.
-    pub fn publish(mut self) -> Result<(), PutError> {
+    /// Makes it an object, after its last segment.
+    pub fn publish(mut self) -> Result<Published, PutError> {
         // Network file systems report a full disk or a broken server here, and not at the write.
         self.writing.sync().map_err(at("sync"))?;
         self.writing.publish().map_err(at("rename"))?;
-        self.writing.settle().map_err(at("sync the directory"))
+        self.writing.settle().map_err(at("sync the directory"))?;
+        Ok(Published {
+            object: self.object,
+            size: self.size,
+            sealed_size: self.sealed_size,
+            blake3: *self.sealed_hash.finalize().as_bytes(),
+        })
     }
 }
 

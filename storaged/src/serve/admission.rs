@@ -45,6 +45,11 @@ impl Admitted {
         self.policy.authorize(&self.edge, &self.user, cohort, action)
     }
 
+    /// Whether held files are open to the user.
+    pub fn is_scanner(&self) -> bool {
+        self.user.is_scanner
+    }
+
     /// The rules this request is judged by, whatever is reloaded meanwhile.
     pub fn policy(&self) -> &Policy {
         &self.policy

@@ -2,8 +2,10 @@
 //!
 //! **Invariant:** the intent is durable before the first byte leaves; the outcome says how many bytes were
 //! handed to the connection. The disk is read as fast as the connection takes, two buffers ahead at most.
-//! The last buffer of a whole file leaves only when all of its bytes have the recorded SHA-256.
+//! A segment leaves only after it was opened as a whole: no byte that was not authenticated. A volume that
+//! hangs ends the download, before its head or in its midst.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -16,12 +18,15 @@ use hyper::Request;
 use store_proto::{Action as Asked, FileId, ProblemKind, headers};
 use tokio::sync::mpsc;
 
+use crate::denial::Denial;
+use crate::keys::KeyStore as _;
 use crate::ledger::Note;
 use crate::ledger::download::{Command, Outcome};
 use crate::ledger::{Action, Ending, FileRow, Origin};
 use crate::limits::{SEND_IDLE, TRANSFER_WAIT};
-use crate::objects::TransferSlot;
-use crate::objects::get::{Get, Recorded};
+use crate::objects::get::{self, Get, Recorded};
+use crate::objects::part::associated_data;
+use crate::objects::{Part, Pool, TransferSlot};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, AnswerBody, Refusal};
 use crate::serve::permissions::unreadable;
@@ -44,6 +49,11 @@ pub async fn download<B>(
         let masked = denial.is_closed_cohort() && store.policy.load().masks_cohorts();
         return Err(if masked { Refusal::of(ProblemKind::UnknownFile) } else { refusal });
     }
+    let scanner = admitted.is_scanner();
+    if !row.state.may_be_read(scanner) {
+        let origin = admitted.origin.clone();
+        return Err(deny(store, Denial::Withheld, origin, Some(&row.cohort), Some(&row.path)).await);
+    }
     let asked = match asked_range(request.headers(), row.size) {
         Asking::Whole => None,
         Asking::Part(range) => Some(range),
@@ -64,26 +74,32 @@ pub async fn download<B>(
     };
     // In a task of its own: when the connection dies its handler is dropped, and an intent that stands must
     // get its outcome all the same. The answer's body then has no receiver, which ends the download.
-    let begun = begin(Arc::clone(store), slot, admitted.origin.clone(), id, asked);
+    let wanted = Wanted { origin: admitted.origin.clone(), file_id: id, asked, scanner };
+    let begun = begin(Arc::clone(store), slot, wanted);
     match tokio::spawn(begun).await {
         Ok(result) => result,
         Err(_panicked) => Err(Refusal::of(ProblemKind::Internal)),
     }
 }
 
-async fn begin(
-    store: Arc<Store>,
-    slot: TransferSlot,
+/// What is to be served, and to whom.
+struct Wanted {
     origin: Origin,
     file_id: FileId,
     asked: Option<Range<u64>>,
-) -> Result<Answer, Refusal> {
+    scanner: bool,
+}
+
+async fn begin(store: Arc<Store>, slot: TransferSlot, wanted: Wanted) -> Result<Answer, Refusal> {
+    let Wanted { origin, file_id, asked, scanner } = wanted;
     let detail = asked.as_ref().map(|range| format!("bytes={}-{}", range.start, range.end - 1));
-    let outcome = store.ledger.submit(Command::Begin { origin, file_id, detail }).await?;
-    if outcome == Outcome::UnknownFile {
-        return Err(Refusal::of(ProblemKind::UnknownFile));
-    }
-    let Outcome::Opened { intent, file: row } = outcome else { return Err(unexpected(&outcome)) };
+    let command = Command::Begin { origin, file_id, detail, scanner };
+    let (intent, row) = match store.ledger.submit(command).await? {
+        Outcome::Opened { intent, file } => (intent, file),
+        Outcome::UnknownFile => return Err(Refusal::of(ProblemKind::UnknownFile)),
+        Outcome::Withheld(_) => return Err(Refusal::of(ProblemKind::FileWithheld)),
+        other @ (Outcome::Ended(_) | Outcome::UnknownIntent) => return Err(unexpected(&other)),
+    };
     let (frames, body) = mpsc::channel(1);
     let range = asked.clone().unwrap_or(0..row.size);
     Feeding { store, slot, intent, frames }.open(&row, range).await?;
@@ -94,32 +110,64 @@ struct Feeding {
     store: Arc<Store>,
     slot: TransferSlot,
     intent: u64,
-    frames: mpsc::Sender<Result<Bytes, std::io::Error>>,
+    frames: mpsc::Sender<Result<Bytes, io::Error>>,
 }
 
+/// The stretches of a file's parts that hold a range, and the threads that read them.
+fn stretches(store: &Store, row: &FileRow, range: &Range<u64>) -> io::Result<(Pool, Vec<Stretch>)> {
+    let mut found = Vec::new();
+    let mut pool = None;
+    for (number, within) in get::stretches(row.parts.iter().map(|part| part.size), range) {
+        let part = &row.parts[number];
+        let volume = store.volume(part.volume);
+        let volume = volume.ok_or_else(|| io::Error::other("the file's volume is not configured"))?;
+        if !volume.is_usable() {
+            return Err(io::Error::other("the file's volume cannot be used"));
+        }
+        let key = store.keys.file_key(row.file_id, part.part).map_err(io::Error::other)?;
+        let key = key.ok_or_else(|| io::Error::other("the file's key is destroyed"))?;
+        let aad = associated_data(row.file_id, part.part, &row.cohort);
+        let recorded = Recorded {
+            backend: Arc::clone(&volume.backend),
+            part: Part { object: part.object, key, aad },
+            size: part.size,
+            sealed_size: part.sealed_size,
+        };
+        pool.get_or_insert_with(|| volume.pool.clone());
+        found.push((recorded, within));
+    }
+    let pool = pool.ok_or_else(|| io::Error::other("the file has no parts"))?;
+    Ok((pool, found))
+}
+
+type Stretch = (Recorded, Range<u64>);
+
 impl Feeding {
-    /// Opens the object and starts the task that feeds the answer's body.
+    /// Opens the first object and starts the task that feeds the answer's body.
     async fn open(self, row: &FileRow, range: Range<u64>) -> Result<(), Refusal> {
         let begun = self.store.clock.now();
-        let (id, object) = (row.file_id, Recorded { size: row.size, sha256: row.sha256 });
-        let opened = match self.store.disk(row.volume).cloned() {
-            Some(disk) => {
-                let opening = self.store.pool.run(move || Get::open(disk.as_ref(), id, object, range)).await;
-                opening.map_err(Into::into).and_then(|opened| opened)
+        let opened = match stretches(&self.store, row, &range) {
+            Ok((pool, stretches)) => {
+                let opening = pool.run(move || Get::open(stretches));
+                let opened = match tokio::time::timeout(self.store.io_patience, opening).await {
+                    Ok(opened) => opened.map_err(Into::into).and_then(|opened| opened),
+                    Err(_hung) => Err(io::ErrorKind::TimedOut.into()),
+                };
+                opened.map(|get| (pool, get))
             }
-            None => Err(std::io::Error::other("the file's volume is not configured")),
+            Err(error) => Err(error),
         };
         match opened {
-            Ok(get) => {
+            Ok((pool, get)) => {
                 let guard = self.store.drain.guard();
                 tokio::spawn(async move {
-                    self.feed(get, begun).await;
+                    self.feed(pool, get, begun).await;
                     drop(guard);
                 });
                 Ok(())
             }
             Err(error) => {
-                tracing::error!(object = %id, %error, "an object cannot be opened");
+                tracing::error!(file = %row.file_id, %error, "an object cannot be opened");
                 self.store.metrics.damaged(&error);
                 self.store.ended(Action::FileDownloadedViaStream, Ending::Failed, begun);
                 self.finish(Ending::Failed, Some(error.to_string()), 0).await?;
@@ -128,10 +176,10 @@ impl Feeding {
         }
     }
 
-    async fn feed(self, get: Get, begun: std::time::Instant) {
+    async fn feed(self, pool: Pool, get: Get, begun: std::time::Instant) {
         self.store.metrics.transfers.inc();
         let mut sent = 0;
-        let (ending, error) = match self.pump(get, &mut sent).await {
+        let (ending, error) = match self.pump(&pool, get, &mut sent).await {
             Ok(()) => (Ending::Succeeded, None),
             Err((ending, error)) => (ending, Some(error)),
         };
@@ -143,15 +191,22 @@ impl Feeding {
         }
     }
 
-    async fn pump(&self, mut get: Get, sent: &mut u64) -> Result<(), (Ending, String)> {
+    async fn pump(&self, pool: &Pool, mut get: Get, sent: &mut u64) -> Result<(), (Ending, String)> {
         loop {
             let taking = tokio::time::timeout(SEND_IDLE, self.slot.take()).await;
             let mut buffer = taking.map_err(|_| aborted("the receiver takes nothing"))?;
-            let reading = self.store.pool.run(move || {
+            let reading = pool.run(move || {
                 let read = get.read(&mut buffer);
                 (get, buffer, read)
             });
-            let (back, buffer, read) = reading.await.map_err(|lost| (Ending::Failed, lost.to_string()))?;
+            let (back, buffer, read) = match tokio::time::timeout(self.store.io_patience, reading).await {
+                Ok(read) => read.map_err(|lost| (Ending::Failed, lost.to_string()))?,
+                Err(_hung) => {
+                    tracing::error!(intent = self.intent, "a volume hangs in the midst of a download");
+                    let _ = self.frames.send(Err(io::ErrorKind::TimedOut.into())).await;
+                    return Err((Ending::Failed, "the volume hung".to_owned()));
+                }
+            };
             get = back;
             if let Err(error) = read {
                 tracing::error!(intent = self.intent, %error, "an object cannot be read");
@@ -178,9 +233,10 @@ impl Feeding {
         let command = Command::Finish { intent: self.intent, ending, error, sent };
         match self.store.ledger.submit(command).await? {
             Outcome::Ended(_) => Ok(()),
-            other @ (Outcome::Opened { .. } | Outcome::UnknownFile | Outcome::UnknownIntent) => {
-                Err(unexpected(&other))
-            }
+            other @ (Outcome::Opened { .. }
+            | Outcome::Withheld(_)
+            | Outcome::UnknownFile
+            | Outcome::UnknownIntent) => Err(unexpected(&other)),
         }
     }
 }

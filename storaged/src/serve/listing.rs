@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use hyper::Request;
 use store_proto::limits::{DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT};
-use store_proto::{Action as Asked, Cohort, Listing};
+use store_proto::{Action as Asked, Cohort, Listing, LogicalPath, ProblemKind};
 
 use crate::denial::Denial;
 use crate::ledger::Note;
@@ -42,6 +42,35 @@ pub async fn list<B>(
         rows.last().filter(|_| more).map(|row| URL_SAFE_NO_PAD.encode(row.ledger_index.to_be_bytes()));
     let files = rows.iter().map(|row| row.to_meta()).collect();
     Ok(answer::json(StatusCode::OK, &Listing { files, next_cursor }))
+}
+
+/// `GET /internal/v1/cohorts/{c}/versions?path=`: all versions of a name, the newest first.
+pub async fn versions<B>(
+    request: &Request<B>,
+    cohort: &Cohort,
+    admitted: &Admitted,
+    store: &Arc<Store>,
+) -> Result<Answer, Refusal> {
+    if let Err(denial) = admitted.authorize(cohort, Asked::List) {
+        return Err(deny(store, denial, admitted.origin.clone(), Some(cohort), None).await);
+    }
+    let path = request.uri().query().and_then(|query| query.strip_prefix("path="));
+    let Some(Ok(path)) = path.map(LogicalPath::from_percent_encoded) else {
+        return Err(deny(store, Denial::Path, admitted.origin.clone(), Some(cohort), None).await);
+    };
+    let rows = store.ledger.reader().versions(cohort, &path).map_err(unreadable)?;
+    if rows.is_empty() {
+        return Err(Refusal::of(ProblemKind::UnknownFile));
+    }
+    let note = Note {
+        cohort: Some(cohort.clone()),
+        path: Some(path),
+        detail: Some(format!("{} versions", rows.len())),
+        ..Note::new(Action::AccessListed, Ending::Succeeded, admitted.origin.clone())
+    };
+    store.note(note).await?;
+    let files = rows.iter().map(|row| row.to_meta()).collect();
+    Ok(answer::json(StatusCode::OK, &Listing { files, next_cursor: None }))
 }
 
 #[derive(Debug, PartialEq, Eq)]

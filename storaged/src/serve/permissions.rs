@@ -6,6 +6,7 @@ use http::StatusCode;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
 use store_proto::limits::MAX_PERMISSION_REQUEST_BYTES;
 use store_proto::{
     Cohort, FileSelector, LogicalPath, Permission, PermissionRequest, ProblemKind, UploadPermission,
@@ -25,22 +26,7 @@ pub async fn permissions(
     admitted: &Admitted,
     store: &Arc<Store>,
 ) -> Result<Answer, Refusal> {
-    let idle = admitted.policy().rules().body_idle;
-    let body = Limited::new(request.into_body(), MAX_PERMISSION_REQUEST_BYTES).collect();
-    let body = match tokio::time::timeout(idle, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return Err(deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await),
-        Err(_) => return Err(Refusal::of(ProblemKind::BodyTimeout)),
-    };
-    let asked: PermissionRequest = match serde_json::from_slice(&body) {
-        Ok(asked) => asked,
-        Err(error) => {
-            let refusal = deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await;
-            // The parser's message may quote a value; its place in the text says enough.
-            let detail = format!("line {} column {} of the JSON", error.line(), error.column());
-            return Err(Refusal { detail: Some(detail), ..refusal });
-        }
-    };
+    let asked: PermissionRequest = read_json(request, admitted, store).await?;
     let cohort = match admitted.authorize(asked.cohort(), asked.action()) {
         Ok(cohort) => cohort,
         Err(denial) => {
@@ -67,6 +53,30 @@ pub async fn permissions(
     Ok(answer::json(StatusCode::OK, &permission))
 }
 
+/// A small body that is JSON of the protocol.
+pub(super) async fn read_json<T: DeserializeOwned>(
+    request: Request<Incoming>,
+    admitted: &Admitted,
+    store: &Arc<Store>,
+) -> Result<T, Refusal> {
+    let idle = admitted.policy().rules().body_idle;
+    let body = Limited::new(request.into_body(), MAX_PERMISSION_REQUEST_BYTES).collect();
+    let body = match tokio::time::timeout(idle, body).await {
+        Ok(Ok(body)) => body.to_bytes(),
+        Ok(Err(_)) => return Err(deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await),
+        Err(_) => return Err(Refusal::of(ProblemKind::BodyTimeout)),
+    };
+    match serde_json::from_slice(&body) {
+        Ok(read) => Ok(read),
+        Err(error) => {
+            let refusal = deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await;
+            // The parser's message may quote a value; its place in the text says enough.
+            let detail = format!("line {} column {} of the JSON", error.line(), error.column());
+            Err(Refusal { detail: Some(detail), ..refusal })
+        }
+    }
+}
+
 async fn may_upload(
     store: &Store,
     admitted: &Admitted,
@@ -78,9 +88,8 @@ async fn may_upload(
     if size.is_some_and(|size| size > max_bytes) {
         return Err(deny(store, Denial::TooLarge, admitted.origin.clone(), Some(cohort), Some(path)).await);
     }
-    if store.volume_for_writing().is_none() {
-        return Err(Refusal::of(ProblemKind::BackendUnavailable));
-    }
+    // Only looked at: the room is held when the body comes.
+    drop(store.place(size)?);
     if !store.ledger.is_usable() {
         return Err(Refusal::of(ProblemKind::LedgerUnavailable));
     }

@@ -13,7 +13,7 @@ use crate::denial::Denial;
 use crate::ledger::Origin;
 use crate::serve::admission::{self, Admitted, Refused};
 use crate::serve::answer::{self, Answer, Refusal};
-use crate::serve::{download, listing, permissions, upload};
+use crate::serve::{download, listing, permissions, upload, uploads, verdict};
 use crate::store::Store;
 
 /// The routes.
@@ -24,6 +24,10 @@ enum Route {
     Permissions,
     File(FileId),
     Cohort(Cohort),
+    Versions(Cohort),
+    Verdict(FileId),
+    Uploads,
+    Resumable(FileId),
     WrongMethod(&'static str),
     Nowhere,
 }
@@ -57,6 +61,10 @@ async fn admitted_request(
         Route::Permissions => permissions::permissions(request, &admitted, store).await,
         Route::File(id) => download::download(&request, id, &admitted, store).await,
         Route::Cohort(cohort) => listing::list(&request, &cohort, &admitted, store).await,
+        Route::Versions(cohort) => listing::versions(&request, &cohort, &admitted, store).await,
+        Route::Verdict(id) => verdict::verdict(request, id, &admitted, store).await,
+        Route::Uploads => uploads::all(request, admitted, store).await,
+        Route::Resumable(id) => uploads::one(request, id, admitted, store).await,
         Route::WrongMethod(allowed) => {
             let mut answer = answer::problem(Refusal::of(ProblemKind::MethodNotAllowed));
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
@@ -82,9 +90,30 @@ fn route(method: &Method, path: &str) -> Route {
     if let Some(id) = path.strip_prefix(routes::FILES).and_then(|id| FileId::parse(id).ok()) {
         return if reads { Route::File(id) } else { Route::WrongMethod("GET, HEAD") };
     }
-    let cohort = path.strip_prefix(routes::COHORTS).and_then(|rest| rest.strip_suffix("/files"));
-    if let Some(cohort) = cohort.and_then(|cohort| Cohort::parse(cohort).ok()) {
-        return if is_get { Route::Cohort(cohort) } else { Route::WrongMethod("GET") };
+    let below = path.strip_prefix(routes::COHORTS).and_then(|rest| rest.split_once('/'));
+    if let Some((cohort, below)) = below
+        && let Ok(cohort) = Cohort::parse(cohort)
+    {
+        return match below {
+            "files" | "versions" if !is_get => Route::WrongMethod("GET"),
+            "files" => Route::Cohort(cohort),
+            "versions" => Route::Versions(cohort),
+            _ => Route::Nowhere,
+        };
+    }
+    if let Some(id) = path.strip_prefix(routes::STORED).and_then(|rest| rest.strip_suffix("/verdict"))
+        && let Ok(id) = FileId::parse(id)
+    {
+        return if method == Method::POST { Route::Verdict(id) } else { Route::WrongMethod("POST") };
+    }
+    if path == routes::UPLOADS {
+        let allowed = is_get || method == Method::POST;
+        return if allowed { Route::Uploads } else { Route::WrongMethod("GET, POST") };
+    }
+    let upload = path.strip_prefix(routes::UPLOADS).and_then(|rest| rest.strip_prefix('/'));
+    if let Some(id) = upload.and_then(|id| FileId::parse(id).ok()) {
+        let allowed = reads || [Method::PATCH, Method::DELETE].contains(method);
+        return if allowed { Route::Resumable(id) } else { Route::WrongMethod("GET, HEAD, PATCH, DELETE") };
     }
     Route::Nowhere
 }
@@ -103,7 +132,7 @@ async fn health(store: &Arc<Store>, source: IpAddr) -> Answer {
             "the store is shutting down",
         ));
     }
-    if store.volume_for_writing().is_none() {
+    if !store.has_volume() {
         return answer::problem(Refusal::of(ProblemKind::BackendUnavailable));
     }
     answer::json(StatusCode::OK, &serde_json::json!({"status": "ok"}))
@@ -155,6 +184,19 @@ mod tests {
             ),
             (Method::GET, "/internal/v1/cohorts/../files".to_owned(), Route::Nowhere),
             (Method::GET, "/internal/v1/cohorts/c1".to_owned(), Route::Nowhere),
+            (
+                Method::GET,
+                "/internal/v1/cohorts/c1/versions".to_owned(),
+                Route::Versions(Cohort::parse("c1").unwrap()),
+            ),
+            (Method::POST, routes::verdict(id), Route::Verdict(id)),
+            (Method::GET, routes::verdict(id), Route::WrongMethod("POST")),
+            (Method::POST, "/internal/v1/uploads".to_owned(), Route::Uploads),
+            (Method::PUT, "/internal/v1/uploads".to_owned(), Route::WrongMethod("GET, POST")),
+            (Method::PATCH, routes::upload(id), Route::Resumable(id)),
+            (Method::POST, routes::upload(id), Route::WrongMethod("GET, HEAD, PATCH, DELETE")),
+            (Method::PATCH, "/internal/v1/uploads/../../etc".to_owned(), Route::Nowhere),
+            (Method::PATCH, "/internal/v1/uploads/".to_owned(), Route::Nowhere),
             (Method::GET, "/metrics".to_owned(), Route::Nowhere),
         ];
         for (method, path, expected) in table {

@@ -7,28 +7,39 @@
 
 use std::sync::Arc;
 
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, IF_MATCH};
 use http::{HeaderMap, StatusCode};
-use http_body_util::BodyExt as _;
 use hyper::Request;
 use hyper::body::Incoming;
+use sha2::{Digest as _, Sha256};
 use store_proto::{
     Action as Asked, Cohort, ContentDigest, FileId, FileType, LogicalPath, ProblemKind, headers,
 };
+use vault::Key256;
 
 use crate::denial::Denial;
-use crate::keys::{KeyStore as _, RECORD_SLOT};
-use crate::ledger::upload::{Command, Outcome};
-use crate::ledger::{Action, Ending, FileRow, tables};
-use crate::limits::{LINGER, LINGER_BYTES, TRANSFER_WAIT};
-use crate::objects::{Backend, PutError, TransferSlot};
+use crate::keys::KeyStore as _;
+use crate::ledger::files::PartRow;
+use crate::ledger::intents::Claim;
+use crate::ledger::upload::{self, Command, Outcome};
+use crate::ledger::{Action, Ending, FileRow};
+use crate::limits::TRANSFER_WAIT;
+use crate::objects::part::associated_data;
+use crate::objects::{Part, Pipeline, TransferSlot};
+use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
-use crate::serve::patience::{Patience, Waited};
+use crate::serve::incoming::{
+    self, Next, UploadError, in_time, linger, next_frame, over_quota, parse_etag, publish, random_id,
+};
+use crate::serve::patience::Patience;
 use crate::serve::permissions::refuse_certain_conflict;
 use crate::serve::routes::deny;
-use crate::serve::sink::{Sink, Written};
 use crate::store::Store;
+use crate::volumes::Promise;
+
+/// The only part of a file that came in one stretch.
+const ONLY_PART: u32 = 1;
 
 /// What the headers say of the file.
 #[derive(Debug)]
@@ -38,6 +49,7 @@ struct Announced {
     file_type: Option<FileType>,
     size: Option<u64>,
     sha256: Option<ContentDigest>,
+    replaces: Option<ContentDigest>,
 }
 
 /// Takes a body.
@@ -55,29 +67,32 @@ pub async fn upload(
     };
     let refused =
         |denial| deny(store, denial, admitted.origin.clone(), Some(&announced.cohort), Some(&announced.path));
-    let max_bytes = match admitted.authorize(&announced.cohort, Asked::Upload) {
-        Ok(cohort) => cohort.max_file_bytes,
+    let cohort = match admitted.authorize(&announced.cohort, Asked::Upload) {
+        Ok(cohort) => cohort,
         Err(denial) => return Err(refused(denial).await),
     };
-    if announced.size.is_some_and(|size| size > max_bytes) {
+    if announced.size.is_some_and(|size| size > cohort.max_file_bytes) {
         return Err(refused(Denial::TooLarge).await);
     }
-    let existing = refuse_certain_conflict(store, &announced.cohort, &announced.path, announced.size)?;
-    if let (Some(existing), Some(sha256)) = (&existing, announced.sha256)
-        && existing.sha256 != sha256
-    {
-        return Err(Refusal::of(ProblemKind::Conflict));
+    if !cohort.takes(announced.file_type.as_ref()) {
+        return Err(refused(Denial::FileType).await);
     }
-    let Some(disk) = store.volume_for_writing().cloned() else {
-        return Err(Refusal::of(ProblemKind::BackendUnavailable));
-    };
+    if announced.replaces.is_none() {
+        let existing = refuse_certain_conflict(store, &announced.cohort, &announced.path, announced.size)?;
+        if let (Some(existing), Some(sha256)) = (&existing, announced.sha256)
+            && existing.sha256 != sha256
+        {
+            return Err(Refusal::of(ProblemKind::Conflict));
+        }
+    }
+    let promise = store.place(announced.size)?;
     let Some(slot) = store.buffers.slot(TRANSFER_WAIT).await else {
         return Err(Refusal::of(ProblemKind::Overloaded));
     };
     // In a task of its own: when the connection dies its handler is dropped, and the records must be
     // written all the same. The body then ends with an error, which ends the task.
     let (patience, hung) = Patience::new(store.io_patience);
-    let upload = Upload { store: Arc::clone(store), admitted, announced, max_bytes, disk, slot, patience };
+    let upload = Upload { store: Arc::clone(store), admitted, announced, cohort, promise, slot, patience };
     let mut running = tokio::spawn(upload.run(request.into_body()));
     let ended = tokio::select! {
         ended = &mut running => ended,
@@ -90,54 +105,10 @@ struct Upload {
     store: Arc<Store>,
     admitted: Admitted,
     announced: Announced,
-    max_bytes: u64,
-    disk: Arc<dyn Backend>,
+    cohort: CohortPolicy,
+    promise: Promise,
     slot: TransferSlot,
     patience: Patience,
-}
-
-/// Why a body did not become a file.
-#[derive(Debug, thiserror::Error)]
-enum UploadError {
-    #[error("the body ended early or its sender went away")]
-    Incomplete,
-    #[error("the body made no progress")]
-    Idle,
-    #[error("the body is longer than announced or allowed")]
-    TooLarge,
-    #[error("the body has another digest than announced")]
-    Digest,
-    #[error("the volume hung")]
-    Hung,
-    #[error(transparent)]
-    Put(#[from] PutError),
-    #[error("the path holds other content")]
-    Conflict,
-}
-
-impl UploadError {
-    fn ending(&self) -> Ending {
-        match self {
-            UploadError::Incomplete | UploadError::Idle => Ending::Aborted,
-            UploadError::TooLarge
-            | UploadError::Digest
-            | UploadError::Hung
-            | UploadError::Put(_)
-            | UploadError::Conflict => Ending::Failed,
-        }
-    }
-
-    fn refusal(&self) -> Refusal {
-        Refusal::of(match self {
-            UploadError::Incomplete => ProblemKind::IncompleteBody,
-            UploadError::Idle => ProblemKind::BodyTimeout,
-            UploadError::TooLarge => ProblemKind::TooLarge,
-            UploadError::Digest => ProblemKind::DigestMismatch,
-            UploadError::Put(PutError::Full { .. }) => ProblemKind::Quota,
-            UploadError::Hung | UploadError::Put(PutError::Io { .. }) => ProblemKind::BackendUnavailable,
-            UploadError::Conflict => ProblemKind::Conflict,
-        })
-    }
 }
 
 impl Upload {
@@ -145,20 +116,31 @@ impl Upload {
         let store = Arc::clone(&self.store);
         let _guard = store.drain.guard();
         let begun = store.clock.now();
-        let file_id = tables::random_id().map_err(|error| Refusal::because(ProblemKind::Internal, error))?;
-        let intent = self.begin(file_id).await?;
+        let (standing, key) = self.begin().await?;
         store.metrics.transfers.inc();
         let mut received = 0;
-        let (policy_idle, announced, disk, max_bytes) =
-            (self.admitted.policy().rules().body_idle, self.announced, self.disk, self.max_bytes);
-        let begun_object =
-            Begun { store: &store, disk: &disk, patience: &self.patience, id: file_id, intent };
-        let store_body =
-            StoreBody { begun: &begun_object, announced: &announced, max_bytes, idle: policy_idle };
-        let stored = store_body.store(&mut body, self.slot, &mut received).await;
-        let result = match stored {
-            Ok(written) => begun_object.finish(written).await,
-            Err(error) => Err(begun_object.abandon(error, received).await),
+        let Upload { admitted, announced, cohort, mut promise, slot, patience, .. } = self;
+        let volume = Arc::clone(promise.volume());
+        let part = Part {
+            object: standing.claim.object,
+            key,
+            aad: associated_data(standing.file_id, ONLY_PART, &announced.cohort),
+        };
+        let pool = volume.pool.clone();
+        let mut pipeline = Pipeline::new(pool, slot, Arc::clone(&volume.backend), part, Sha256::new()).await;
+        let ongoing = Ongoing { store: &store, standing, patience: &patience, volume: &volume };
+        let bounds =
+            Bounds { announced: &announced, cohort: &cohort, idle: admitted.policy().rules().body_idle };
+        let arrived = ongoing.receive(&mut body, &mut pipeline, &mut promise, &bounds, &mut received).await;
+        let result = match arrived {
+            Ok(sha256) => match publish(&store, &patience, pipeline, ongoing.standing.claim).await {
+                Ok(part) => ongoing.finish(part, sha256).await,
+                Err(error) => Err(ongoing.abandon(error, received).await),
+            },
+            Err(error) => {
+                patience.with(pipeline.stop()).await;
+                Err(ongoing.abandon(error, received).await)
+            }
         };
         store.metrics.transfers.dec();
         store.metrics.received_bytes.inc_by(received);
@@ -180,87 +162,62 @@ impl Upload {
         }
     }
 
-    async fn begin(&self, file_id: FileId) -> Result<u64, Refusal> {
-        let (_, record_key) = self.store.keys.new_file_key(&self.announced.cohort, file_id, RECORD_SLOT)?;
+    /// Draws ids and keys, and makes the intent durable.
+    async fn begin(&self) -> Result<(Standing, Key256), Refusal> {
+        let (file_id, object) = (random_id()?, random_id()?);
+        let cohort = &self.announced.cohort;
+        let (_, record_key) = self.store.keys.new_file_key(cohort, file_id, crate::keys::RECORD_SLOT)?;
+        let (key, part_key) = self.store.keys.new_file_key(cohort, file_id, ONLY_PART)?;
+        let claim = Claim { object, part: ONLY_PART, volume: self.promise.volume().backend.id() };
         let command = Command::Begin {
             origin: self.admitted.origin.clone(),
-            cohort: self.announced.cohort.clone(),
-            path: self.announced.path.clone(),
-            file_type: self.announced.file_type.clone(),
+            wanted: upload::Announced {
+                cohort: cohort.clone(),
+                path: self.announced.path.clone(),
+                file_type: self.announced.file_type.clone(),
+                size: self.announced.size,
+                replaces: self.announced.replaces,
+                scan_required: self.cohort.scan_required,
+            },
             file_id,
-            volume: self.disk.id(),
-            keys: vec![record_key],
+            claim,
+            keys: vec![record_key, part_key],
+            quota: self.cohort.quota(),
         };
-        let outcome = self.store.ledger.submit(command).await?;
-        let Outcome::Begun { intent } = outcome else { return Err(unexpected(&outcome)) };
-        Ok(intent)
+        match self.store.ledger.submit(command).await? {
+            Outcome::Begun { intent, reserved } => Ok((Standing { file_id, intent, claim, reserved }, key)),
+            Outcome::OverQuota => Err(over_quota()),
+            other @ (Outcome::Extended { .. }
+            | Outcome::Stored(_)
+            | Outcome::PathTaken(_)
+            | Outcome::NotThere
+            | Outcome::Abandoned(_)
+            | Outcome::UnknownIntent) => Err(unexpected(&other)),
+        }
     }
 }
 
-/// An object whose intent stands.
-struct Begun<'a> {
-    store: &'a Store,
-    disk: &'a Arc<dyn Backend>,
-    patience: &'a Patience,
-    id: FileId,
+/// An upload whose intent stands.
+#[derive(Debug, Clone, Copy)]
+struct Standing {
+    file_id: FileId,
     intent: u64,
+    claim: Claim,
+    reserved: u64,
 }
 
-struct StoreBody<'a> {
-    begun: &'a Begun<'a>,
+/// What a body may be.
+struct Bounds<'a> {
     announced: &'a Announced,
-    max_bytes: u64,
+    cohort: &'a CohortPolicy,
     idle: std::time::Duration,
 }
 
-impl StoreBody<'_> {
-    /// Reads the whole body into a temporary file, checks it, and publishes it.
-    async fn store(
-        &self,
-        body: &mut Incoming,
-        slot: TransferSlot,
-        received: &mut u64,
-    ) -> Result<(u64, ContentDigest), UploadError> {
-        let Begun { store, disk, patience, id, .. } = *self.begun;
-        let opening = Sink::open(store.pool.clone(), slot, Arc::clone(disk), id);
-        let mut sink = in_time(patience.with(opening).await)?;
-        loop {
-            let frame = match tokio::time::timeout(self.idle, body.frame()).await {
-                Ok(Some(Ok(frame))) => frame,
-                Ok(Some(Err(_))) => return Err(UploadError::Incomplete),
-                Ok(None) => break,
-                Err(_) => return Err(UploadError::Idle),
-            };
-            let Some(bytes) = frame.data_ref() else { continue };
-            *received += bytes.len() as u64;
-            if *received > self.max_bytes || self.announced.size.is_some_and(|size| *received > size) {
-                return Err(UploadError::TooLarge);
-            }
-            in_time(patience.with(sink.push(bytes)).await)?;
-        }
-        if self.announced.size.is_some_and(|size| *received < size) {
-            return Err(UploadError::Incomplete);
-        }
-        let written: Written = in_time(patience.with(sink.finish()).await)?;
-        // Before anything has the name of an object: what was hashed is what was received.
-        assert_eq!(written.size, *received, "every byte that was received is written once");
-        if self.announced.sha256.is_some_and(|sha256| sha256 != written.sha256) {
-            return Err(UploadError::Digest);
-        }
-        let (size, sha256) = (written.size, written.sha256);
-        let begun = store.clock.now();
-        in_time(patience.with(written.publish()).await)?;
-        store.metrics.fsync_seconds.observe(store.clock.now().duration_since(begun).as_secs_f64());
-        Ok((size, sha256))
-    }
-}
-
-/// What came too late is a failure, though it was done: the sender has been told so.
-fn in_time<T>((done, hung): Waited<Result<T, PutError>>) -> Result<T, UploadError> {
-    match done {
-        Ok(_) if hung => Err(UploadError::Hung),
-        done => Ok(done?),
-    }
+struct Ongoing<'a> {
+    store: &'a Store,
+    standing: Standing,
+    patience: &'a Patience,
+    volume: &'a crate::volumes::VolumeState,
 }
 
 enum Finished {
@@ -273,16 +230,71 @@ struct Ended {
     refusal: Refusal,
 }
 
-impl Begun<'_> {
-    async fn finish(&self, (size, sha256): (u64, ContentDigest)) -> Result<Finished, Ended> {
+impl Ongoing<'_> {
+    /// Reads the whole body into the pipeline and compares it with what was announced.
+    async fn receive(
+        &self,
+        body: &mut Incoming,
+        pipeline: &mut Pipeline,
+        promise: &mut Promise,
+        bounds: &Bounds<'_>,
+        received: &mut u64,
+    ) -> Result<ContentDigest, UploadError> {
+        let (announced, max_bytes) = (bounds.announced, bounds.cohort.max_file_bytes);
+        let mut reserved = self.standing.reserved;
+        while let Next::Frame(bytes) = next_frame(body, bounds.idle).await? {
+            *received += bytes.len() as u64;
+            if *received > max_bytes || announced.size.is_some_and(|size| *received > size) {
+                return Err(UploadError::TooLarge);
+            }
+            while *received > reserved {
+                reserved = self.extend(bounds.cohort).await?;
+            }
+            in_time(self.patience.with(pipeline.push(&bytes)).await)?;
+            promise.spend(bytes.len() as u64);
+        }
+        if announced.size.is_some_and(|size| *received < size) {
+            return Err(UploadError::Incomplete);
+        }
+        // Before anything has the name of an object: what was hashed is what was received.
+        assert_eq!(pipeline.size(), *received, "every byte that was received is sealed once");
+        let sha256 = pipeline.digest();
+        if announced.sha256.is_some_and(|expected| expected != sha256) {
+            return Err(UploadError::Digest);
+        }
+        Ok(sha256)
+    }
+
+    /// Of an upload that did not say how long it is: more of the cohort's quota.
+    async fn extend(&self, cohort: &CohortPolicy) -> Result<u64, UploadError> {
+        let command = Command::Extend { intent: self.standing.intent, quota: cohort.quota() };
+        match self.store.ledger.submit(command).await {
+            Ok(Outcome::Extended { reserved }) => Ok(reserved),
+            Ok(Outcome::OverQuota) => Err(UploadError::OverQuota),
+            Ok(other) => {
+                unexpected(&other);
+                Err(UploadError::Ledger)
+            }
+            Err(_unavailable) => Err(UploadError::Ledger),
+        }
+    }
+
+    async fn finish(&self, part: PartRow, sha256: ContentDigest) -> Result<Finished, Ended> {
         let failed = |refusal| Ended { ending: Ending::Failed, refusal };
-        let command = Command::Finish { intent: self.intent, size, sha256 };
+        let size = part.size;
+        let command = Command::Finish { intent: self.standing.intent, part, sha256 };
         // Without an answer the file may or may not be recorded: the object stays, and the next start knows.
         let outcome = self.store.ledger.submit(command).await.map_err(|error| failed(error.into()))?;
-        if let Outcome::Stored(file) = outcome {
-            return Ok(Finished::New(file));
-        }
-        let Outcome::PathTaken(existing) = outcome else { return Err(failed(unexpected(&outcome))) };
+        let existing = match outcome {
+            Outcome::Stored(file) => return Ok(Finished::New(file)),
+            Outcome::PathTaken(existing) => existing,
+            Outcome::NotThere => return Err(self.abandon(UploadError::NotThere, size).await),
+            other @ (Outcome::Begun { .. }
+            | Outcome::Extended { .. }
+            | Outcome::OverQuota
+            | Outcome::Abandoned(_)
+            | Outcome::UnknownIntent) => return Err(failed(unexpected(&other))),
+        };
         if existing.sha256 != sha256 {
             return Err(self.abandon(UploadError::Conflict, size).await);
         }
@@ -294,7 +306,7 @@ impl Begun<'_> {
     async fn abandon(&self, error: UploadError, received: u64) -> Ended {
         let ending = error.ending();
         if let UploadError::Put(put) = &error {
-            tracing::error!(object = %self.id, error = %put, "an upload failed on the volume");
+            tracing::error!(object = %self.standing.claim.object, error = %put, "an upload failed on the volume");
         }
         let closed = self.close(ending, error.to_string(), received).await;
         // What was wrong first is what the client should know; that it could not be tidied is in the log, and
@@ -305,41 +317,20 @@ impl Begun<'_> {
 
     /// Removes what the upload wrote; only then closes its intent.
     async fn close(&self, ending: Ending, error: String, received: u64) -> Result<(), Refusal> {
-        let (removing, id) = (Arc::clone(self.disk), self.id);
-        let removal = self.store.pool.run(move || removing.remove(id));
-        let (removed, _) = self.patience.with(removal).await;
-        if let Err(error) = removed.map_err(Into::into).and_then(|removed| removed) {
-            tracing::error!(object = %id, %error, "an unfinished object cannot be removed; the next start will try");
-            return Err(Refusal::of(ProblemKind::BackendUnavailable));
-        }
+        incoming::remove(self.volume, self.patience, self.standing.claim.object).await?;
         self.store.metrics.operation(Action::ScratchCleanup, Ending::Succeeded, None);
-        let command = Command::Abandon { intent: self.intent, ending, error, received };
+        let command = Command::Abandon { intent: self.standing.intent, ending, error, received };
         match self.store.ledger.submit(command).await? {
             Outcome::Abandoned(_) => Ok(()),
             other @ (Outcome::Begun { .. }
+            | Outcome::Extended { .. }
+            | Outcome::OverQuota
             | Outcome::Stored(_)
             | Outcome::PathTaken(_)
+            | Outcome::NotThere
             | Outcome::UnknownIntent) => Err(unexpected(&other)),
         }
     }
-}
-
-/// Reads on for a moment after a refusal, so that a client that still sends can read the answer instead
-/// of a reset.
-fn linger(mut body: Incoming) {
-    tokio::spawn(async move {
-        let mut left = LINGER_BYTES;
-        let discard = async {
-            while let Some(Ok(frame)) = body.frame().await {
-                let length = frame.data_ref().map_or(0, |bytes| bytes.len() as u64);
-                match left.checked_sub(length) {
-                    Some(less) => left = less,
-                    None => return,
-                }
-            }
-        };
-        let _ = tokio::time::timeout(LINGER, discard).await;
-    });
 }
 
 pub(super) fn unexpected(outcome: &impl std::fmt::Debug) -> Refusal {
@@ -364,7 +355,15 @@ impl Announced {
         let sha256 = sha256.map_err(|error| malformed(headers::REPR_DIGEST, &error))?;
         let size = text(headers, CONTENT_LENGTH.as_str())?.map(str::parse::<u64>).transpose();
         let size = size.map_err(|error| malformed("content-length", &error))?;
-        Ok(Announced { cohort, path, file_type, size, sha256 })
+        let replaces = match text(headers, IF_MATCH.as_str())? {
+            None => None,
+            Some(etag) => {
+                let parsed =
+                    parse_etag(etag).ok_or_else(|| malformed("if-match", &"not one strong etag of a file"));
+                Some(parsed?)
+            }
+        };
+        Ok(Announced { cohort, path, file_type, size, sha256, replaces })
     }
 }
 

@@ -114,12 +114,30 @@ impl Lab {
         let _ = hearing.await;
         store.drain.begin();
         serving.await.unwrap();
+        let keys = Arc::downgrade(&store.keys);
         drop(store);
+        // The ledger's thread has them too.
+        while keys.strong_count() > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         let ledger = folder.path().join("state/ledger.redb");
         while storaged::ledger::open(&ledger).is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
         (folder, tokens)
+    }
+
+    /// What a crash leaves at this moment, as the folder of another lab.
+    pub(crate) fn copy_of_disk(&self) -> Arc<tempfile::TempDir> {
+        let crashed = tempfile::tempdir().unwrap();
+        let mut copy = std::process::Command::new("cp");
+        copy.arg("-a").arg(self.folder.path().join(".")).arg(crashed.path());
+        assert!(copy.status().unwrap().success());
+        let config = crashed.path().join("storaged.toml");
+        let text = std::fs::read_to_string(&config).unwrap();
+        let (old, new) = (self.folder.path().display().to_string(), crashed.path().display().to_string());
+        std::fs::write(&config, text.replace(&old, &new)).unwrap();
+        Arc::new(crashed)
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> Asking<'_> {

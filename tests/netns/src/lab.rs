@@ -137,8 +137,7 @@ impl Lab {
 
     /// Fails if a daemon wrote a line at WARN or above which holds none of `expected`.
     pub fn fail_on_unexpected_lines(&self, expected: &[&str]) -> Result<()> {
-        // storaged says at each start what it does not do yet.
-        let mut always = vec!["files are not encrypted at rest yet"];
+        let mut always = Vec::new();
         if !has_many_users()? {
             // There is no other user than root here, and a daemon rightly complains that it has none to become.
             always.extend(["no user is configured", "run_as is not set"]);

@@ -78,11 +78,12 @@ fn work(disk: &Disk, keys: &Keys, fail_at: usize) -> Acknowledged {
     for number in 0..12u8 {
         let id = FileId::from_bytes([number; 16]);
         let begun = ledger.submit_blocking(begin_upload(keys, "c", &format!("p{number}"), id));
-        let Ok(upload::Outcome::Begun { intent }) = begun else { break };
+        let Ok(upload::Outcome::Begun { intent, .. }) = begun else { break };
         acknowledged.begun.push(id);
         // Every third is left open, as a crash would.
         if number % 3 != 2 {
-            let Ok(upload::Outcome::Stored(_)) = ledger.submit_blocking(finish_upload(intent, number)) else {
+            let Ok(upload::Outcome::Stored(_)) = ledger.submit_blocking(finish_upload(intent, id, number))
+            else {
                 break;
             };
             acknowledged.stored.push(id);
@@ -130,8 +131,8 @@ fn check(disk: Disk, keys: &Keys, acknowledged: &Acknowledged, fail_at: usize, s
         assert!(known, "{context}: the intent of {id} was acknowledged and is gone");
     }
     let mut removed = Vec::new();
-    let recovered = recover(&ledger, |row| {
-        removed.push(row.file_id);
+    let recovered = recover(&ledger, |claim| {
+        removed.push(claim.object);
         Ok(())
     })
     .unwrap();

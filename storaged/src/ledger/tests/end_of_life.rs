@@ -61,8 +61,8 @@ fn holds_stand_on_files_and_on_whole_cohorts() {
     let (ledger, keys, _time) = start();
     let file = FileId::from_bytes([7; 16]);
     let begun = ledger.submit_blocking(begin_upload(&keys, "c1", "a", file)).unwrap();
-    let upload::Outcome::Begun { intent } = begun else { panic!("{begun:?}") };
-    ledger.submit_blocking(finish_upload(intent, 3)).unwrap();
+    let upload::Outcome::Begun { intent, .. } = begun else { panic!("{begun:?}") };
+    ledger.submit_blocking(finish_upload(intent, file, 3)).unwrap();
     let cohort = Cohort::parse("c1").unwrap();
     let other = Cohort::parse("c12").unwrap();
     let on_file = |of: &Cohort| hold::on_file(&ledger.reader().snapshot().unwrap(), file, of).unwrap();

@@ -145,8 +145,11 @@ fn what_must_be_mirrored_is_refused_while_the_mirror_is_gone_and_the_rest_is_not
     std::fs::remove_dir_all(lab.journal()).unwrap();
     std::fs::write(lab.journal(), b"not a directory").unwrap();
     let begin = begin_upload(&keys, "c", "late", FileId::from_bytes([77; 16]));
-    let upload::Outcome::Begun { intent } = ledger.submit_blocking(begin).unwrap() else { panic!() };
-    assert_eq!(ledger.submit_blocking(finish_upload(intent, 1)), Err(LedgerUnavailable));
+    let upload::Outcome::Begun { intent, .. } = ledger.submit_blocking(begin).unwrap() else { panic!() };
+    assert_eq!(
+        ledger.submit_blocking(finish_upload(intent, FileId::from_bytes([77; 16]), 1)),
+        Err(LedgerUnavailable)
+    );
     assert!(!ledger.mirror_keeps_up());
     // At once now, for a sender should not bring what cannot be kept.
     let begin = begin_upload(&keys, "c", "later", FileId::from_bytes([78; 16]));
@@ -154,7 +157,8 @@ fn what_must_be_mirrored_is_refused_while_the_mirror_is_gone_and_the_rest_is_not
     // Denials and downloads go on.
     let note = Note::new(Action::AccessDenied, Ending::Denied, Origin::default());
     ledger.submit_blocking(note).unwrap();
-    let read = download::Command::Begin { origin: Origin::default(), file_id: stored, detail: None };
+    let read =
+        download::Command::Begin { origin: Origin::default(), file_id: stored, detail: None, scanner: false };
     assert!(matches!(ledger.submit_blocking(read).unwrap(), download::Outcome::Opened { .. }));
     assert!(ledger.mirror_lag() > 0 && ledger.is_usable());
     // It comes back, and with it everything that it lacks.
@@ -300,8 +304,8 @@ fn work(ledger: &Ledger, keys: &Keys, numbers: std::ops::Range<u8>) {
 fn upload(ledger: &Ledger, keys: &Keys, number: u8) -> FileId {
     let id = FileId::from_bytes([0x80 ^ number; 16]);
     let begin = begin_upload(keys, "c", &format!("q{number}"), id);
-    let upload::Outcome::Begun { intent } = ledger.submit_blocking(begin).unwrap() else { panic!() };
-    let finished = ledger.submit_blocking(finish_upload(intent, number)).unwrap();
+    let upload::Outcome::Begun { intent, .. } = ledger.submit_blocking(begin).unwrap() else { panic!() };
+    let finished = ledger.submit_blocking(finish_upload(intent, id, number)).unwrap();
     assert!(matches!(finished, upload::Outcome::Stored(_)));
     id
 }

@@ -103,7 +103,7 @@ fn apply(ledger: &Ledger, keys: &Keys, time: &TestTime, model: &mut Model, numbe
         Step::Begin { cohort, path } => {
             let (cohort, path) = (format!("c{cohort}"), format!("p{path}"));
             let id = FileId::from_bytes([number; 16]);
-            let upload::Outcome::Begun { intent } =
+            let upload::Outcome::Begun { intent, .. } =
                 ledger.submit_blocking(begin_upload(keys, &cohort, &path, id)).unwrap()
             else {
                 panic!("an upload begins")
@@ -112,7 +112,7 @@ fn apply(ledger: &Ledger, keys: &Keys, time: &TestTime, model: &mut Model, numbe
         }
         Step::Finish { which, content } => {
             let Some((intent, id, cohort, path)) = pick(&model.uploads, *which).cloned() else { return };
-            let outcome = ledger.submit_blocking(finish_upload(intent, *content)).unwrap();
+            let outcome = ledger.submit_blocking(finish_upload(intent, id, *content)).unwrap();
             match model.files.get(&(cohort.clone(), path.clone())) {
                 Some((existing, _)) => {
                     assert!(matches!(outcome, upload::Outcome::PathTaken(file) if file.file_id == *existing));
@@ -141,7 +141,7 @@ fn apply(ledger: &Ledger, keys: &Keys, time: &TestTime, model: &mut Model, numbe
         Step::Read { which } => {
             let files: Vec<FileId> = model.files.values().map(|(id, _)| *id).collect();
             let Some(file_id) = pick(&files, *which).copied() else { return };
-            let command = Read::Begin { origin: Origin::default(), file_id, detail: None };
+            let command = Read::Begin { origin: Origin::default(), file_id, detail: None, scanner: false };
             let download::Outcome::Opened { intent, file } = ledger.submit_blocking(command).unwrap() else {
                 panic!("a stored file opens")
             };
@@ -156,9 +156,9 @@ fn apply(ledger: &Ledger, keys: &Keys, time: &TestTime, model: &mut Model, numbe
         }
         Step::Unknown => {
             let file_id = FileId::from_bytes([0xff; 16]);
-            let command = Read::Begin { origin: Origin::default(), file_id, detail: None };
+            let command = Read::Begin { origin: Origin::default(), file_id, detail: None, scanner: false };
             assert_eq!(ledger.submit_blocking(command).unwrap(), download::Outcome::UnknownFile);
-            let unknown = ledger.submit_blocking(finish_upload(u64::MAX, 1)).unwrap();
+            let unknown = ledger.submit_blocking(finish_upload(u64::MAX, file_id, 1)).unwrap();
             assert_eq!(unknown, upload::Outcome::UnknownIntent);
         }
         Step::Deny => {

@@ -1,0 +1,598 @@
+//! Area *partial*: a file comes in in stretches, over broken connections and over starts.
+//!
+//! **Invariant:** the offset that a client is told is durable: behind it stand published objects and, of what
+//! fills no segment yet, the tail in the row, which is sealed anew with each row. The state of the hash is of
+//! exactly these bytes. A stretch that is being written is the intent's claim: a start removes its object and
+//! the client goes on at the offset before it. A stretch has a part number, and so a key, that no stretch had
+//! before, whether that one was kept or given up.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use store_proto::{ContentDigest, FileId, UserName};
+
+use crate::keys::KeyChange;
+use crate::ledger::application::Application;
+use crate::ledger::command::Area;
+use crate::ledger::files::{self, Arrival, FileRow, OBJECTS, PartRow, Place};
+use crate::ledger::intents::{self, Claim, IntentKind, IntentRow};
+use crate::ledger::record::{Action, Ending, Origin};
+use crate::ledger::state::{StateTable, View};
+use crate::ledger::tables::{CorruptError, Counter};
+use crate::ledger::upload::{self, Announced};
+use crate::ledger::usage::{self, Bytes, Quota, Wanted};
+use crate::limits::{MAX_PARTS, RESERVE_STEP_BYTES};
+
+/// Upload id → how far it is.
+pub const PARTIAL: StateTable<PartialRow> = StateTable::new("partial");
+/// Upload id ‖ number of the part, big-endian → the part.
+pub const PARTIAL_PARTS: StateTable<PartRow> = StateTable::new("partial_parts");
+
+/// How far an upload is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PartialRow {
+    /// When it began.
+    pub created_ms: u64,
+    /// When it is given up, unless more arrives.
+    pub expires_ms: u64,
+    /// The file that it will be, or has become.
+    pub file_id: FileId,
+    /// Whether the file is there: kept until it expires, for a client that missed the answer.
+    pub finished: bool,
+    /// The state of SHA-256 over all bytes so far; none, before the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<Blob>,
+    /// The intent that stands for it.
+    pub intent: u64,
+    /// How long the file will be, if it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub length: Option<u64>,
+    /// The number of the next part.
+    pub next_part: u32,
+    /// Bytes that are durable.
+    pub offset: u64,
+    /// How many parts there are.
+    pub parts: u32,
+    /// What the whole must have, if it was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sha256: Option<ContentDigest>,
+    /// The last bytes before the offset, which are in no part yet.
+    #[serde(default, skip_serializing_if = "Blob::is_empty")]
+    pub tail: Blob,
+    /// Whose it is.
+    pub user: UserName,
+    /// The row's format.
+    pub v: u32,
+}
+
+impl PartialRow {
+    /// Whether all bytes are there, in parts.
+    pub fn is_whole(&self) -> bool {
+        self.length == Some(self.offset) && self.tail.is_empty() && self.parts > 0
+    }
+}
+
+/// Bytes, base64 in JSON; never printed.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct Blob(pub Vec<u8>);
+
+impl Blob {
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl std::fmt::Debug for Blob {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+impl Serialize for Blob {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD_NO_PAD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Blob {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Blob, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        STANDARD_NO_PAD.decode(text.as_bytes()).map(Blob).map_err(serde::de::Error::custom)
+    }
+}
+
+/// What is asked of this area. All but `Create` name an upload.
+#[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "it moves through the queue once; a box is dearer than that")]
+pub enum Command {
+    /// Begin.
+    Create {
+        /// Who asked.
+        origin: Origin,
+        /// Whose it is.
+        user: UserName,
+        /// What it will be; `size` may be unknown.
+        wanted: Announced,
+        /// What the whole must have, if it was said.
+        sha256: Option<ContentDigest>,
+        /// The upload's id.
+        upload: FileId,
+        /// The file's id.
+        file_id: FileId,
+        /// The file's record key.
+        keys: Vec<KeyChange>,
+        /// What the cohort may use.
+        quota: Quota,
+        /// When it is given up.
+        expires_ms: u64,
+    },
+    /// A stretch is about to be written.
+    Start {
+        /// The upload.
+        upload: FileId,
+        /// Where the sender goes on.
+        offset: u64,
+        /// The length of the file, if the sender says it only now.
+        length: Option<u64>,
+        /// The object and its part number.
+        claim: Claim,
+        /// The part's key.
+        keys: Vec<KeyChange>,
+        /// What the cohort may use.
+        quota: Quota,
+    },
+    /// A stretch has ended, well or by a break: what arrived is durable.
+    Save {
+        /// The upload.
+        upload: FileId,
+        /// The published object; none: it all fits the tail.
+        part: Option<PartRow>,
+        /// What is in no part.
+        tail: Blob,
+        /// The state of the hash.
+        hash: Blob,
+        /// Where the sender goes on.
+        offset: u64,
+        /// When it is given up.
+        expires_ms: u64,
+    },
+    /// The stretch that was being written is removed from the volume.
+    GiveUp {
+        /// The upload.
+        upload: FileId,
+    },
+    /// All bytes are there: make it a file.
+    Finish {
+        /// The upload.
+        upload: FileId,
+        /// SHA-256 of the file.
+        sha256: ContentDigest,
+        /// When it is forgotten.
+        expires_ms: u64,
+    },
+    /// Nothing of it is left on the volumes: end it.
+    Abandon {
+        /// The upload.
+        upload: FileId,
+        /// How it ended.
+        ending: Ending,
+        /// Why.
+        error: String,
+        /// The file that its sender has instead, if it holds the same.
+        instead: Option<FileId>,
+    },
+    /// A finished one has expired.
+    Forget {
+        /// The upload.
+        upload: FileId,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// It stands.
+    Created(Box<PartialRow>),
+    /// The stretch may be written: so many bytes of it at most.
+    Started {
+        /// How far it is.
+        row: Box<PartialRow>,
+        /// Bytes that may follow.
+        room: u64,
+    },
+    /// The sender must go on here.
+    WrongOffset(u64),
+    /// A length was said before, or less than has arrived.
+    WrongLength,
+    /// A stretch is being written, or was when it broke; its object is to be removed first.
+    Claimed(Claim),
+    /// There are as many parts as a file may have: only longer stretches are taken.
+    TooManyParts,
+    /// The cohort's quota is used up.
+    OverQuota,
+    /// How far it is now.
+    Saved(Box<PartialRow>),
+    /// The file is part of the store.
+    Stored(Box<FileRow>),
+    /// Another file has the path; nothing has changed.
+    PathTaken(Box<FileRow>),
+    /// What was to be replaced is not what is there; nothing has changed.
+    NotThere,
+    /// Bytes are missing.
+    Incomplete(u64),
+    /// Closed without a file of its own; the index of the last record.
+    Abandoned(u64),
+    /// The marker is gone.
+    Forgotten,
+    /// It has become a file.
+    Finished(Box<PartialRow>),
+    /// There is no such upload.
+    Unknown,
+}
+
+impl Area for Command {
+    fn new_keys(&self) -> &[KeyChange] {
+        match self {
+            Command::Create { keys, .. } | Command::Start { keys, .. } => keys,
+            Command::Save { .. }
+            | Command::GiveUp { .. }
+            | Command::Finish { .. }
+            | Command::Abandon { .. }
+            | Command::Forget { .. } => &[],
+        }
+    }
+
+    /// A sender who is told an offset may delete what is before it.
+    fn waits_for_mirror(&self) -> bool {
+        match self {
+            Command::Save { .. } | Command::Finish { .. } | Command::Abandon { .. } => true,
+            Command::Create { .. }
+            | Command::Start { .. }
+            | Command::GiveUp { .. }
+            | Command::Forget { .. } => false,
+        }
+    }
+
+    fn leads_to_waiting(&self) -> bool {
+        matches!(self, Command::Create { .. } | Command::Start { .. })
+    }
+}
+
+/// An open upload: its row and its intent's.
+struct Open {
+    upload: FileId,
+    row: PartialRow,
+    intent: IntentRow,
+}
+
+impl Command {
+    fn upload(&self) -> FileId {
+        match self {
+            Command::Create { upload, .. }
+            | Command::Start { upload, .. }
+            | Command::Save { upload, .. }
+            | Command::GiveUp { upload }
+            | Command::Finish { upload, .. }
+            | Command::Abandon { upload, .. }
+            | Command::Forget { upload } => *upload,
+        }
+    }
+
+    pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {
+        let upload = self.upload();
+        let open = match app.get(&PARTIAL, upload.as_bytes())? {
+            None => None,
+            Some(row) if row.finished => {
+                return match self {
+                    Command::Forget { .. } => {
+                        app.delete(&PARTIAL, upload.as_bytes())?;
+                        Ok(Outcome::Forgotten)
+                    }
+                    _other @ (Command::Create { .. }
+                    | Command::Start { .. }
+                    | Command::Save { .. }
+                    | Command::GiveUp { .. }
+                    | Command::Finish { .. }
+                    | Command::Abandon { .. }) => Ok(Outcome::Finished(Box::new(row))),
+                };
+            }
+            Some(row) => {
+                let intent = intents::find(app, row.intent, IntentKind::Partial)?;
+                let intent =
+                    intent.ok_or_else(|| CorruptError::Row(format!("upload {upload} has no open intent")))?;
+                Some(Open { upload, row, intent })
+            }
+        };
+        match (self, open) {
+            (
+                Command::Create { origin, user, wanted, sha256, file_id, keys: _, quota, expires_ms, .. },
+                None,
+            ) => {
+                let now = Created { user, sha256, upload, file_id, expires_ms };
+                create(app, origin, wanted, quota, now)
+            }
+            (Command::Create { .. }, Some(_)) => {
+                Err(CorruptError::Row(format!("upload {upload} was drawn twice")))
+            }
+            (_, None) => Ok(Outcome::Unknown),
+            (Command::Start { offset, length, claim, keys: _, quota, .. }, Some(open)) => {
+                open.start(app, offset, length, claim, quota)
+            }
+            (Command::Save { part, tail, hash, offset, expires_ms, .. }, Some(open)) => {
+                open.save(app, part, Saved { tail, hash, offset, expires_ms })
+            }
+            (Command::GiveUp { .. }, Some(mut open)) => {
+                open.give_up(app)?;
+                Ok(Outcome::Saved(Box::new(open.row)))
+            }
+            (Command::Finish { sha256, expires_ms, .. }, Some(open)) => open.finish(app, sha256, expires_ms),
+            (Command::Abandon { ending, error, instead, .. }, Some(open)) => {
+                open.abandon(app, ending, error, instead)
+            }
+            (Command::Forget { .. }, Some(_)) => Ok(Outcome::Unknown),
+        }
+    }
+}
+
+/// What a new row begins with.
+struct Created {
+    user: UserName,
+    sha256: Option<ContentDigest>,
+    upload: FileId,
+    file_id: FileId,
+    expires_ms: u64,
+}
+
+fn create(
+    app: &mut Application<'_, '_>,
+    origin: Origin,
+    wanted: Announced,
+    quota: Quota,
+    created: Created,
+) -> Result<Outcome, CorruptError> {
+    let bytes = wanted.size.map_or(Bytes::UpTo(RESERVE_STEP_BYTES), Bytes::Exactly);
+    let Some(reserved) = usage::reserve(app, &wanted.cohort, quota, Wanted { bytes, file: true })? else {
+        return Ok(Outcome::OverQuota);
+    };
+    let intent = IntentRow {
+        claim: None,
+        cohort: wanted.cohort,
+        file_id: created.file_id,
+        file_type: wanted.file_type,
+        kind: IntentKind::Partial,
+        origin,
+        path: wanted.path,
+        replaces: wanted.replaces,
+        reserved_bytes: reserved,
+        scan_required: wanted.scan_required,
+        v: 1,
+    };
+    let intent = intents::open(app, Action::FileUploadedViaStream, &intent, Some("resumable".into()))?;
+    let row = PartialRow {
+        created_ms: app.now_ms(),
+        expires_ms: created.expires_ms,
+        file_id: created.file_id,
+        finished: false,
+        hash: None,
+        intent,
+        length: wanted.size,
+        next_part: 1,
+        offset: 0,
+        parts: 0,
+        sha256: created.sha256,
+        tail: Blob::default(),
+        user: created.user,
+        v: 1,
+    };
+    app.put_about(&PARTIAL, created.upload.as_bytes(), row.file_id, &row)?;
+    app.count(Counter::PartialUploads, 1)?;
+    Ok(Outcome::Created(Box::new(row)))
+}
+
+/// What a stretch leaves.
+struct Saved {
+    tail: Blob,
+    hash: Blob,
+    offset: u64,
+    expires_ms: u64,
+}
+
+impl Open {
+    fn start(
+        mut self,
+        app: &mut Application<'_, '_>,
+        offset: u64,
+        length: Option<u64>,
+        claim: Claim,
+        quota: Quota,
+    ) -> Result<Outcome, CorruptError> {
+        if let Some(claim) = self.intent.claim {
+            return Ok(Outcome::Claimed(claim));
+        }
+        if offset != self.row.offset || claim.part != self.row.next_part {
+            return Ok(Outcome::WrongOffset(self.row.offset));
+        }
+        if self.row.parts >= MAX_PARTS {
+            return Ok(Outcome::TooManyParts);
+        }
+        let length = match (self.row.length, length) {
+            (Some(known), Some(said)) if known != said => return Ok(Outcome::WrongLength),
+            (None, Some(said)) if said < offset => return Ok(Outcome::WrongLength),
+            (known, said) => known.or(said),
+        };
+        let wanted = match length {
+            Some(length) => Some(Bytes::Exactly(length.saturating_sub(self.intent.reserved_bytes))),
+            None if self.intent.reserved_bytes > offset => None,
+            None => Some(Bytes::UpTo(RESERVE_STEP_BYTES)),
+        };
+        if let Some(bytes) = wanted {
+            let Some(more) = usage::reserve(app, &self.intent.cohort, quota, Wanted { bytes, file: false })?
+            else {
+                return Ok(Outcome::OverQuota);
+            };
+            self.intent.reserved_bytes = self.intent.reserved_bytes.saturating_add(more);
+        }
+        let room = length.unwrap_or(self.intent.reserved_bytes).saturating_sub(offset);
+        self.intent.claim = Some(claim);
+        self.row.length = length;
+        self.row.next_part += 1;
+        self.write(app)?;
+        Ok(Outcome::Started { row: Box::new(self.row), room })
+    }
+
+    fn save(
+        mut self,
+        app: &mut Application<'_, '_>,
+        part: Option<PartRow>,
+        saved: Saved,
+    ) -> Result<Outcome, CorruptError> {
+        let claimed = self.intent.claim.map(|claim| (claim.object, claim.part, claim.volume));
+        match part {
+            None => self.release_claim(app),
+            Some(part) if claimed == Some((part.object, part.part, part.volume)) => {
+                app.put_about(&PARTIAL_PARTS, &part_key(self.upload, part.part), self.row.file_id, &part)?;
+                app.put(&OBJECTS, part.object.as_bytes(), &self.row.file_id)?;
+                self.row.parts += 1;
+                self.intent.claim = None;
+            }
+            Some(part) => {
+                return Err(CorruptError::Row(format!("object {} was not claimed", part.object)));
+            }
+        }
+        self.row.tail = saved.tail;
+        self.row.hash = Some(saved.hash);
+        self.row.offset = saved.offset;
+        self.row.expires_ms = saved.expires_ms;
+        self.write(app)?;
+        Ok(Outcome::Saved(Box::new(self.row)))
+    }
+
+    fn give_up(&mut self, app: &mut Application<'_, '_>) -> Result<(), CorruptError> {
+        self.release_claim(app);
+        self.write(app)
+    }
+
+    /// The key of a stretch that left no object opens nothing.
+    fn release_claim(&mut self, app: &mut Application<'_, '_>) {
+        if let Some(claim) = self.intent.claim.take() {
+            app.destroy_keys(KeyChange::DestroySlot { file: self.row.file_id, slot: claim.part });
+        }
+    }
+
+    fn finish(
+        mut self,
+        app: &mut Application<'_, '_>,
+        sha256: ContentDigest,
+        expires_ms: u64,
+    ) -> Result<Outcome, CorruptError> {
+        if let Some(claim) = self.intent.claim {
+            return Ok(Outcome::Claimed(claim));
+        }
+        if !self.row.is_whole() {
+            return Ok(Outcome::Incomplete(self.row.offset));
+        }
+        let arrival = Arrival {
+            cohort: self.intent.cohort.clone(),
+            path: self.intent.path.clone(),
+            file_id: self.row.file_id,
+            file_type: self.intent.file_type.clone(),
+            parts: parts(app, self.upload)?,
+            sha256,
+            replaces: self.intent.replaces,
+            scan_required: self.intent.scan_required,
+        };
+        let version = match files::place(app, &arrival)? {
+            Place::Free(version, previous) => (version, previous),
+            Place::Taken(existing) => return Ok(Outcome::PathTaken(existing)),
+            Place::NotThere => return Ok(Outcome::NotThere),
+        };
+        intents::take(app, self.row.intent, IntentKind::Partial)?;
+        app.count(Counter::PartialUploads, -1)?;
+        usage::release(app, &self.intent.cohort, self.intent.reserved_bytes)?;
+        let file = upload::store(app, self.row.intent, &self.intent, arrival, version)?;
+        self.end(app, file.file_id, expires_ms)?;
+        Ok(Outcome::Stored(Box::new(file)))
+    }
+
+    fn abandon(
+        mut self,
+        app: &mut Application<'_, '_>,
+        ending: Ending,
+        error: String,
+        instead: Option<FileId>,
+    ) -> Result<Outcome, CorruptError> {
+        let intent = self.row.intent;
+        intents::take(app, intent, IntentKind::Partial)?;
+        app.count(Counter::PartialUploads, -1)?;
+        for part in parts(app, self.upload)? {
+            app.delete(&OBJECTS, part.object.as_bytes())?;
+            app.destroy_keys(KeyChange::DestroySlot { file: self.row.file_id, slot: part.part });
+        }
+        let row = self.intent.clone();
+        let index = upload::close(app, intent, &row, ending, error, Some(self.row.offset))?;
+        match instead {
+            Some(file) => {
+                let expires_ms = self.row.expires_ms;
+                self.end(app, file, expires_ms)?;
+            }
+            None => {
+                self.forget_parts(app)?;
+                app.delete(&PARTIAL, self.upload.as_bytes())?;
+            }
+        }
+        Ok(Outcome::Abandoned(index))
+    }
+
+    /// Leaves the marker that answers a client who missed the end.
+    fn end(
+        &mut self,
+        app: &mut Application<'_, '_>,
+        file: FileId,
+        expires_ms: u64,
+    ) -> Result<(), CorruptError> {
+        self.forget_parts(app)?;
+        self.row.finished = true;
+        self.row.file_id = file;
+        self.row.hash = None;
+        self.row.tail = Blob::default();
+        self.row.expires_ms = expires_ms;
+        app.put_about(&PARTIAL, self.upload.as_bytes(), file, &self.row)
+    }
+
+    fn forget_parts(&self, app: &mut Application<'_, '_>) -> Result<(), CorruptError> {
+        for (key, _) in app.scan(&PARTIAL_PARTS, self.upload.as_bytes(), None, usize::MAX)? {
+            app.delete(&PARTIAL_PARTS, &key)?;
+        }
+        Ok(())
+    }
+
+    fn write(&self, app: &mut Application<'_, '_>) -> Result<(), CorruptError> {
+        intents::change(app, self.row.intent, &self.intent)?;
+        app.put_about(&PARTIAL, self.upload.as_bytes(), self.row.file_id, &self.row)
+    }
+}
+
+/// A process died in the midst of a stretch, whose object is gone: the upload goes on before it.
+pub(crate) fn crashed(
+    app: &mut Application<'_, '_>,
+    intent: u64,
+    row: &IntentRow,
+) -> Result<intents::Outcome, CorruptError> {
+    if let Some(claim) = row.claim {
+        app.destroy_keys(KeyChange::DestroySlot { file: row.file_id, slot: claim.part });
+        intents::change(app, intent, &IntentRow { claim: None, ..row.clone() })?;
+    }
+    Ok(intents::Outcome::Resumable)
+}
+
+/// The parts so far, in their order.
+pub(crate) fn parts(view: &impl View, upload: FileId) -> Result<Vec<PartRow>, CorruptError> {
+    let found = view.scan(&PARTIAL_PARTS, upload.as_bytes(), None, usize::MAX)?;
+    Ok(found.into_iter().map(|(_, part)| part).collect())
+}
+
+fn part_key(upload: FileId, part: u32) -> Vec<u8> {
+    [upload.as_bytes().as_slice(), &part.to_be_bytes()].concat()
+}

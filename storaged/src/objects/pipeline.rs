@@ -1,0 +1,152 @@
+//! From the frames of a body to a sealed object: body → SHA-256 → seal in place → BLAKE3 → write.
+//!
+//! **Invariant:** at most the transfer's own buffers are in use; the next write begins when the last has
+//! ended, so the bytes are in order and the sender waits for the disk and for nothing else. A byte is copied
+//! once, from the frame into the buffer in which it is hashed, sealed and written.
+//!
+//! The plain bytes are hashed by whoever brings them, while an input/output thread seals, hashes and writes
+//! the buffer before: SHA-256 takes about as long as all the rest, so on two cores the pair runs at the speed
+//! of SHA-256 alone. What fits one buffer takes one hand-over: its temporary is made, written, synced and
+//! renamed by a single job.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use store_proto::ContentDigest;
+use tokio::sync::oneshot;
+
+use crate::objects::put::Published;
+use crate::objects::{Backend, Buffer, Part, Pool, Put, PutError, TransferSlot};
+
+/// Where the bytes of one part go.
+#[derive(Debug)]
+pub struct Pipeline {
+    pool: Pool,
+    slot: TransferSlot,
+    buffer: Buffer,
+    hash: Sha256,
+    size: u64,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// Nothing was written yet.
+    Fresh(Arc<dyn Backend>, Part),
+    Writing(oneshot::Receiver<Result<Box<Put>, PutError>>),
+    Lost,
+}
+
+/// A stage that can be written to.
+enum Open {
+    Fresh(Arc<dyn Backend>, Part),
+    Put(Box<Put>),
+}
+
+impl Open {
+    fn put(self) -> Result<Box<Put>, PutError> {
+        match self {
+            Open::Fresh(backend, part) => Put::begin(backend.as_ref(), &part).map(Box::new),
+            Open::Put(put) => Ok(put),
+        }
+    }
+}
+
+impl Pipeline {
+    /// A part that continues a file whose bytes so far are in `hash`. Nothing is made on the volume yet.
+    pub async fn new(
+        pool: Pool,
+        slot: TransferSlot,
+        backend: Arc<dyn Backend>,
+        part: Part,
+        hash: Sha256,
+    ) -> Pipeline {
+        let mut buffer = slot.take().await;
+        buffer.begin_stream();
+        Pipeline { pool, slot, buffer, hash, size: 0, stage: Stage::Fresh(backend, part) }
+    }
+
+    /// Takes the next bytes.
+    pub async fn push(&mut self, mut bytes: &[u8]) -> Result<(), PutError> {
+        while !bytes.is_empty() {
+            if self.buffer.is_full() {
+                // There is more, so this segment is not the last.
+                self.flush().await?;
+            }
+            let taken = self.buffer.fill(bytes);
+            let (now, rest) = bytes.split_at(taken);
+            self.hash.update(now);
+            self.size += taken as u64;
+            bytes = rest;
+        }
+        Ok(())
+    }
+
+    /// Begins with bytes that are in the hash already: the tail of the stretch before, which fits a buffer.
+    pub fn carry(&mut self, tail: &[u8]) {
+        let taken = self.buffer.fill(tail);
+        assert_eq!(taken, tail.len(), "a tail is what did not fill a segment");
+    }
+
+    /// Bytes so far.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// SHA-256 of the file so far, of the parts before too.
+    pub fn digest(&self) -> ContentDigest {
+        ContentDigest::from_bytes(self.hash.clone().finalize().into())
+    }
+
+    /// The state of that hash, to continue with.
+    pub fn hash(&self) -> &Sha256 {
+        &self.hash
+    }
+
+    /// What is in the buffer and nowhere else, as long as nothing was written.
+    pub fn unwritten(&self) -> Option<&[u8]> {
+        matches!(self.stage, Stage::Fresh(..)).then(|| self.buffer.filled())
+    }
+
+    /// Seals and writes what is left, and makes the part an object, durably.
+    pub async fn finish(mut self) -> Result<Published, PutError> {
+        let open = self.settle().await?;
+        let mut last = self.buffer;
+        let published = self.pool.run(move || {
+            let mut put = open.put()?;
+            put.write(&mut last, true)?;
+            drop(last);
+            put.publish()
+        });
+        published.await.map_err(|_| lost())?
+    }
+
+    /// Waits until nothing of it touches the volume any more, so that what it wrote can be removed.
+    pub async fn stop(mut self) {
+        let _ = self.settle().await;
+    }
+
+    async fn flush(&mut self) -> Result<(), PutError> {
+        let open = self.settle().await?;
+        let mut full = std::mem::replace(&mut self.buffer, self.slot.take().await);
+        self.buffer.continue_stream();
+        self.stage = Stage::Writing(self.pool.begin(move || {
+            let mut put = open.put()?;
+            put.write(&mut full, false)?;
+            Ok(put)
+        }));
+        Ok(())
+    }
+
+    async fn settle(&mut self) -> Result<Open, PutError> {
+        match std::mem::replace(&mut self.stage, Stage::Lost) {
+            Stage::Fresh(backend, part) => Ok(Open::Fresh(backend, part)),
+            Stage::Writing(job) => job.await.map_err(|_| lost())?.map(Open::Put),
+            Stage::Lost => Err(lost()),
+        }
+    }
+}
+
+fn lost() -> PutError {
+    PutError::Io { step: "write", error: std::io::Error::other("an input/output thread failed") }
+}

@@ -1,0 +1,60 @@
+//! Uploads that nobody has come back to.
+//!
+//! **Invariant:** an upload is given up only when its time is over and nobody writes it; what it left is removed
+//! and recorded. What cannot be removed now is tried again.
+
+use std::sync::Arc;
+
+use store_proto::FileId;
+
+use crate::ledger::Ending;
+use crate::ledger::partial::{Command, PartialRow};
+use crate::limits::EXPIRY_CHECK;
+use crate::serve::stretch::{discard, resumable};
+use crate::store::Store;
+
+/// Looks again and again, until the runtime ends.
+pub async fn expire_uploads(store: Arc<Store>) {
+    loop {
+        expire_now(&store).await;
+        tokio::time::sleep(EXPIRY_CHECK).await;
+    }
+}
+
+/// Looks once.
+pub async fn expire_now(store: &Store) {
+    let uploads = match store.ledger.reader().partials() {
+        Ok(uploads) => uploads,
+        Err(error) => {
+            tracing::warn!(%error, "look for expired uploads");
+            return;
+        }
+    };
+    for (upload, row) in uploads {
+        if is_over(store, &row) {
+            expire(store, upload).await;
+        }
+    }
+}
+
+fn is_over(store: &Store, row: &PartialRow) -> bool {
+    row.expires_ms <= store.clock.unix_milliseconds()
+}
+
+async fn expire(store: &Store, upload: FileId) {
+    // Whoever writes it brings a later time.
+    let Some(_turn) = store.writers.idle_turn(upload) else { return };
+    let Ok(found) = resumable(store, upload) else { return };
+    if !is_over(store, &found.row) {
+        return;
+    }
+    if found.row.finished {
+        if store.ledger.submit(Command::Forget { upload }).await.is_err() {
+            tracing::warn!("an upload that is over could not be forgotten");
+        }
+        return;
+    }
+    if discard(store, upload, Ending::Aborted, "expired".to_owned(), None).await.is_err() {
+        tracing::warn!("an expired upload could not be removed; it is tried again");
+    }
+}

@@ -1,0 +1,233 @@
+//! Versions, quotas, files that wait for a scanner, and where objects go.
+#![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test panics where it fails")]
+
+mod support;
+
+use std::io::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+use serde_json::json;
+use storaged::ledger::StoreId;
+use storaged::ledger::access::{CohortRules, Scan, Wish};
+use storaged::objects::{Backend, NasVolume, Pool, Space};
+use storaged::volumes::VolumeState;
+use store_proto::{Cohort, FileId, FileMeta, FileState, Listing, UploadReceipt, UserName, headers, routes};
+use support::{Lab, Told, digest};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_is_replaced_only_by_who_knows_what_is_there() {
+    let lab = Lab::start().await;
+    let first = receipt(&lab.upload("a/f", "one").send().await, 201);
+    let replace = |etag: &str, bytes: &'static str| lab.upload("a/f", bytes).with("if-match", etag).send();
+    let wrong = digest(b"other").to_etag();
+    assert_eq!(replace(&wrong, "two").await.problem(), "precondition-failed");
+    assert_eq!(
+        lab.upload("a/g", "two").with("if-match", &first.etag).send().await.problem(),
+        "precondition-failed"
+    );
+    for bad in ["*", "W/\"x\"", "one"] {
+        assert_eq!(replace(bad, "two").await.problem(), "bad-request");
+    }
+    let second = receipt(&replace(&first.etag, "two").await, 201);
+    assert_ne!(second.file_id, first.file_id);
+    // Once more: it is there already.
+    assert_eq!(receipt(&replace(&first.etag, "two").await, 200).file_id, second.file_id);
+    assert_eq!(replace(&first.etag, "three").await.problem(), "precondition-failed");
+    let third = receipt(&replace(&second.etag, "three").await, 201);
+
+    // The old ones stay, and are listed.
+    for (receipt, bytes) in [(&first, "one"), (&second, "two"), (&third, "three")] {
+        let told = lab.request(Method::GET, &routes::file(receipt.file_id)).send().await;
+        assert_eq!(told.body, bytes);
+    }
+    let versions = format!("{}?path=a%2Ff", routes::versions(&c1()));
+    let listed: Listing =
+        serde_json::from_slice(&lab.request(Method::GET, &versions).send().await.body).unwrap();
+    let found: Vec<_> = listed.files.iter().map(|file| (file.version, file.file_id)).collect();
+    assert_eq!(found, [(3, third.file_id), (2, second.file_id), (1, first.file_id)]);
+    assert_eq!(lab.on_volume().len(), 3, "what was refused is gone");
+    let of = |path: &str| format!("{}?path={path}", routes::versions(&c1()));
+    assert_eq!(lab.request(Method::GET, &of("none")).send().await.problem(), "unknown-file");
+    assert_eq!(lab.request(Method::GET, &of("..%2Fx")).send().await.problem(), "invalid-path");
+    assert_eq!(
+        lab.request(Method::GET, &of("a%2Ff")).of_user("bob").send().await.problem(),
+        "cohort-forbidden"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cohort_stays_within_its_quota() {
+    let lab = Lab::start().await;
+    rules(&lab, CohortRules { quota_bytes: Some(1000), quota_files: Some(3), ..CohortRules::default() })
+        .await;
+    receipt(&lab.upload("a", vec![1; 600]).send().await, 201);
+    let told = lab.upload("b", vec![1; 401]).send().await;
+    assert_eq!((told.status.as_u16(), told.problem().as_str()), (507, "quota"));
+    // An open upload holds its room; the next does not get it.
+    let new = json!({"cohort": "c1", "path": "p", "length": 300});
+    let told = lab.request(Method::POST, routes::UPLOADS).body(new.to_string()).send().await;
+    assert_eq!(told.status, StatusCode::CREATED);
+    assert_eq!(lab.upload("b", vec![1; 101]).send().await.problem(), "quota");
+    receipt(&lab.upload("b", vec![1; 100]).send().await, 201);
+    // The third file is the open upload's.
+    assert_eq!(lab.upload("c", "").send().await.problem(), "quota");
+    let id = FileId::parse(told.json()["upload_id"].as_str().unwrap()).unwrap();
+    let ended = lab.request(Method::DELETE, &routes::upload(id)).send().await;
+    assert_eq!(ended.status, StatusCode::NO_CONTENT);
+    receipt(&lab.upload("c", vec![1; 300]).send().await, 201);
+    let usage = lab.store.ledger.reader().usage(&c1()).unwrap();
+    assert_eq!((usage.bytes, usage.files, usage.reserved_bytes, usage.reserved_files), (1000, 3, 0, 0));
+    let by_volume = lab.store.ledger.reader().usage_by_volume().unwrap();
+    assert_eq!(by_volume.len(), 1);
+    assert_eq!((by_volume[0].2.objects, by_volume[0].2.sealed_bytes), (3, 1000 + 3 * 56));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_of_unknown_length_is_ended_where_the_quota_ends() {
+    let lab = Lab::start().await;
+    rules(&lab, CohortRules { quota_bytes: Some(100_000), ..CohortRules::default() }).await;
+    let mut stream = chunked(&lab);
+    for _ in 0..3 {
+        let _ = stream.write_all(format!("c350\r\n{}\r\n", "x".repeat(50_000)).as_bytes());
+    }
+    let mut answer = [0; 12];
+    std::io::Read::read_exact(&mut stream, &mut answer).unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 507");
+    support::eventually("nothing is left", || {
+        lab.on_volume().is_empty() && lab.store.ledger.reader().usage(&c1()).unwrap().reserved_bytes == 0
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_listed_types_are_taken() {
+    let lab = Lab::start().await;
+    let file_types = [store_proto::FileType::parse("raw_csv").unwrap()].into();
+    rules(&lab, CohortRules { file_types, ..CohortRules::default() }).await;
+    assert_eq!(lab.upload("a", "x").send().await.problem(), "type-not-allowed");
+    let with = |kind| lab.upload("a", "x").with(headers::CULVERT_FILE_TYPE, kind);
+    assert_eq!(with("exe").send().await.problem(), "type-not-allowed");
+    receipt(&with("raw_csv").send().await, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_is_read_by_a_scanner_alone_until_its_verdict() {
+    let lab = Lab::start().await;
+    rules(&lab, CohortRules { scan: Scan::Required, ..CohortRules::default() }).await;
+    let user = UserName::parse("vic").unwrap();
+    lab.change(Wish::JoinGroup { user, group: storaged::limits::SCANNER_GROUP.to_owned() }).await;
+    let clean = receipt(&lab.upload("clean", "x").send().await, 201).file_id;
+    let bad = receipt(&lab.upload("bad", "y").send().await, 201).file_id;
+    let get = |id, user| lab.request(Method::GET, &routes::file(id)).of_user(user).send();
+    assert_eq!(get(clean, "ada").await.problem(), "file-withheld");
+    assert_eq!(get(clean, "adm").await.problem(), "file-withheld");
+    assert_eq!(get(clean, "vic").await.body, "x");
+    let verdict = |id, user, clean: bool| {
+        let body = json!({"clean": clean, "finding": "eicar"}).to_string();
+        lab.request(Method::POST, &routes::verdict(id)).of_user(user).body(body).send()
+    };
+    assert_eq!(verdict(clean, "adm", true).await.problem(), "cohort-forbidden");
+    let meta: FileMeta = serde_json::from_slice(&verdict(clean, "vic", true).await.body).unwrap();
+    assert_eq!(meta.state, FileState::Available);
+    assert_eq!(verdict(clean, "vic", false).await.problem(), "conflict", "once");
+    assert_eq!(get(clean, "ada").await.body, "x");
+    verdict(bad, "vic", false).await;
+    for user in ["ada", "vic"] {
+        assert_eq!(get(bad, user).await.problem(), "file-withheld");
+    }
+    assert_eq!(lab.store.ledger.reader().totals().unwrap().held_files, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_go_where_room_is_and_a_volume_that_is_away_is_passed_over() {
+    let lab = two_volumes(Lab::start().await).await;
+    let [first, second] = [0, 1].map(|i| Arc::clone(&lab.store.volumes[i]));
+    let room = |bytes| Space { available_bytes: bytes, size_bytes: 1 << 40 };
+    first.seen(room(1 << 30));
+    second.seen(room(1 << 31));
+    let stored = |told: Told| {
+        let file = lab.store.ledger.reader().file(receipt(&told, 201).file_id).unwrap().unwrap();
+        (file.file_id, file.parts[0].volume)
+    };
+    let (a, on) = stored(lab.upload("a", "x").send().await);
+    assert_eq!(on, second.backend.id());
+    second.set_usable(false);
+    let (_, on) = stored(lab.upload("b", "x").send().await);
+    assert_eq!(on, first.backend.id());
+    // The files of the volume that is away are not to be had now; the others are, and so is health.
+    let get = |id| lab.request(Method::GET, &routes::file(id)).send();
+    assert_eq!(get(a).await.problem(), "backend-unavailable");
+    assert_eq!(lab.request(Method::GET, routes::HEALTH).send().await.status, StatusCode::OK);
+    second.set_usable(true);
+    assert_eq!(get(a).await.body, "x");
+    first.seen(room(10));
+    second.seen(room(20));
+    let told = lab.upload("c", vec![0; 21]).send().await;
+    assert_eq!((told.status.as_u16(), told.problem().as_str()), (507, "quota"));
+    stored(lab.upload("c", vec![0; 20]).send().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn below_the_reserve_of_the_ledgers_disk_no_upload_begins() {
+    let (folder, tokens) = Lab::start().await.stop().await;
+    let full = Lab::open_changed(folder, tokens, |store| {
+        let directory = tempfile::tempdir().unwrap();
+        store.ledger_disk =
+            storaged::ledger_disk::LedgerDisk::open(directory.path(), Some(u64::MAX)).unwrap();
+    })
+    .await;
+    let told = full.upload("f", "x").send().await;
+    assert_eq!((told.status.as_u16(), told.problem().as_str()), (507, "quota"));
+    assert_eq!(full.request(Method::GET, routes::HEALTH).send().await.status, StatusCode::OK);
+    // What is there is served and recorded.
+    assert_eq!(full.request(Method::GET, &routes::cohort_files(&c1())).send().await.status, StatusCode::OK);
+}
+
+async fn two_volumes(lab: Lab) -> Lab {
+    let store = StoreId(lab_store(&lab));
+    let (folder, tokens) = lab.stop().await;
+    let path = folder.path().join("second");
+    NasVolume::create("second", &path, store, FileId::from_bytes([0x22; 16])).unwrap();
+    Lab::open_changed(folder, tokens, |opened| {
+        let backend: Arc<dyn Backend> = Arc::new(NasVolume::open("second", &path, store).unwrap());
+        let first = &opened.volumes[0];
+        let again = VolumeState::new("main".into(), Arc::clone(&first.backend), first.pool.clone(), Some(0));
+        let second = VolumeState::new("second".into(), backend, Pool::start(2).unwrap(), Some(0));
+        opened.volumes = vec![Arc::new(again), Arc::new(second)];
+    })
+    .await
+}
+
+fn lab_store(lab: &Lab) -> FileId {
+    let marker = std::fs::read(lab.volume().join(".culvert-volume")).unwrap();
+    let marker: serde_json::Value = serde_json::from_slice(&marker).unwrap();
+    FileId::parse(marker["store_id"].as_str().unwrap()).unwrap()
+}
+
+async fn rules(lab: &Lab, rules: CohortRules) {
+    lab.change(Wish::SetCohort { cohort: c1(), rules }).await;
+}
+
+fn c1() -> Cohort {
+    Cohort::parse("c1").unwrap()
+}
+
+fn receipt(told: &Told, status: u16) -> UploadReceipt {
+    assert_eq!(told.status.as_u16(), status, "{told:?}");
+    serde_json::from_slice(&told.body).unwrap()
+}
+
+fn chunked(lab: &Lab) -> std::net::TcpStream {
+    let mut head =
+        String::from("POST /internal/storage/upload HTTP/1.1\r\nculvert-cohort: c1\r\nculvert-path: f\r\n");
+    for (name, value) in &lab.good_headers("ada") {
+        head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
+    }
+    head.push_str("transfer-encoding: chunked\r\n\r\n");
+    let mut stream = std::net::TcpStream::connect(lab.address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream.write_all(head.as_bytes()).unwrap();
+    stream
+}
