@@ -19,7 +19,7 @@ use culvert_netns::payload::sha256;
 use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::store::fuse::Mirrored;
 use culvert_netns::store::load::{Load, Sent, Told, content, until_acknowledged};
-use culvert_netns::store::{Layout, Store};
+use culvert_netns::store::{Layout, Store, receipt};
 use culvert_netns::wait;
 use nix::mount::{MntFlags, umount2};
 
@@ -35,6 +35,8 @@ fn main() -> ExitCode {
         Scenario::new("a_start_without_its_volume_is_refused_and_writes_nothing", unmounted).needs(PROGRAMS),
         Scenario::new("a_volume_that_leaves_while_storaged_runs_takes_nothing_more", leaves).needs(PROGRAMS),
         Scenario::new("yesterdays_ledger_over_todays_volume_deletes_nothing", restored).needs(PROGRAMS),
+        Scenario::new("a_full_volume_takes_no_uploads_and_all_else_goes_on", full_volume).needs(PROGRAMS),
+        Scenario::new("a_full_state_directory_refuses_and_loses_nothing", full_state).needs(PROGRAMS),
         Scenario::new("a_volume_that_hangs_for_two_minutes_stops_only_its_files", hangs)
             .needs(PROGRAMS)
             .slow(),
@@ -43,8 +45,16 @@ fn main() -> ExitCode {
 
 /// A volume on a file system of its own, in memory.
 fn on_tmpfs(layout: &Layout, bytes: u64) -> Result<()> {
-    fs::create_dir_all(&layout.volume).context("make the mount point")?;
-    mount_tmpfs(&layout.volume, &format!("size={bytes},mode=755"))
+    tmpfs(&layout.volume, bytes)
+}
+
+fn tmpfs(at: &Path, bytes: u64) -> Result<()> {
+    fs::create_dir_all(at).context("make the mount point")?;
+    mount_tmpfs(at, &format!("size={bytes},mode=755"))
+}
+
+fn resize(at: &Path, bytes: u64) -> Result<()> {
+    finished(Command::new("mount").arg("-o").arg(format!("remount,size={bytes}")).arg(at))
 }
 
 fn unmounted(scene: &Scene) -> Result<()> {
@@ -153,6 +163,74 @@ fn restored(scene: &Scene) -> Result<()> {
         Ok(())
     })?;
     daemon.stop().map(drop)
+}
+
+fn full_volume(scene: &Scene) -> Result<()> {
+    let layout = Layout::below(&scene.world.data().join("store"))?;
+    on_tmpfs(&layout, 24 << 20)?;
+    let store = Store::init(layout)?;
+    let daemon = store.start()?;
+    let mut told = Told::default();
+    let refused = fill(&store, &mut told, 1 << 20, 64)?;
+    ensure!(refused == (507, "quota".to_owned()), "answered {refused:?}");
+    ensure!(told.acknowledged.len() > 5, "only {} of 1 MiB went onto 24 MiB", told.acknowledged.len());
+    // Readers, lists, the trail: the ledger is not on that disk.
+    store.keep_acknowledged(&mut told)?;
+
+    resize(&store.layout().volume, 96 << 20)?;
+    wait::until("uploads to be taken again", BOUND, || {
+        let bytes = content(1000, 1000);
+        let receipt = store.connect()?.store("again", &bytes)?;
+        let sent = Sent { sha256: sha256(&bytes), size: 1000, seed: 1000 };
+        told.acknowledged.insert("again".to_owned(), (receipt.file_id, sent));
+        Ok(())
+    })?;
+    store.keep_promises(&mut told)?;
+    daemon.stop().map(drop)
+}
+
+fn full_state(scene: &Scene) -> Result<()> {
+    let layout = Layout::below(&scene.world.data().join("store"))?;
+    tmpfs(&layout.state, 256 << 20)?;
+    let store = Store::init(layout)?;
+    let mut told = Told::default();
+    let daemon = store.start()?;
+    fill(&store, &mut told, 100, 20)?;
+    // What there is, and a little.
+    let state = &store.layout().state;
+    let room = nix::sys::statvfs::statvfs(state).context("look at the state directory")?;
+    let used = (room.blocks() - room.blocks_free()) * room.fragment_size();
+    resize(state, used + (128 << 10))?;
+    let (status, problem) = fill(&store, &mut told, 100, 20_000)?;
+    ensure!(
+        matches!((status, problem.as_str()), (503, "ledger-unavailable") | (507, "quota")),
+        "{status} {problem}"
+    );
+    let log = daemon.log();
+    ensure!(!log.contains("panicked"), "storaged panicked:\n{log}");
+
+    resize(state, 256 << 20)?;
+    daemon.kill()?;
+    let daemon = store.start()?;
+    store.keep_promises(&mut told).with_context(|| format!("storaged said:\n{}", daemon.log()))?;
+    daemon.stop().map(drop)
+}
+
+/// Uploads until one is refused, at most `most`; how it was refused.
+fn fill(store: &Store, told: &mut Told, size: u64, most: u64) -> Result<(u16, String)> {
+    let begin = told.acknowledged.len() as u64;
+    let mut client = store.connect()?;
+    for number in begin..begin + most {
+        let (path, bytes) = (format!("fill/{number}"), content(number, size));
+        let sent = Sent { sha256: sha256(&bytes), size, seed: number };
+        let answer = client.put(&path, &bytes)?;
+        if answer.status != 201 {
+            told.refused.insert(path, (answer.status, answer.text(), sent));
+            return Ok((answer.status, answer.problem()?));
+        }
+        told.acknowledged.insert(path, (receipt(&answer)?.file_id, sent));
+    }
+    Ok((201, String::new()))
 }
 
 fn hangs(scene: &Scene) -> Result<()> {
