@@ -168,12 +168,8 @@ impl Admin {
             "role": self.fixed.role.name(),
             "profile": self.fixed.profile.name(),
             "bind_address": self.fixed.bind_address.to_string(),
-<<<<<<< HEAD
-            "encrypted_at_rest": false,
-            "root_key_memory": self.store.keys.protection().name(),
-=======
             "encrypted_at_rest": true,
->>>>>>> b3ace8a (storaged: sealed parts, versions, states, quotas, uploads that resume)
+            "root_key_memory": self.store.keys.protection().name(),
             "ledger": {
                 "usable": self.store.ledger.is_usable(),
                 "records": totals.records,

@@ -272,11 +272,8 @@ async fn serve_until_told(
     tokio::spawn(Arc::clone(&store).count_unclaimed());
     tokio::spawn(Arc::clone(&store).settle_strangers_each_minute());
     tokio::spawn(crate::reaper::run(Arc::clone(&store)));
-<<<<<<< HEAD
     tokio::spawn(crate::keeper::run(Arc::clone(&store)));
-=======
     tokio::spawn(serve::expiry::expire_uploads(Arc::clone(&store)));
->>>>>>> b3ace8a (storaged: sealed parts, versions, states, quotas, uploads that resume)
 
     let allowed = fixed.admin_users.iter().map(|user| user.uid).chain([User::current().uid]).collect();
     let connections = fixed.connections;
