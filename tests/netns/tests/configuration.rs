@@ -51,6 +51,9 @@ fn main() -> ExitCode {
             "no user is configured",
             "run_as is not set",
         ]),
+        Scenario::new("where_ipv6_is_off_the_rest_of_the_tunnel_runs", without_ipv6)
+            .needs(&["wgd"])
+            .expecting(&["IPv6 is off on the interface", "no user is configured", "run_as is not set"]),
         Scenario::new("one_connection_can_be_handed_in", connection_handed_in)
             .needs(&["wgd"])
             .expecting(STOCK),
@@ -79,6 +82,33 @@ fn same_rules(host: &Host, expected: &str) -> Result<()> {
     let rules = rules(host)?;
     ensure!(rules == expected, "{rules}");
     Ok(())
+}
+
+/// An IPv6 address and an IPv6 prefix in the file, and an interface that has no IPv6: both are left out and told of.
+fn without_ipv6(scene: &Scene) -> Result<()> {
+    let web = &scene.lab.web;
+    web.sysctl("ipv6/conf/default/disable_ipv6", "1")?;
+    let (_tunnel, _services) = services_and_web(scene, |text| {
+        text.replace("Address = 10.100.0.10/24", "Address = 10.100.0.10/24, fd00:77::1/64").replace(
+            "AllowedIPs = 10.100.0.11/32",
+            "AllowedIPs = 10.100.0.11/32, 10.101.0.0/16, fd00:78::/64",
+        )
+    })?;
+    let running = start_wgd(web, Place::Outer, &[])?;
+    ping(web, Place::Outer, "10.100.0.11", BOUND)?;
+    for told in ["no address made", "no route made", "net.ipv6.conf.wg0.disable_ipv6"] {
+        ensure!(running.log().contains(told), "no {told:?} in the log");
+    }
+    let route = web.run(&["ip", "route", "get", "10.101.0.1"])?.success()?;
+    ensure!(route.contains("dev wg0"), "the routes behind it are there: {route}");
+    // Once it is on, a reload makes what was left out.
+    web.sysctl("ipv6/conf/wg0/disable_ipv6", "0")?;
+    running.signal(Signal::SIGHUP)?;
+    wait::until("the route over IPv6", BOUND, || {
+        let route = web.run(&["ip", "-6", "route", "show", "dev", INTERFACE])?.success()?;
+        ensure!(route.contains("fd00:78::/64") && route.contains("fd00:77::/64"), "{route}");
+        Ok(())
+    })
 }
 
 /// Everything goes through the tunnel but the tunnel itself and the own networks, though web reaches its peer by a

@@ -33,6 +33,50 @@ fn the_seeds_own_file_is_understood() {
 }
 
 #[test]
+fn keys_of_a_rotation_that_is_under_way_stand_in_comments() {
+    let conf = parse_ok(
+        "[Interface]\nPrivateKey = A\n# next_private_key = B\n\
+         [Peer]\nPublicKey = B\nPresharedKey = A\n#Next_Preshared_Key=B\n",
+    );
+    let update = conf.to_update();
+    assert_eq!(*update.next_private_key.unwrap().reveal_base64(), *secret(KEY_B).reveal_base64());
+    assert_eq!(*update.peers[0].next_preshared_key.as_ref().unwrap().reveal_base64(), *KEY_B);
+    // In a file with the key alone: its second line.
+    for (text, next) in [
+        (format!("{KEY_A}\n# next = {KEY_B}\n"), true),
+        (format!("{KEY_A}\n"), false),
+        (format!("\n{KEY_A}"), false),
+    ] {
+        let mut conf = parse_ok("[Interface]\nPrivateKeyFile = /k\n");
+        conf.read_keys(|_| Ok::<_, std::io::Error>(text.clone().into())).unwrap();
+        let update = conf.to_update();
+        assert!(matches!(update.private_key, Change::Set(key) if key.same_as(&secret(KEY_A))));
+        assert_eq!(update.next_private_key.is_some_and(|key| key.same_as(&secret(KEY_B))), next, "{text:?}");
+    }
+}
+
+#[test]
+fn a_rotations_comment_that_is_no_key_is_named_and_not_repeated() {
+    let errors = parse_text(
+        "[Interface]\nPrivateKey = A\n# next_private_key = pasted\n# next_preshared_key = B\n\
+         [Peer]\nPublicKey = B\n# next_preshared_key =\n# next_private_key = B\n",
+    );
+    let errors = errors.err().unwrap();
+    let found: Vec<(usize, &str)> = errors.0.iter().map(|error| (error.line, error.key.as_str())).collect();
+    let (own, preshared) = ("next_private_key", "next_preshared_key");
+    assert_eq!(found, [(3, own), (4, preshared), (7, preshared), (8, own)]);
+    assert!(!errors.to_string().contains("pasted"), "{errors}");
+    let mut conf = parse_ok("[Interface]\nPrivateKeyFile = /k\n");
+    let junk = format!("{KEY_A}\n# next = pasted\n");
+    let error = conf.read_keys(|_| Ok::<_, std::io::Error>(junk.clone().into())).unwrap_err().to_string();
+    assert!(error.contains("PrivateKeyFile") && !error.contains("pasted"), "{error}");
+}
+
+fn secret(text: &str) -> SecretKey {
+    SecretKey::from_base64(text).unwrap()
+}
+
+#[test]
 fn keys_are_case_insensitive_and_lists_repeat() {
     let conf = parse_ok(
         "  [INTERFACE]  # ours\n\
@@ -234,6 +278,8 @@ fn line() -> impl Strategy<Value = &'static str> {
         "[Peer]",
         "",
         "# friendly_name = x",
+        "# next_private_key = A",
+        "# next_preshared_key = B",
         "PrivateKey = A",
         "PrivateKeyFile = @x",
         "PublicKey = A",
