@@ -224,7 +224,7 @@ fn refuse_padding_above(host: &Host, mtu: u32) -> Result<()> {
     let longest = 20 + 8 + 32 + mtu;
     host.execute("nft add table ip filter")?;
     host.execute("nft add chain ip filter in { type filter hook input priority 0 ; }")?;
-    host.execute(&format!("nft add rule ip filter in iif != wg0 meta length > {longest} drop"))?;
+    host.execute(&format!("nft add rule ip filter in iifname != wg0 meta length > {longest} drop"))?;
     Ok(())
 }
 
