@@ -36,11 +36,11 @@ fn the_seeds_own_file_is_understood() {
 fn keys_of_a_rotation_that_is_under_way_stand_in_comments() {
     let conf = parse_ok(
         "[Interface]\nPrivateKey = A\n# next_private_key = B\n\
-         [Peer]\nPublicKey = B\nPresharedKey = A\n#Next_Preshared_Key=B\n",
+         [Peer]\nPublicKey = B\nPresharedKey = B\n#Next_Preshared_Key=A\n",
     );
     let update = conf.to_update();
     assert_eq!(*update.next_private_key.unwrap().reveal_base64(), *secret(KEY_B).reveal_base64());
-    assert_eq!(*update.peers[0].next_preshared_key.as_ref().unwrap().reveal_base64(), *KEY_B);
+    assert_eq!(*update.peers[0].next_preshared_key.as_ref().unwrap().reveal_base64(), *KEY_A);
     // In a file with the key alone: its second line.
     for (text, next) in [
         (format!("{KEY_A}\n# next = {KEY_B}\n"), true),
