@@ -8,6 +8,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use store_proto::{Capability, CapabilitySigner, ContentDigest, LogicalPath, RequestContext};
+use vault::Key256;
+use vault::stream::{HEADER_BYTES, Layout, Opener};
 use wg_proto::{Device, DeviceEvent, DeviceUpdate, Endpoint, Output, PeerUpdate};
 
 /// A parser and what must hold for it.
@@ -31,6 +33,9 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("receipt", receipt),
     ("signed_checkpoint", signed_checkpoint),
     ("merkle_proofs", merkle_proofs),
+    ("sealed_stream", sealed_stream),
+    ("sealed_row", sealed_row),
+    ("age_file", age_file),
 ];
 
 /// The body of a `set=1` request: what is accepted can be applied, and the answer to `get=1` ends as it must.
@@ -301,4 +306,53 @@ impl Output for Sink {
     }
 
     fn event(&mut self, _event: DeviceEvent) {}
+}
+
+/// A sealed object as it comes off a volume, in segments of 80 bytes: what opens as a whole is a seed, because
+/// nobody else has the key, and what is refused is left without content.
+pub fn sealed_stream(data: &[u8]) {
+    let layout = Layout::new(80).expect("larger than a header and a tag");
+    let dek = Key256::from_bytes(std::array::from_fn(|i| 0x40 + i.to_le_bytes()[0]));
+    let Some(extent) = layout.of_sealed(data.len() as u64) else { return };
+    let Ok(opener) = Opener::new(&dek, b"example", &data[..HEADER_BYTES], layout) else { return };
+    let mut plain_bytes = 0;
+    for number in 0..u32::try_from(extent.segments()).expect("an input has fewer bytes") {
+        let range = extent.sealed_range(number);
+        let at = |offset| usize::try_from(offset).expect("inside the input");
+        let mut segment = data[at(range.start)..at(range.end)].to_vec();
+        match opener.open_segment(number, extent.is_last(number), &mut segment) {
+            Ok(bytes) => plain_bytes += bytes as u64,
+            Err(_) => {
+                assert!(segment.iter().all(|byte| *byte == 0), "refused, and still there");
+                return;
+            }
+        }
+    }
+    assert_eq!(plain_bytes, extent.plain_bytes());
+}
+
+/// A sealed row and a wrapped key: what opens is as long as it must be, and opens in no other place.
+pub fn sealed_row(data: &[u8]) {
+    let key = Key256::from_bytes([0x11; 32]);
+    if let Ok(plain) = vault::row::open(&key, b"table\0key", data) {
+        assert_eq!(plain.len() + vault::row::OVERHEAD_BYTES, data.len());
+        assert!(vault::row::open(&key, b"table\0other", data).is_err());
+    }
+    if let Ok(wrapped) = vault::wrap::WrappedKey::try_from(data)
+        && vault::wrap::unwrap(&key, b"use", &wrapped).is_ok()
+    {
+        assert!(vault::wrap::unwrap(&key, b"another use", &wrapped).is_err());
+    }
+}
+
+/// A recovery file: armored or not, whole or not.
+pub fn age_file(data: &[u8]) {
+    let identity: vault::age::Identity =
+        "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33"
+            .parse()
+            .expect("the identity of age's own tests");
+    let armored = std::str::from_utf8(data).ok().and_then(vault::age::armor::unwrap);
+    if let Ok(plain) = vault::age::decrypt(&[identity], armored.as_deref().unwrap_or(data)) {
+        assert!(plain.len() < data.len(), "a file is longer than what is in it");
+    }
 }
