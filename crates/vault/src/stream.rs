@@ -2,7 +2,7 @@
 //!
 //! header = length (40) ‖ salt (32) ‖ nonce prefix (7); key = HKDF-SHA256(DEK, salt, associated data);
 //! segment = AES-256-GCM under that key, nonce = prefix ‖ segment number (u32 BE) ‖ last (0 or 1), no
-//! associated data of its own.
+//! associated data of its own. `docs/formats/sealed-object.md` has the bytes and an example.
 //!
 //! **Invariant:** no (key, segment) is sealed twice: a [`Sealer`] draws its salt itself, cannot be copied,
 //! kept or set back, and numbers its segments. What was cut off, put in another order, taken twice or

@@ -217,7 +217,8 @@ fn sealers_and_openers_print_no_secret() {
     assert_eq!(format!("{sealer:?} {opener:?}"), "Sealer { next: Some(0), .. } Opener { .. }");
 }
 
-/// Made with Python: `hmac` for HKDF, `cryptography` for AES-GCM, the rest from the description of the format.
+/// Made with Python: `hmac` for HKDF, `cryptography` for AES-GCM, the rest from the description
+/// of the format. It is the example of `docs/formats/sealed-object.md`.
 #[test]
 fn a_stream_is_what_its_format_says() {
     let salt = std::array::from_fn(|i| u8::try_from(i).unwrap());
