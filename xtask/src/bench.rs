@@ -36,13 +36,21 @@ pub(crate) enum Bench {
 pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     let path = packages::provide()?;
     let mut build = steps::cargo();
-    build.args(["build", "--release", "--package", "storaged", "--package", "culvert"]);
+    build.args(["build", "--release"]);
     match bench {
         Bench::Store(_) => {
+            build.args(["--package", "storaged", "--package", "culvert"]);
             store::provide()?;
             build.args(["--bins", "--example", "pace"]);
         }
-        Bench::Tunnel(_) | Bench::Peers(_) | Bench::Transfer(_) => {
+        Bench::Tunnel(_) => {
+            build.args(["--package", "wgd", "--bins"]);
+            let mut pace = steps::cargo();
+            pace.args(["build", "--release", "--package", "wg-proto", "--example", "pace"]);
+            ensure!(steps::run(&mut pace)?, "the program pace does not build");
+        }
+        Bench::Peers(_) | Bench::Transfer(_) => {
+            build.args(["--package", "storaged", "--package", "culvert"]);
             build.args(["--package", "wgd", "--package", "edge"]);
         }
     }

@@ -93,7 +93,8 @@ pub fn start_gotatun(host: &Host, interface: &str, address: &str, config: &str) 
     start_other(&[program, "--disable-drop-privileges"], host, interface, address, config)
 }
 
-fn start_other(
+/// Any daemon that `wg` can configure, which makes `interface` when it is started as `COMMAND -f INTERFACE`.
+pub fn start_other(
     command: &[&str],
     host: &Host,
     interface: &str,

@@ -27,6 +27,22 @@ pub(crate) fn cpu_seconds(pids: &[u32]) -> Result<f64> {
     Ok(f64::from(ticks) / f64::from(i32::try_from(ticks_per_second)?))
 }
 
+/// CPU seconds that the whole machine has been busy so far, whoever for.
+pub(crate) fn machine_seconds() -> Result<f64> {
+    let ticks_per_second =
+        nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK)?.context("the kernel has no clock tick")?;
+    let text = fs::read_to_string("/proc/stat").context("read /proc/stat")?;
+    let first = text.lines().next().context("an empty /proc/stat")?;
+    // proc_stat(5): user, nice, system, idle, iowait, irq, softirq, steal.
+    let mut busy = 0.0;
+    for (field, ticks) in first.split_whitespace().skip(1).take(7).enumerate() {
+        if !matches!(field, 3 | 4) {
+            busy += ticks.parse::<f64>().context("a number of ticks")?;
+        }
+    }
+    Ok(busy / f64::from(i32::try_from(ticks_per_second)?))
+}
+
 /// The memory that each process has resident now, in MiB, summed.
 pub(crate) fn resident_mebibytes(pids: &[u32]) -> Result<f64> {
     let mut kibibytes = 0.0;
