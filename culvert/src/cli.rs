@@ -9,7 +9,9 @@ use crate::hold::HoldCommand;
 use crate::init::InitCommand;
 use crate::kek::KekCommand;
 use crate::key::KeyCommand;
-use crate::people::{AccessCommand, CohortCommand, EdgeCommand, TokenCommand, UserCommand};
+use crate::people::{
+    AccessCommand, CapabilityCommand, CohortCommand, EdgeCommand, TokenCommand, UserCommand,
+};
 use crate::receipt::ReceiptCommand;
 use crate::reload::ReloadArguments;
 use crate::report::ReportCommand;
@@ -145,6 +147,11 @@ Examples:\n  \
     Cohort {
         #[command(subcommand)]
         command: CohortCommand,
+    },
+    /// Links that open one file for whoever holds them
+    Capability {
+        #[command(subcommand)]
+        command: CapabilityCommand,
     },
     /// The edges that may deliver requests
     Edge {

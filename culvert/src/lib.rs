@@ -69,6 +69,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::User { command } => people::user(command, console),
         Command::Token { command } => people::token(command, console),
         Command::Cohort { command } => people::cohort(command, console),
+        Command::Capability { command } => people::capability(command, console),
         Command::Edge { command } => people::edge(command, console),
         Command::Access { command } => people::access(command, console),
         Command::Init { command } => init::run(command, console),

@@ -209,6 +209,28 @@ pub(crate) struct Member {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum CapabilityCommand {
+    /// The public key that checks links; an edge may know it
+    Key(Socket),
+    /// The links: whose, to which file, how often used
+    List {
+        /// Only this user's
+        #[arg(long, value_parser = parse_user)]
+        user: Option<UserName>,
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// End a link, and the downloads that run through it
+    Revoke {
+        /// Its id
+        #[arg(value_parser = parse_id)]
+        capability: FileId,
+        #[command(flatten)]
+        socket: Socket,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum EdgeCommand {
     /// Register an edge by the friendly name of its WireGuard peer
     Add(OneEdge),
@@ -338,6 +360,22 @@ pub(crate) fn cohort(command: &CohortCommand, console: Console) -> Result<(), Fa
     }
 }
 
+pub(crate) fn capability(command: &CapabilityCommand, console: Console) -> Result<(), Failure> {
+    match command {
+        CapabilityCommand::Key(socket) => {
+            console.report(&call(socket, "capability.key", Value::Null)?, |key| text(&key["key"]))
+        }
+        CapabilityCommand::List { user, socket } => {
+            let columns =
+                &["capability_id", "user", "cohort", "file_id", "used", "max_uses", "expires", "ended"];
+            list(socket, "capability.list", given(json!({ "user": user })), columns, console)
+        }
+        CapabilityCommand::Revoke { capability, socket } => {
+            change(socket, "capability.revoke", json!({ "capability": capability }), console)
+        }
+    }
+}
+
 pub(crate) fn edge(command: &EdgeCommand, console: Console) -> Result<(), Failure> {
     match command {
         EdgeCommand::Add(OneEdge { edge, cohorts, socket }) => {
@@ -462,8 +500,7 @@ fn parse_type(text: &str) -> Result<FileType, String> {
 }
 
 fn parse_id(text: &str) -> Result<FileId, String> {
-    FileId::parse(text)
-        .map_err(|_| "an id is 32 hexadecimal digits; `culvert token list` shows it".to_owned())
+    FileId::parse(text).map_err(|_| "an id is 32 hexadecimal digits; `list` shows it".to_owned())
 }
 
 fn parse_role(text: &str) -> Result<Role, String> {

@@ -23,7 +23,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use store_proto::{Cohort, FileId, RequestId, UserName};
 
-use crate::config::{Config, Environment, Fixed, KeySource, Raw};
+use crate::config::{Config, Environment, Fixed, KeySource, Raw, private};
+use crate::denial::Denial;
 use crate::ledger::Note;
 use crate::ledger::audit::Question;
 use crate::ledger::{Action, Ending, Origin, Record, tables};
@@ -194,7 +195,48 @@ impl Admin {
     }
 }
 
+/// What an auditor may ask: it changes nothing, and shows no file.
+const AUDITOR_VERBS: &[&str] = &[
+    "access.list",
+    "audit.trail",
+    "capability.key",
+    "capability.list",
+    "cleanup.list",
+    "cohort.list",
+    "edge.list",
+    "hold.list",
+    "kek.status",
+    "ledger.checkpoint",
+    "ledger.verify",
+    "report.audit",
+    "status",
+    "token.list",
+    "usage",
+    "user.list",
+    "volume.list",
+];
+
+impl Admin {
+    /// Root, `admin_users` and storaged's own user may everything; `auditor_users` what they need to judge it.
+    fn may(&self, caller: Caller, verb: &str) -> bool {
+        let auditor = caller.uid != 0 && self.fixed.auditor_users.iter().any(|user| user.uid == caller.uid);
+        !auditor || AUDITOR_VERBS.contains(&verb)
+    }
+
+    async fn forbidden(&self, caller: Caller, verb: &str) -> Result<Value, AdminError> {
+        let shown: String = verb.chars().take(64).filter(|c| !c.is_control()).collect();
+        let detail = format!("an auditor may not {shown}");
+        self.record(Action::AdminRefused, Ending::Denied, caller, detail).await?;
+        Err(AdminError::new("forbidden", "an auditor looks and changes nothing: this is for admin_users"))
+    }
+}
+
 impl Handler for Admin {
+    /// Recorded like other strangers: the first of a minute each, the rest as a number.
+    fn refused(&self, caller: Caller) -> BoxFuture<'_, ()> {
+        Box::pin(self.store.refuse_stranger(Denial::AdminCaller, false, origin(caller)))
+    }
+
     fn handle<'a>(
         &'a self,
         caller: Caller,
@@ -204,6 +246,9 @@ impl Handler for Admin {
         out: &'a mut Replies,
     ) -> BoxFuture<'a, Result<Value, AdminError>> {
         Box::pin(async move {
+            if !self.may(caller, verb) {
+                return self.forbidden(caller, verb).await;
+            }
             match verb {
                 "audit.trail" => self.trail(caller, args, out).await,
                 "cleanup.emergency" => self.cleanup_emergency(caller, args, out).await,
@@ -312,6 +357,7 @@ impl KeySource for HandedIn {
             self.files.remove(at)
         });
         let file = file.ok_or_else(|| format!("no descriptor was handed in for {reference}"))?;
+        private(Path::new(reference), &file)?;
         SecretString::from_reader(Path::new(reference), file).map_err(|error| error.to_string())
     }
 }

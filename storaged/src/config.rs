@@ -9,6 +9,7 @@ mod raw;
 use std::collections::HashSet;
 use std::fmt::Display;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -85,6 +86,8 @@ pub struct Fixed {
     pub admin_socket: PathBuf,
     /// Who beside root may use it.
     pub admin_users: Vec<linux::User>,
+    /// Who may only look, and change nothing.
+    pub auditor_users: Vec<linux::User>,
     /// The socket for wgd's events and answers.
     pub events_socket: PathBuf,
     /// wgd's socket.
@@ -159,8 +162,21 @@ pub struct KeyFiles;
 
 impl KeySource for KeyFiles {
     fn read(&mut self, reference: &str) -> Result<SecretString, String> {
-        daemon::secret::read_reference(reference).map_err(|error| error.to_string())
+        let path = daemon::secret::reference_path(reference).map_err(|error| error.to_string())?;
+        let file =
+            std::fs::File::open(&path).map_err(|error| format!("secret file {}: {error}", path.display()))?;
+        private(&path, &file)?;
+        SecretString::from_reader(&path, file).map_err(|error| error.to_string())
     }
+}
+
+/// Refuses a key that everybody on the host can read: it is half of what lets a request in.
+pub fn private(path: &Path, file: &std::fs::File) -> Result<(), String> {
+    let mode = file.metadata().map_err(|error| format!("{}: {error}", path.display()))?.mode() & 0o777;
+    if mode & 0o007 == 0 {
+        return Ok(());
+    }
+    Err(format!("secret file {} has mode {mode:o}: others may use it; `chmod o= FILE`", path.display()))
 }
 
 impl Config {
@@ -224,6 +240,8 @@ pub fn describe(config: &Config) -> String {
     line("admin_socket", quote(&fixed.admin_socket.display()));
     let admins: Vec<String> = fixed.admin_users.iter().map(user).collect();
     line("admin_users", format!("[{}]", admins.join(", ")));
+    let auditors: Vec<String> = fixed.auditor_users.iter().map(user).collect();
+    line("auditor_users", format!("[{}]", auditors.join(", ")));
     line("events_socket", quote(&fixed.events_socket.display()));
     line("wgd_socket", quote(&fixed.wgd_socket.display()));
     fixed.wgd_user.iter().for_each(|wgd| line("wgd_user", user(wgd)));
@@ -274,6 +292,7 @@ fn changed_fixed_keys(old: &Raw, new: &Raw) -> Vec<&'static str> {
         ("metrics_listen", old.metrics_listen != new.metrics_listen),
         ("admin_socket", old.admin_socket != new.admin_socket),
         ("admin_users", old.admin_users != new.admin_users),
+        ("auditor_users", old.auditor_users != new.auditor_users),
         ("events_socket", old.events_socket != new.events_socket),
         ("wgd_socket", old.wgd_socket != new.wgd_socket),
         ("wgd_user", old.wgd_user != new.wgd_user),
@@ -313,6 +332,16 @@ fn fixed(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Optio
     let mut admin_users = Vec::new();
     for (i, name) in raw.admin_users.iter().enumerate() {
         admin_users.extend(problems.take(&format!("admin_users[{i}]"), linux::User::resolve(name)));
+    }
+    let mut auditor_users = Vec::new();
+    for (i, name) in raw.auditor_users.iter().enumerate() {
+        let auditor = problems.take(&format!("auditor_users[{i}]"), linux::User::resolve(name));
+        if let Some(both) = auditor.filter(|auditor| admin_users.iter().any(|admin| admin.uid == auditor.uid))
+        {
+            let what = format_args!("user {} is in admin_users too: an auditor changes nothing", both.uid);
+            problems.add(&format!("auditor_users[{i}]"), what);
+        }
+        auditor_users.extend(auditor);
     }
     let wgd_user = user(problems, "wgd_user", raw.wgd_user.as_deref());
     let run_as = user(problems, "run_as", raw.run_as.as_deref());
@@ -355,6 +384,7 @@ fn fixed(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Optio
         metrics_listen: metrics_listen?,
         admin_socket,
         admin_users,
+        auditor_users,
         events_socket: raw.events_socket.as_deref().unwrap_or(DEFAULT_EVENTS).into(),
         wgd_socket: raw.wgd_socket.as_deref().unwrap_or(DEFAULT_WGD).into(),
         wgd_user,

@@ -34,6 +34,16 @@ pub enum Denial {
     TokenExpired,
     /// The user is shut out.
     UserDisabled,
+    /// A link that this store did not make, or does not know.
+    Capability,
+    /// A link that has run out or was revoked.
+    CapabilityEnded,
+    /// A link for something else, or for somewhere else.
+    CapabilityScope,
+    /// A link that was used as often as it may be.
+    CapabilityUsed,
+    /// Somebody who may not use the admin socket.
+    AdminCaller,
     /// No such cohort.
     UnknownCohort,
     /// The cohort is not this edge's.
@@ -58,7 +68,7 @@ pub enum Denial {
 
 impl Denial {
     /// Every reason.
-    pub const ALL: [Denial; 24] = [
+    pub const ALL: [Denial; 29] = [
         Denial::PeerUnanswered,
         Denial::PeerUnknown,
         Denial::PeerNotRegistered,
@@ -73,6 +83,11 @@ impl Denial {
         Denial::Token,
         Denial::TokenExpired,
         Denial::UserDisabled,
+        Denial::Capability,
+        Denial::CapabilityEnded,
+        Denial::CapabilityScope,
+        Denial::CapabilityUsed,
+        Denial::AdminCaller,
         Denial::UnknownCohort,
         Denial::EdgeCohort,
         Denial::UserCohort,
@@ -102,6 +117,11 @@ impl Denial {
             Denial::Token => "token",
             Denial::TokenExpired => "token_expired",
             Denial::UserDisabled => "user_disabled",
+            Denial::Capability => "capability",
+            Denial::CapabilityEnded => "capability_ended",
+            Denial::CapabilityScope => "capability_scope",
+            Denial::CapabilityUsed => "capability_used",
+            Denial::AdminCaller => "admin_caller",
             Denial::UnknownCohort => "unknown_cohort",
             Denial::EdgeCohort => "edge_cohort",
             Denial::UserCohort => "user_cohort",
@@ -135,9 +155,17 @@ impl Denial {
             }
             Denial::Host => ProblemKind::WrongStore,
             Denial::ClockSkew => ProblemKind::ClockSkew,
-            Denial::Token | Denial::TokenExpired | Denial::UserDisabled => ProblemKind::Unauthenticated,
+            Denial::Token | Denial::TokenExpired | Denial::UserDisabled | Denial::Capability => {
+                ProblemKind::Unauthenticated
+            }
+            Denial::CapabilityEnded => ProblemKind::ExpiredCapability,
+            Denial::CapabilityUsed => ProblemKind::UsedCapability,
             Denial::UnknownCohort => ProblemKind::UnknownCohort,
-            Denial::EdgeCohort | Denial::UserCohort | Denial::Role => ProblemKind::CohortForbidden,
+            Denial::EdgeCohort
+            | Denial::UserCohort
+            | Denial::Role
+            | Denial::CapabilityScope
+            | Denial::AdminCaller => ProblemKind::CohortForbidden,
             Denial::Path => ProblemKind::InvalidPath,
             Denial::TooLarge => ProblemKind::TooLarge,
             Denial::NotYours => ProblemKind::UnknownUpload,

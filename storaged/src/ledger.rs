@@ -8,6 +8,7 @@
 pub mod access;
 pub mod application;
 pub mod audit;
+pub mod capability;
 pub mod checkpoint;
 pub mod cleanup;
 pub mod command;

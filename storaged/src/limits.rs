@@ -166,3 +166,11 @@ pub const MONITORED: usize = 4096;
 
 /// A report goes out in pieces of about this size: far below the admin socket's bound of a line.
 pub const REPORT_CHUNK_BYTES: usize = 64 * 1024;
+/// Links that one user may have alive.
+pub const CAPABILITIES_PER_USER: usize = 1000;
+/// A use of a link may be resumed for so long after it was last asked for: a walk through a tunnel, a laptop's lid.
+pub const CAPABILITY_GRACE_MS: u64 = 15 * 60 * 1000;
+/// How often one use may be resumed: a bad line, and not a second way to fetch the file.
+pub const CAPABILITY_RESUMES: u32 = 64;
+/// A link's row is kept so long after it ran out, for lists; its records stay.
+pub const CAPABILITY_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;

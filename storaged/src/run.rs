@@ -18,13 +18,14 @@ use linux::unix_datagram::DatagramSocket;
 use linux::unix_listener::bind_unix_listener;
 use linux::{Confined, ListenFds, Privileged, Sealed, User};
 use prometheus::Registry;
+use store_proto::CapabilitySigner;
 use tokio::sync::mpsc;
 use tunnel_events::{Event, What};
 
 use crate::admin::Admin;
 use crate::config::{Config, Environment, Fixed, Raw};
 use crate::init::LEDGER_FILE;
-use crate::keys::{Keys, RootKey};
+use crate::keys::{KeyStore as _, Keys, RootKey, StorePurpose};
 use crate::ledger::Note;
 use crate::ledger::{self, Action, Ending, Host, Ledger, MirrorPlace, Origin, recover};
 use crate::ledger_disk::LedgerDisk;
@@ -191,7 +192,10 @@ pub fn assemble(
         role: fixed.role,
         policy: PolicyInForce::open(rules, ledger.reader()).context("read who may do what")?,
         ledger,
+        signer: CapabilitySigner::from_seed(keys.store_key(StorePurpose::Capabilities).as_bytes()),
         keys,
+        live: Arc::default(),
+        seen: crate::seen::Seen::default(),
         volumes,
         ledger_disk,
         io_patience: IO_PATIENCE,
@@ -275,7 +279,8 @@ async fn serve_until_told(
     tokio::spawn(crate::keeper::run(Arc::clone(&store)));
     tokio::spawn(serve::expiry::expire_uploads(Arc::clone(&store)));
 
-    let allowed = fixed.admin_users.iter().map(|user| user.uid).chain([User::current().uid]).collect();
+    let operators = fixed.admin_users.iter().chain(&fixed.auditor_users);
+    let allowed = operators.map(|user| user.uid).chain([User::current().uid]).collect();
     let connections = fixed.connections;
     let handler = Admin::new(Arc::clone(&store), fixed, environment, raw, sealed.lockdown());
     tokio::spawn(daemon::admin::serve(admin, allowed, Arc::new(handler)));

@@ -4,6 +4,7 @@
 
 pub mod admission;
 pub mod answer;
+pub mod capabilities;
 pub mod download;
 pub mod expiry;
 mod incoming;
@@ -31,6 +32,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use crate::limits::{HEADER_TIMEOUT, READ_BUFFER_BYTES};
+use crate::live::ConnectionEnd;
 use crate::store::Store;
 
 /// Accepts until the drain begins.
@@ -73,9 +75,12 @@ async fn connection(stream: TcpStream, source: IpAddr, store: Arc<Store>) {
     // Of the connection and not of the request: an answer counts as running until it is written. Idle
     // connections are closed as soon as the drain begins, so they hold nothing up.
     let _guard = drain.guard();
+    let end = ConnectionEnd::new();
+    let end_of_requests = end.clone();
     let service = service_fn(move |request: Request<Incoming>| {
         let store = Arc::clone(&store);
-        async move { Ok::<_, Infallible>(routes::answer(request, source, &store).await) }
+        let end = end_of_requests.clone();
+        async move { Ok::<_, Infallible>(routes::answer(request, source, &store, end).await) }
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -85,9 +90,14 @@ async fn connection(stream: TcpStream, source: IpAddr, store: Arc<Store>) {
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        // Whoever is shut out gets no further byte.
+        () = end.told() => return,
         () = drain.begun() => {
             connection.as_mut().graceful_shutdown();
-            connection.await
+            tokio::select! {
+                ended = connection => ended,
+                () = end.told() => return,
+            }
         }
     };
     if let Err(error) = ended {

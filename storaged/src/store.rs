@@ -5,18 +5,22 @@ use std::time::{Duration, Instant};
 
 use daemon::Clock;
 use daemon::drain::Drain;
-use store_proto::{Cohort, FileId, LogicalPath, ServerRole};
+use store_proto::{CapabilitySigner, Cohort, FileId, LogicalPath, ServerRole, UserName};
 
 use crate::denial::Denial;
 use crate::keys::Keys;
 use crate::ledger::Note;
 use crate::ledger::access::{self, Change, Refusal, Wish};
+use crate::ledger::capability;
 use crate::ledger::{Action, Ending, Ledger, LedgerUnavailable, Origin, Reader};
 use crate::ledger_disk::LedgerDisk;
 use crate::limits::{STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
+use crate::live::{Ended, LiveRequests};
 use crate::metrics::{Metrics, signed};
 use crate::objects::{Backend, Buffers, Found};
 use crate::policy_in_force::PolicyInForce;
+use crate::seen::Seen;
+use crate::serve::expiry;
 use crate::serve::writers::Writers;
 use crate::strangers::{Noted, Stranger, Strangers};
 use crate::volumes::{self, NoPlace, Promise, VolumeState};
@@ -49,12 +53,29 @@ pub struct Store {
     pub whois: Arc<Whois>,
     /// Refusals that are not recorded one by one.
     pub strangers: Strangers,
+    /// Requests under way, by user.
+    pub live: Arc<LiveRequests>,
+    /// Signs links.
+    pub signer: CapabilitySigner,
+    /// When tokens were last shown.
+    pub seen: Seen,
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Ending in order.
     pub drain: Drain,
     /// The time.
     pub clock: Clock,
+}
+
+/// What a user had open when they were shut out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Closed {
+    /// Links that they had made.
+    pub links: u32,
+    /// Requests under way.
+    pub requests: Ended,
+    /// Uploads that waited to be resumed.
+    pub partial_uploads: u64,
 }
 
 impl Store {
@@ -106,6 +127,27 @@ impl Store {
             Err(_) => self.metrics.operation(Action::AccessRefused, Ending::Denied, None),
         }
         Ok(result)
+    }
+
+    /// Ends what a user has open: links, requests under way, those through links too, and unfinished uploads. The rights
+    /// are gone already.
+    pub async fn end_what_is_open(
+        &self,
+        origin: Origin,
+        user: &UserName,
+    ) -> Result<Closed, LedgerUnavailable> {
+        let command = capability::Command::RevokeAllOf { origin, user: user.clone() };
+        let links = match self.ledger.submit(command).await? {
+            capability::Outcome::Revoked(links) => links,
+            capability::Outcome::Created
+            | capability::Outcome::Counted
+            | capability::Outcome::Resumed
+            | capability::Outcome::Returned
+            | capability::Outcome::Refused(_) => unreachable!("all of a user's links are revoked"),
+        };
+        let requests = self.live.end_user(user);
+        let partial_uploads = expiry::end_uploads_of(self, user).await;
+        Ok(Closed { links, requests, partial_uploads })
     }
 
     /// Counts the refusal of somebody who is not known, and records it unless there were many like it. It

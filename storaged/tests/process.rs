@@ -7,6 +7,7 @@ mod support;
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsFd as _;
+use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -409,9 +410,80 @@ fn the_configuration_can_be_checked_and_printed_without_secrets() {
     assert!(run("--check-config").contains("ok"));
     let printed = run("--print-config");
     assert!(printed.contains("role = \"testing\"") && !printed.contains("ada"));
-    assert!(printed.contains("admin_users = []"), "{printed}");
+    assert!(printed.contains("admin_users = []") && printed.contains("auditor_users = []"), "{printed}");
     let key = std::fs::read_to_string(made.path("internal.key")).unwrap();
     assert!(!printed.contains(key.trim()));
+}
+
+/// As another user: what the admin socket says to `verb`.
+fn ask_as(made: &Made, uid: u32, verb: &str) -> String {
+    // This very program, for the kernel tells who a process is and not who a thread is.
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "asks_as_whoever_runs_it", "--nocapture"])
+        .env("ADMIN_SOCKET", made.path("admin.sock"))
+        .env("ADMIN_VERB", verb)
+        .uid(uid)
+        .gid(SERVICE_USER.gid)
+        .output()
+        .unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The other half of [`ask_as`]; by itself it asks nothing.
+#[test]
+fn asks_as_whoever_runs_it() {
+    let (Ok(socket), Ok(verb)) = (std::env::var("ADMIN_SOCKET"), std::env::var("ADMIN_VERB")) else { return };
+    let args = if verb == "user.disable" { json!({"user": "ada"}) } else { Value::Null };
+    let told = daemon::admin::call(&PathBuf::from(socket), &verb, args, &[], |_| ());
+    let told = match told {
+        Ok(_) => "answered".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    std::io::stdout().write_all(format!("told: {told}\n").as_bytes()).unwrap();
+}
+
+#[test]
+fn an_auditor_looks_and_a_stranger_is_recorded() {
+    const AUDITOR: u32 = 64_200;
+    let made = Made::new();
+    let file = made.path("storaged.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("auditor_users = [\"{AUDITOR}:{AUDITOR}\"]\n{text}")).unwrap();
+    let running = made.start();
+    for verb in ["user.list", "access.list", "audit.trail", "status", "capability.key"] {
+        let told = ask_as(&made, AUDITOR, verb);
+        assert!(told.contains("told: answered"), "{verb}: {told}");
+    }
+    let told = ask_as(&made, AUDITOR, "user.disable");
+    assert!(told.contains("an auditor looks and changes nothing"), "{told}");
+    assert!(made.upload(b"x").starts_with("HTTP/1.1 201"), "ada was not shut out");
+    let told = ask_as(&made, 64_300, "user.list");
+    assert!(told.contains("may not use this socket"), "{told}");
+    let mut refusals = Vec::new();
+    daemon::admin::call(&made.path("admin.sock"), "audit.trail", Value::Null, &[], |item| {
+        if item["ending"] == "denied" {
+            refusals.push(format!("{} {} {}", item["action"], item["detail"], item["origin"]["caller"]));
+        }
+    })
+    .unwrap();
+    assert_eq!(refusals.len(), 2, "{refusals:?}");
+    assert!(refusals[0].contains("auditor may not user.disable") && refusals[0].contains("uid=64200"));
+    assert!(refusals[1].contains("admin_caller") && refusals[1].contains("uid=64300"));
+    running.end(Signal::SIGTERM, Some(0));
+}
+
+#[test]
+fn an_internal_key_that_everybody_can_read_is_refused() {
+    let made = Made::new();
+    let key = made.path("internal.key");
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_storaged"))
+        .args(["--config", made.path("storaged.toml").to_str().unwrap(), "--check-config"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(78), "{told}");
+    assert!(told.contains("internal.key") && told.contains("644"), "{told}");
 }
 
 fn head(address: SocketAddr, key: &str, token: store_proto::Token) -> String {

@@ -75,6 +75,12 @@ pub trait Handler: Send + Sync + 'static {
         descriptors: Vec<OwnedFd>,
         out: &'a mut Replies,
     ) -> BoxFuture<'a, Result<Value, AdminError>>;
+
+    /// Somebody called who may not use the socket; they are refused whatever this does.
+    fn refused(&self, caller: Caller) -> BoxFuture<'_, ()> {
+        tracing::warn!(uid = caller.uid, "refused on the admin socket");
+        Box::pin(async {})
+    }
 }
 
 /// The way back to the caller.
@@ -124,6 +130,7 @@ pub async fn serve(
 async fn converse(stream: UnixStream, allowed_uids: &[u32], handler: &dyn Handler) -> io::Result<()> {
     let caller = caller(&stream)?;
     if caller.uid != 0 && !allowed_uids.contains(&caller.uid) {
+        handler.refused(caller).await;
         let refusal = AdminError::new("forbidden", format!("user {} may not use this socket", caller.uid));
         return Replies::new(stream).finish(Err(refusal)).await;
     }

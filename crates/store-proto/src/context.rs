@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::limits::{MAX_CLOCK_SKEW_SECONDS, MAX_CONTEXT_HEADER_BYTES};
-use crate::{EdgeName, RequestId, ServerRole, Token};
+use crate::{Capability, EdgeName, RequestId, ServerRole, Token};
 
 /// What stands in the header.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub struct RequestContext {
 pub enum Proof {
     /// An API token.
     Token(Token),
+    /// A link, which stands for whoever made it, for one file.
+    Capability(Box<Capability>),
 }
 
 /// Why a header is not a context. Never repeats the header: it holds a secret.
@@ -97,7 +99,9 @@ mod tests {
         assert_eq!(decoded.request_id, context.request_id);
         assert_eq!(decoded.client_address, context.client_address);
         assert_eq!(decoded.timestamp_ms, context.timestamp_ms);
-        let (Proof::Token(a), Proof::Token(b)) = (&decoded.proof, &context.proof);
+        let (Proof::Token(a), Proof::Token(b)) = (&decoded.proof, &context.proof) else {
+            panic!("a token is a token")
+        };
         assert!(a.digest().matches(&b.digest()));
     }
 
@@ -118,7 +122,7 @@ mod tests {
     #[test]
     fn debug_output_holds_no_token() {
         let context = example();
-        let Proof::Token(token) = &context.proof;
+        let Proof::Token(token) = &context.proof else { panic!("a token is a token") };
         assert!(!format!("{context:?}").contains(&token.expose()[4..]));
     }
 

@@ -32,6 +32,8 @@ pub fn verdict(id: FileId) -> String {
 pub fn versions(cohort: &Cohort) -> String {
     format!("{COHORTS}{cohort}/versions")
 }
+/// `POST`: make a link; `GET`: list one's own; with `/{id}` behind it `DELETE`: end one.
+pub const CAPABILITIES: &str = "/internal/v1/capabilities";
 
 /// The path of one file.
 pub fn file(id: FileId) -> String {

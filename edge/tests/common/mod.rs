@@ -142,7 +142,7 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
         .collect();
     assert_eq!(headers["x-internal-key"], KEY);
     let context = RequestContext::decode(headers["culvert-context"].as_bytes()).unwrap();
-    let Proof::Token(shown) = &context.proof;
+    let Proof::Token(shown) = &context.proof else { panic!("edge shows a token") };
     let known = shown.digest().matches(&token().digest());
     *state.last_context.lock().unwrap() = Some(context.clone());
     if !known {

@@ -13,7 +13,8 @@ use store_proto::{Cohort, EdgeName, FileId, FileType, Role, Token, UserName};
 
 use crate::admin::Admin;
 use crate::ledger::access::{self, Book, Change, CohortRules, Refusal, Scan, User, Wish};
-use crate::ledger::{Action, Ending, tables};
+use crate::ledger::{Action, Ending, capability, tables};
+use crate::serve::capabilities;
 
 impl Admin {
     /// Carries out a verb of this file; `None` if it is none.
@@ -29,6 +30,10 @@ impl Admin {
                 self.look(caller, verb, args, out).await
             }
             "token.issue" => self.issue_token(caller, args).await,
+            "user.disable" => self.user_disable(caller, args).await,
+            "capability.key" => self.capability_key(caller).await,
+            "capability.list" => self.capability_list(caller, args, out).await,
+            "capability.revoke" => self.capability_revoke(caller, args).await,
             _ => match wish(verb, args, self.store.policy.load().book())? {
                 Ok(wish) => self.change(caller, wish).await.map(|_| json!({ "changed": true })),
                 Err(error) => Err(error),
@@ -67,6 +72,76 @@ impl Admin {
             };
             AdminError::new(code, refusal)
         })
+    }
+
+    /// Takes the rights away, then ends what is open: whoever was let in before is found among the live requests, and
+    /// whoever comes later is refused.
+    pub(super) async fn user_disable(&self, caller: Caller, args: &Value) -> Result<Value, AdminError> {
+        let UserArgs { user } = understand(args)?;
+        let changes = self.change(caller, Wish::DisableUser { user: user.clone() }).await?;
+        let ended = self.store.end_what_is_open(super::origin(caller), &user).await;
+        let closed = ended.map_err(|error| AdminError::new("ledger-unavailable", error))?;
+        Ok(json!({
+            "changed": true,
+            "ended": {
+                "tokens": changes.len() - 1,
+                "links": closed.links,
+                "uploads": closed.requests.uploads,
+                "downloads": closed.requests.downloads,
+                "other_requests": closed.requests.others,
+                "partial_uploads": closed.partial_uploads,
+            },
+        }))
+    }
+
+    pub(super) async fn capability_key(&self, caller: Caller) -> Result<Value, AdminError> {
+        self.record(Action::AccessRead, Ending::Succeeded, caller, "capability.key".to_owned()).await?;
+        Ok(json!({ "key": self.store.signer.key().to_string() }))
+    }
+
+    pub(super) async fn capability_list(
+        &self,
+        caller: Caller,
+        args: &Value,
+        out: &mut Replies,
+    ) -> Result<Value, AdminError> {
+        let question: LookArgs = understand(args)?;
+        self.record(Action::AccessRead, Ending::Succeeded, caller, format!("capability.list {args}")).await?;
+        let reader = self.store.ledger.reader().clone();
+        let reading = tokio::task::spawn_blocking(move || {
+            capability::list(&reader.snapshot()?, question.user.as_ref())
+        });
+        let links = reading
+            .await
+            .map_err(|error| AdminError::new("internal", error))?
+            .map_err(|error| AdminError::new("ledger-unavailable", error))?;
+        let now_ms = self.store.clock.unix_milliseconds();
+        for link in &links {
+            let item = capabilities::describe(link, now_ms);
+            out.item(item).await.map_err(|error| AdminError::new("gone", error))?;
+        }
+        Ok(json!({ "items": links.len() }))
+    }
+
+    pub(super) async fn capability_revoke(&self, caller: Caller, args: &Value) -> Result<Value, AdminError> {
+        let LinkArgs { capability } = understand(args)?;
+        let command = capability::Command::Revoke { origin: super::origin(caller), id: capability, of: None };
+        let outcome = self.store.ledger.submit(command).await;
+        match outcome.map_err(|error| AdminError::new("ledger-unavailable", error))? {
+            capability::Outcome::Revoked(_) => {
+                let ended = self.store.live.end_link(capability);
+                Ok(json!({ "changed": true, "ended": { "downloads": ended.downloads } }))
+            }
+            capability::Outcome::Created
+            | capability::Outcome::Counted
+            | capability::Outcome::Resumed
+            | capability::Outcome::Returned
+            | capability::Outcome::Refused(_) => {
+                let detail = "capability.revoke: no such link".to_owned();
+                self.record(Action::AdminRefused, Ending::Denied, caller, detail).await?;
+                Err(AdminError::new("refused", format!("there is no link {capability}, or it has ended")))
+            }
+        }
     }
 
     async fn issue_token(&self, caller: Caller, args: &Value) -> Result<Value, AdminError> {
@@ -134,6 +209,12 @@ fn understand<A: DeserializeOwned>(args: &Value) -> Result<A, AdminError> {
 #[serde(deny_unknown_fields)]
 struct UserArgs {
     user: UserName,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LinkArgs {
+    capability: FileId,
 }
 
 #[derive(Deserialize)]
@@ -258,7 +339,6 @@ fn wish(verb: &str, args: &Value, book: &Book) -> Option<Result<Wish, AdminError
             understand(args).map(|RoleArgs { user, role, cohorts }| Wish::AddUser { user, role, cohorts })
         }
         "user.role" => understand(args).map(|RoleArgs { user, role, .. }| Wish::SetRole { user, role }),
-        "user.disable" => understand(args).map(|UserArgs { user }| Wish::DisableUser { user }),
         "user.enable" => understand(args).map(|UserArgs { user }| Wish::EnableUser { user }),
         "user.join" => understand(args).map(|GroupArgs { user, group }| Wish::JoinGroup { user, group }),
         "user.leave" => understand(args).map(|GroupArgs { user, group }| Wish::LeaveGroup { user, group }),
@@ -363,7 +443,7 @@ mod tests {
         for (verb, bad) in [
             ("user.add", json!({"user": "a b", "role": "user"})),
             ("user.add", json!({"user": "ada", "role": "root"})),
-            ("user.disable", json!({"user": "ada", "force": true})),
+            ("user.enable", json!({"user": "ada", "force": true})),
             ("token.revoke", json!({"token": "../x"})),
             ("cohort.add", json!({"cohort": "C1"})),
             ("cohort.set", json!({"cohort": "c1", "clear": ["name"]})),

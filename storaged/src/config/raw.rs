@@ -21,6 +21,7 @@ pub struct Raw {
     pub(super) metrics_listen: Option<String>,
     pub(super) admin_socket: Option<String>,
     pub(super) admin_users: Vec<String>,
+    pub(super) auditor_users: Vec<String>,
     pub(super) events_socket: Option<String>,
     pub(super) wgd_socket: Option<String>,
     pub(super) wgd_user: Option<String>,

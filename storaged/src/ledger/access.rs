@@ -179,8 +179,8 @@ where
     }
 }
 
-fn user_key(_app: &Application<'_, '_>, user: &UserName) -> Vec<u8> {
-    user.as_str().as_bytes().to_vec()
+fn user_key(app: &Application<'_, '_>, user: &UserName) -> [u8; 32] {
+    app.blind("access user", &[user.as_str().as_bytes()])
 }
 
 /// Rows read at once.

@@ -6,7 +6,7 @@
 use crate::keys::KeyChange;
 use crate::ledger::application::Application;
 use crate::ledger::tables::CorruptError;
-use crate::ledger::{access, cleanup, download, files, hold, intents, note, partial, upload};
+use crate::ledger::{access, capability, cleanup, download, files, hold, intents, note, partial, upload};
 
 /// A command of one area, which the ledger answers with that area's outcome.
 pub trait Ask: Send + 'static {
@@ -121,4 +121,6 @@ areas! {
     Note = note;
     /// Who may do what.
     Access = access;
+    /// Links that open a file for whoever holds them.
+    Capability = capability;
 }

@@ -296,6 +296,12 @@ actions! {
     AccessEdgeRemoved = "access.edge_removed";
     /// The store's settings of access changed.
     AccessSettingsSet = "access.settings_set";
+    /// A link was made.
+    AccessCapabilityIssued = "access.capability_issued";
+    /// A link was used, before its first byte.
+    AccessCapabilityUsed = "access.capability_used";
+    /// A link was ended before its time.
+    AccessCapabilityRevoked = "access.capability_revoked";
     /// A change of access was refused.
     AccessRefused = "access.refused";
     /// Who may do what was read.

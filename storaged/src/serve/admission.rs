@@ -12,12 +12,13 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::HOST;
-use store_proto::{Action, Cohort, Proof, RequestContext, headers};
+use store_proto::{Action, CapabilityClaims, Cohort, Proof, RequestContext, headers};
 use tunnel_events::PeerIdentity;
 
 use crate::denial::Denial;
 use crate::ledger::Origin;
 use crate::policy::{CohortPolicy, Edge, Policy, User};
+use crate::serve::capabilities;
 use crate::store::Store;
 
 /// A request whose first five locks are open.
@@ -26,6 +27,8 @@ pub struct Admitted {
     policy: Arc<Policy>,
     edge: Edge,
     user: User,
+    /// What a link says, where one was shown instead of a token.
+    link: Option<CapabilityClaims>,
     /// What its records say.
     pub origin: Origin,
 }
@@ -48,6 +51,16 @@ impl Admitted {
     /// Whether held files are open to the user.
     pub fn is_scanner(&self) -> bool {
         self.user.is_scanner
+    }
+
+    /// Whom the proof stands for.
+    pub fn user(&self) -> &User {
+        &self.user
+    }
+
+    /// What the link says, where one was shown.
+    pub fn link(&self) -> Option<&CapabilityClaims> {
+        self.link.as_ref()
     }
 
     /// The rules this request is judged by, whatever is reloaded meanwhile.
@@ -82,9 +95,10 @@ pub async fn admit(store: &Store, source: IpAddr, headers: &HeaderMap) -> Result
     store.metrics.edge_clock_offset_seconds.set(seconds(context.clock_offset_ms(now_ms)));
     fresh(&context, now_ms).map_err(|denial| refuse(denial, &origin))?;
     same_edge(&context, &edge).map_err(|denial| refuse(denial, &origin))?;
-    let user = user(&policy, &context, now_ms).map_err(|denial| refuse(denial, &origin))?;
+    let proven = prove(store, &policy, &context, now_ms).await;
+    let (user, link) = proven.map_err(|denial| refuse(denial, &origin))?;
     origin.user = Some(user.name.clone());
-    Ok(Admitted { policy, edge, user, origin })
+    Ok(Admitted { policy, edge, user, link, origin })
 }
 
 async fn delivering_peer(store: &Store, source: IpAddr) -> Result<PeerIdentity, Denial> {
@@ -137,9 +151,24 @@ fn same_edge(context: &RequestContext, edge: &Edge) -> Result<(), Denial> {
     if context.edge == edge.name { Ok(()) } else { Err(Denial::EdgeMismatch) }
 }
 
-fn user(policy: &Policy, context: &RequestContext, now_ms: u64) -> Result<User, Denial> {
+async fn prove(
+    store: &Store,
+    policy: &Policy,
+    context: &RequestContext,
+    now_ms: u64,
+) -> Result<(User, Option<CapabilityClaims>), Denial> {
     match &context.proof {
-        Proof::Token(token) => policy.user(&token.digest(), now_ms),
+        Proof::Token(token) => {
+            let user = policy.user(&token.digest(), now_ms)?;
+            if let Some(token) = user.token {
+                store.seen.note(token, now_ms, &store.ledger).await;
+            }
+            Ok((user, None))
+        }
+        Proof::Capability(shown) => {
+            let (user, claims) = capabilities::holder(store, policy, shown, context.client_address, now_ms)?;
+            Ok((user, Some(claims)))
+        }
     }
 }
 

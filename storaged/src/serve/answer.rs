@@ -14,9 +14,38 @@ use tokio::sync::mpsc;
 use crate::denial::Denial;
 use crate::keys::KeysError;
 use crate::ledger::LedgerUnavailable;
+use crate::live::Live;
 
 /// An answer.
 pub type Answer = Response<AnswerBody>;
+
+/// The body of an answer, which keeps its request among the live ones until it is written.
+#[derive(Debug)]
+pub struct LiveBody {
+    pub(super) body: AnswerBody,
+    /// Never read: what counts is when it is dropped.
+    pub(super) _live: Option<Live>,
+}
+
+impl Body for LiveBody {
+    type Data = Bytes;
+    type Error = std::io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, std::io::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
 
 /// Seconds after which edge may try again when something is away for a while.
 const RETRY_SECONDS: u32 = 5;

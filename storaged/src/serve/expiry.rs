@@ -5,11 +5,11 @@
 
 use std::sync::Arc;
 
-use store_proto::FileId;
+use store_proto::{FileId, UserName};
 
 use crate::ledger::Ending;
 use crate::ledger::partial::{Command, PartialRow};
-use crate::limits::EXPIRY_CHECK;
+use crate::limits::{EXPIRY_CHECK, PREEMPTION_WAIT};
 use crate::serve::stretch::{discard, resumable};
 use crate::store::Store;
 
@@ -35,6 +35,28 @@ pub async fn expire_now(store: &Store) {
             expire(store, upload).await;
         }
     }
+}
+
+/// Gives up all unfinished uploads of a user who was shut out, and says how many. What cannot be removed now expires.
+pub async fn end_uploads_of(store: &Store, user: &UserName) -> u64 {
+    let uploads = match store.ledger.reader().partials() {
+        Ok(uploads) => uploads,
+        Err(error) => {
+            tracing::warn!(%error, "look for the uploads of a user who was shut out");
+            return 0;
+        }
+    };
+    let mut ended = 0;
+    for (upload, _) in uploads.into_iter().filter(|(_, row)| row.user == *user && !row.finished) {
+        let Some(_turn) = store.writers.turn(upload, PREEMPTION_WAIT).await else { continue };
+        // Its last stretch may have made a file of it meanwhile.
+        let unfinished = resumable(store, upload).is_ok_and(|found| !found.row.finished);
+        let why = || "its sender was shut out".to_owned();
+        if unfinished && discard(store, upload, Ending::Aborted, why(), None).await.is_ok() {
+            ended += 1;
+        }
+    }
+    ended
 }
 
 fn is_over(store: &Store, row: &PartialRow) -> bool {

@@ -4,16 +4,17 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use http::header::{ALLOW, HeaderValue};
-use http::{HeaderName, Method, StatusCode};
+use http::{HeaderName, Method, Response, StatusCode};
 use hyper::Request;
 use hyper::body::Incoming;
 use store_proto::{Cohort, FileId, LogicalPath, ProblemKind, ServerRole, routes};
 
 use crate::denial::Denial;
 use crate::ledger::Origin;
+use crate::live::{ConnectionEnd, Kind};
 use crate::serve::admission::{self, Admitted, Refused};
-use crate::serve::answer::{self, Answer, Refusal};
-use crate::serve::{download, listing, permissions, upload, uploads, verdict};
+use crate::serve::answer::{self, Answer, LiveBody, Refusal};
+use crate::serve::{capabilities, download, listing, permissions, upload, uploads, verdict};
 use crate::store::Store;
 
 /// The routes.
@@ -28,24 +29,81 @@ enum Route {
     Verdict(FileId),
     Uploads,
     Resumable(FileId),
+    Capabilities,
+    Capability(FileId),
     WrongMethod(&'static str),
     Nowhere,
 }
 
 /// Answers one request.
-pub async fn answer(request: Request<Incoming>, source: IpAddr, store: &Arc<Store>) -> Answer {
+pub async fn answer(
+    request: Request<Incoming>,
+    source: IpAddr,
+    store: &Arc<Store>,
+    end: ConnectionEnd,
+) -> Response<LiveBody> {
     let route = route(request.method(), request.uri().path());
+    let mut live = None;
     let mut answer = if route == Route::Health {
         health(store, source).await
     } else {
         match admission::admit(store, source, request.headers()).await {
-            Ok(admitted) => admitted_request(route, request, admitted, store).await,
+            Ok(admitted) => {
+                let user = admitted.user().name.clone();
+                let link = admitted.link().map(|claims| claims.id);
+                live = Some(store.live.begin(user, link, route.kind(request.method()), end));
+                still_admitted(route, request, admitted, store).await
+            }
             Err(refused) => refuse(store, refused, false).await,
         }
     };
     if store.role == ServerRole::Testing {
         let name = HeaderName::from_static("culvert-testing");
         answer.headers_mut().insert(name, HeaderValue::from_static("role testing: not a production store"));
+    }
+    answer.map(|body| LiveBody { body, _live: live })
+}
+
+/// Looks at the user's rights once more, now that whoever takes them away finds this request among the live ones.
+async fn still_admitted(
+    route: Route,
+    mut request: Request<Incoming>,
+    admitted: Admitted,
+    store: &Arc<Store>,
+) -> Answer {
+    if let Err(denial) = store.policy.load_full().named(&admitted.user().name) {
+        return answer::problem(deny(store, denial, admitted.origin.clone(), None, None).await);
+    }
+    let Some(claims) = admitted.link().cloned() else {
+        return admitted_request(route, request, admitted, store).await;
+    };
+    let file = match &route {
+        Route::File(id) => Some(*id),
+        Route::Health
+        | Route::Upload
+        | Route::Permissions
+        | Route::Cohort(_)
+        | Route::Versions(_)
+        | Route::Verdict(_)
+        | Route::Uploads
+        | Route::Resumable(_)
+        | Route::Capabilities
+        | Route::Capability(_)
+        | Route::WrongMethod(_)
+        | Route::Nowhere => None,
+    };
+    let method = request.method().clone();
+    let headers = request.headers_mut();
+    let counted = match capabilities::begin_use(&claims, file, &method, headers, &admitted, store).await {
+        Ok(counted) => counted,
+        Err(refusal) => return answer::problem(refusal),
+    };
+    let client = admitted.origin.client_address;
+    let answer = admitted_request(route, request, admitted, store).await;
+    if let Some(id) = counted
+        && !answer.status().is_success()
+    {
+        capabilities::take_back(id, client, store).await;
     }
     answer
 }
@@ -65,6 +123,9 @@ async fn admitted_request(
         Route::Verdict(id) => verdict::verdict(request, id, &admitted, store).await,
         Route::Uploads => uploads::all(request, admitted, store).await,
         Route::Resumable(id) => uploads::one(request, id, admitted, store).await,
+        Route::Capabilities if request.method() == Method::GET => capabilities::list(&admitted, store),
+        Route::Capabilities => capabilities::create(request, &admitted, store).await,
+        Route::Capability(id) => capabilities::revoke(id, &admitted, store).await,
         Route::WrongMethod(allowed) => {
             let mut answer = answer::problem(Refusal::of(ProblemKind::MethodNotAllowed));
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
@@ -73,6 +134,30 @@ async fn admitted_request(
         Route::Nowhere | Route::Health => Ok(answer::problem(Refusal::of(ProblemKind::NotFound))),
     };
     result.unwrap_or_else(answer::problem)
+}
+
+impl Route {
+    /// What such a request does with bytes.
+    fn kind(&self, method: &Method) -> Kind {
+        match self {
+            Route::Upload => Kind::Upload,
+            Route::Resumable(_) if method == Method::PATCH => Kind::Upload,
+            Route::Uploads if method == Method::POST => Kind::Upload,
+            Route::File(_) if method == Method::GET => Kind::Download,
+            Route::File(_)
+            | Route::Health
+            | Route::Permissions
+            | Route::Cohort(_)
+            | Route::Versions(_)
+            | Route::Verdict(_)
+            | Route::Uploads
+            | Route::Resumable(_)
+            | Route::Capabilities
+            | Route::Capability(_)
+            | Route::WrongMethod(_)
+            | Route::Nowhere => Kind::Other,
+        }
+    }
 }
 
 fn route(method: &Method, path: &str) -> Route {
@@ -114,6 +199,15 @@ fn route(method: &Method, path: &str) -> Route {
     if let Some(id) = upload.and_then(|id| FileId::parse(id).ok()) {
         let allowed = reads || [Method::PATCH, Method::DELETE].contains(method);
         return if allowed { Route::Resumable(id) } else { Route::WrongMethod("GET, HEAD, PATCH, DELETE") };
+    }
+    if let Some(rest) = path.strip_prefix(routes::CAPABILITIES) {
+        return match rest.strip_prefix('/').map(FileId::parse) {
+            None if rest.is_empty() && (is_get || method == Method::POST) => Route::Capabilities,
+            None if rest.is_empty() => Route::WrongMethod("GET, POST"),
+            Some(Ok(id)) if method == Method::DELETE => Route::Capability(id),
+            Some(Ok(_)) => Route::WrongMethod("DELETE"),
+            None | Some(Err(_)) => Route::Nowhere,
+        };
     }
     Route::Nowhere
 }
@@ -197,6 +291,12 @@ mod tests {
             (Method::POST, routes::upload(id), Route::WrongMethod("GET, HEAD, PATCH, DELETE")),
             (Method::PATCH, "/internal/v1/uploads/../../etc".to_owned(), Route::Nowhere),
             (Method::PATCH, "/internal/v1/uploads/".to_owned(), Route::Nowhere),
+            (Method::POST, "/internal/v1/capabilities".to_owned(), Route::Capabilities),
+            (Method::GET, "/internal/v1/capabilities".to_owned(), Route::Capabilities),
+            (Method::PUT, "/internal/v1/capabilities".to_owned(), Route::WrongMethod("GET, POST")),
+            (Method::DELETE, format!("/internal/v1/capabilities/{id}"), Route::Capability(id)),
+            (Method::GET, format!("/internal/v1/capabilities/{id}"), Route::WrongMethod("DELETE")),
+            (Method::DELETE, "/internal/v1/capabilities/x".to_owned(), Route::Nowhere),
             (Method::GET, "/metrics".to_owned(), Route::Nowhere),
         ];
         for (method, path, expected) in table {

@@ -222,6 +222,11 @@ impl Asking<'_> {
         self.with(headers::CULVERT_CONTEXT, &context)
     }
 
+    pub(crate) fn with_proof(self, proof: Proof) -> Self {
+        let context = RequestContext { proof, ..self.lab.context("ada") }.encode();
+        self.with(headers::CULVERT_CONTEXT, &context)
+    }
+
     pub(crate) fn body(mut self, body: impl Into<Bytes>) -> Self {
         self.body = body.into();
         self
