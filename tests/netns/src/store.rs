@@ -5,6 +5,7 @@
 
 mod connection;
 mod daemon;
+pub mod exports;
 pub mod faults;
 pub mod fuse;
 pub mod load;
