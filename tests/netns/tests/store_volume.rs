@@ -25,8 +25,6 @@ use nix::mount::{MntFlags, umount2};
 
 const PROGRAMS: &[&str] = &["storaged", "culvert"];
 const BOUND: Duration = Duration::from_secs(60);
-/// Whether downloads are bounded as uploads are.
-const GETS_TOO: bool = false;
 /// What must go on at once while a volume hangs.
 const PROMPT: Duration = Duration::from_secs(3);
 
@@ -36,7 +34,8 @@ fn main() -> ExitCode {
         Scenario::new("a_volume_that_leaves_while_storaged_runs_takes_nothing_more", leaves).needs(PROGRAMS),
         Scenario::new("yesterdays_ledger_over_todays_volume_deletes_nothing", restored).needs(PROGRAMS),
         Scenario::new("a_full_volume_takes_no_uploads_and_all_else_goes_on", full_volume).needs(PROGRAMS),
-        Scenario::new("a_full_state_directory_refuses_and_loses_nothing", full_state).needs(PROGRAMS),
+        Scenario::new("a_filling_state_directory_stops_uploads_first_and_loses_nothing", full_state)
+            .needs(PROGRAMS),
         Scenario::new("a_volume_that_hangs_for_two_minutes_stops_only_its_files", hangs)
             .needs(PROGRAMS)
             .slow(),
@@ -190,28 +189,40 @@ fn full_volume(scene: &Scene) -> Result<()> {
 }
 
 fn full_state(scene: &Scene) -> Result<()> {
-    let layout = Layout::below(&scene.world.data().join("store"))?;
+    const RESERVE: u64 = 4 << 20;
+    let mut layout = Layout::below(&scene.world.data().join("store"))?;
+    layout.limits = format!("state_reserve_bytes = {RESERVE}\n");
     tmpfs(&layout.state, 256 << 20)?;
     let store = Store::init(layout)?;
     let mut told = Told::default();
     let daemon = store.start()?;
     fill(&store, &mut told, 100, 20)?;
-    // What there is, and a little.
     let state = &store.layout().state;
-    let room = nix::sys::statvfs::statvfs(state).context("look at the state directory")?;
-    let used = (room.blocks() - room.blocks_free()) * room.fragment_size();
-    resize(state, used + (128 << 10))?;
-    let (status, problem) = fill(&store, &mut told, 100, 20_000)?;
-    ensure!(
-        matches!((status, problem.as_str()), (503, "ledger-unavailable") | (507, "quota")),
-        "{status} {problem}"
-    );
+    let used = || -> Result<u64> {
+        let room = nix::sys::statvfs::statvfs(state).context("look at the state directory")?;
+        Ok((room.blocks() - room.blocks_free()) * room.fragment_size())
+    };
+    // What there is, the reserve, and a little: uploads stop while there is room for records.
+    resize(state, used()? + RESERVE + (256 << 10))?;
+    let refused = fill(&store, &mut told, 100, 20_000)?;
+    ensure!(refused == (507, "quota".to_owned()), "answered {refused:?}");
+    store.keep_acknowledged(&mut told).context("while only uploads are refused")?;
+
+    // No reserve any more: what cannot be recorded is refused.
+    resize(state, used()? + (64 << 10))?;
+    let file = told.acknowledged.values().next().context("nothing was acknowledged")?.0.clone();
+    wait::until("the ledger to be full", BOUND, || {
+        let answer = store.connect()?.get(&file, None, |_| ())?;
+        ensure!(answer.status == 503 && answer.problem()? == "ledger-unavailable", "{answer:?}");
+        Ok(())
+    })?;
     let log = daemon.log();
     ensure!(!log.contains("panicked"), "storaged panicked:\n{log}");
 
     resize(state, 256 << 20)?;
     daemon.kill()?;
     let daemon = store.start()?;
+    told.looked_at.clear();
     store.keep_promises(&mut told).with_context(|| format!("storaged said:\n{}", daemon.log()))?;
     daemon.stop().map(drop)
 }
@@ -253,7 +264,7 @@ fn hangs(scene: &Scene) -> Result<()> {
             std::thread::spawn(move || -> Result<u16> {
                 let mut client = store.connect()?;
                 client.bound(Duration::from_secs(100))?;
-                if number % 2 == 0 || !GETS_TOO {
+                if number % 2 == 0 {
                     client.put(&format!("hung/{number}"), &content(number, 1000)).map(|answer| answer.status)
                 } else {
                     client.get(&kept, None, |_| ()).map(|answer| answer.status)
@@ -278,7 +289,7 @@ fn hangs(scene: &Scene) -> Result<()> {
         let status = thread.join().map_err(|_| anyhow::anyhow!("a client panicked"))?;
         let status = status.with_context(|| format!("request {number}"))?;
         ensure!(status == 503, "request {number} was answered {status} while its volume hung");
-        if number % 2 == 0 || !GETS_TOO {
+        if number % 2 == 0 {
             let bytes = content(number, 1000);
             let sent = Sent { sha256: sha256(&bytes), size: 1000, seed: number };
             told.refused.insert(format!("hung/{number}"), (status, String::new(), sent));

@@ -45,7 +45,8 @@ pub fn serve(directory: &Path) -> Result<()> {
         ("threads", "8"),
     ] {
         let file = Path::new("/proc/fs/nfsd").join(file);
-        fs::write(&file, format!("{text}\n")).with_context(|| format!("write {text} to {}", file.display()))?;
+        fs::write(&file, format!("{text}\n"))
+            .with_context(|| format!("write {text} to {}", file.display()))?;
     }
     Ok(())
 }
