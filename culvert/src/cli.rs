@@ -9,6 +9,7 @@ use crate::hold::HoldCommand;
 use crate::init::InitCommand;
 use crate::kek::KekCommand;
 use crate::key::KeyCommand;
+use crate::ledger::LedgerCommand;
 use crate::people::{
     AccessCommand, CapabilityCommand, CohortCommand, EdgeCommand, TokenCommand, UserCommand,
 };
@@ -112,6 +113,11 @@ Examples:\n  \
     Report {
         #[command(subcommand)]
         command: ReportCommand,
+    },
+    /// The log that storaged keeps
+    Ledger {
+        #[command(subcommand)]
+        command: LedgerCommand,
     },
     /// Legal holds: while one stands, nothing under it is deleted
     Hold {

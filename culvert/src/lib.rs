@@ -18,6 +18,7 @@ mod http_client;
 mod init;
 mod kek;
 mod key;
+mod ledger;
 mod limits;
 mod people;
 mod problem;
@@ -63,6 +64,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Verify { command: VerifyCommand::Cleanup(at) } => cleanup::verify(at, console),
         Command::VerifyPhiCleanup(at) => cleanup::verify(at, console),
         Command::Report { command } => report::run(command, console),
+        Command::Ledger { command } => ledger::run(command, console),
         Command::Hold { command } => hold::run(command, console),
         Command::Kek { command } => kek::run(command, console),
         Command::Key { command } => key::run(command, console),

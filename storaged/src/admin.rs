@@ -5,6 +5,7 @@
 mod access;
 mod end_of_life;
 mod keys;
+mod ledger;
 mod report;
 
 use std::collections::VecDeque;
@@ -157,6 +158,10 @@ impl Admin {
         self.record(Action::AdminStatus, Ending::Succeeded, caller, String::new()).await?;
         let totals = self.store.ledger.reader().totals();
         let totals = totals.map_err(|error| AdminError::new("ledger-unavailable", error))?;
+        let checkpoint = self.store.ledger.reader().checkpoint();
+        let checkpoint = checkpoint.map_err(|error| AdminError::new("ledger-unavailable", error))?;
+        let time_hold = self.store.ledger.reader().time_hold();
+        let time_hold = time_hold.map_err(|error| AdminError::new("ledger-unavailable", error))?;
         let policy = self.store.policy.load();
         let volumes: Vec<Value> = self
             .store
@@ -175,6 +180,13 @@ impl Admin {
                 "usable": self.store.ledger.is_usable(),
                 "records": totals.records,
                 "open_operations": totals.open_intents,
+                "checkpoint": checkpoint.unverified().size,
+                "epoch": checkpoint.unverified().epoch,
+                "mirror": {
+                    "keeps_up": self.store.ledger.mirror_keeps_up(),
+                    "lag_groups": self.store.ledger.mirror_lag(),
+                },
+                "time_hold": time_hold.map(|hold| hold.to_string()),
             },
             "files": totals.files,
             "stored_bytes": totals.stored_bytes,
@@ -263,6 +275,8 @@ impl Handler for Admin {
                 "kek.rotate_root" => self.kek_rotate_root(caller, args, descriptors).await,
                 "kek.shred" => self.kek_shred(caller).await,
                 "kek.status" => self.kek_status(caller).await,
+                "ledger.checkpoint" => self.ledger_checkpoint(caller).await,
+                "ledger.confirm-time" => self.ledger_confirm_time(caller).await,
                 "reload" => self.reload(caller, args, descriptors).await,
                 "status" => self.status(caller).await,
                 _ => match self.access(caller, verb, &args, out).await {

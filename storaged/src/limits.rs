@@ -17,6 +17,14 @@ pub const LEDGER_QUEUE: usize = 1024;
 /// Commands in one transaction. Measured elsewhere: 53 k records/s at 32 per commit, 114 k at 128.
 pub const LEDGER_GROUP: usize = 256;
 
+/// A wall clock that goes further ahead of the machine's running time than this is not believed by what deletes.
+pub const CLOCK_STEP_MS: u64 = 3_600_000;
+/// Entries of a record's metadata, …
+pub const METADATA_ENTRIES: usize = 32;
+/// … bytes of a name, …
+pub const METADATA_NAME_BYTES: usize = 64;
+/// … and of a value: a record stays far below what a receipt may carry.
+pub const METADATA_VALUE_BYTES: usize = 512;
 /// A file of the journal mirror is followed by a new one when it is as long as this: what a backup has made
 /// needless is removed in such pieces.
 pub const JOURNAL_FILE_BYTES: u64 = 64 * 1024 * 1024;

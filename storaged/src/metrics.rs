@@ -14,7 +14,7 @@ use prometheus::{
 use crate::denial::Denial;
 use crate::keys::Keys;
 use crate::ledger::writer::{Observer, Time};
-use crate::ledger::{Action, Ending, Reader};
+use crate::ledger::{Action, Ending, Ledger};
 use crate::objects::get::Damage;
 
 /// An object is not there.
@@ -72,6 +72,9 @@ pub struct Metrics {
     stored_bytes: IntGauge,
     open_operations: IntGauge,
     ledger_entries: IntGauge,
+    ledger_time_hold: IntGauge,
+    mirror_lag_records: IntGauge,
+    mirror_up: IntGauge,
     ledger_size_bytes: IntGauge,
     ledger_commit_seconds: Histogram,
     ledger_commit_commands: Histogram,
@@ -175,6 +178,13 @@ impl Metrics {
             stored_bytes: made.gauge("stored_bytes", "Bytes of all files in the store.")?,
             open_operations: made
                 .gauge("open_operations", "Operations that have an intent and no outcome yet.")?,
+            ledger_time_hold: made.gauge(
+                "ledger_time_hold",
+                "1 while what deletes because of a date waits, for the clock went forward.",
+            )?,
+            mirror_lag_records: made
+                .gauge("journal_mirror_lag_records", "Records that the journal mirror does not hold yet.")?,
+            mirror_up: made.gauge("journal_mirror_up", "1 while the journal mirror keeps up.")?,
             ledger_entries: made.gauge("ledger_entries", "Records in the ledger.")?,
             ledger_size_bytes: made.gauge("ledger_size_bytes", "Bytes of the ledger's file.")?,
             ledger_commit_seconds: made.histogram(
@@ -242,8 +252,8 @@ impl Metrics {
     }
 
     /// Looks at the ledger; called before each scrape.
-    pub fn refresh(&self, reader: &Reader, ledger_file: &PathBuf) {
-        match reader.totals() {
+    pub fn refresh(&self, ledger: &Ledger, ledger_file: &PathBuf) {
+        match ledger.reader().totals() {
             Ok(totals) => {
                 self.objects.set(signed(totals.files));
                 self.stored_bytes.set(signed(totals.stored_bytes));
@@ -251,8 +261,14 @@ impl Metrics {
                 self.ledger_entries.set(signed(totals.records));
                 self.held_files.set(signed(totals.held_files));
                 self.partial_uploads.set(signed(totals.partial_uploads));
+                let mirrored = ledger.mirrored_records().unwrap_or(totals.records);
+                self.mirror_lag_records.set(signed(totals.records.saturating_sub(mirrored)));
             }
             Err(error) => tracing::debug!(%error, "read the ledger's totals"),
+        }
+        self.mirror_up.set(i64::from(ledger.mirror_keeps_up()));
+        if let Ok(hold) = ledger.reader().time_hold() {
+            self.ledger_time_hold.set(i64::from(hold.is_some()));
         }
         if let Ok(metadata) = std::fs::metadata(ledger_file) {
             self.ledger_size_bytes.set(signed(metadata.len()));
@@ -309,6 +325,10 @@ impl LedgerTime {
 impl Time for LedgerTime {
     fn wall_ms(&self) -> u64 {
         self.clock.unix_milliseconds()
+    }
+
+    fn running_ms(&self) -> u64 {
+        self.clock.running_milliseconds()
     }
 
     fn steady_seconds(&self) -> f64 {

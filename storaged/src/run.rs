@@ -331,7 +331,7 @@ fn hooks(
     vec![
         Box::new(move || process.refresh()),
         Box::new(move || {
-            counted.metrics.refresh(counted.ledger.reader(), &ledger_file);
+            counted.metrics.refresh(&counted.ledger, &ledger_file);
             counted.metrics.refresh_keys(&counted.keys, counted.clock.unix_milliseconds());
         }),
     ]

@@ -19,6 +19,14 @@ impl Clock {
         SystemTime::now()
     }
 
+    /// How long the machine has been running, sleep included, in milliseconds: comparable between processes of one
+    /// boot.
+    pub fn running_milliseconds(self) -> u64 {
+        let running = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+        let running = running.map(std::time::Duration::from).unwrap_or_default();
+        u64::try_from(running.as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// The wall clock as milliseconds since 1970-01-01 UTC; 0 for a clock set before that.
     pub fn unix_milliseconds(self) -> u64 {
         let since = self.wall().duration_since(UNIX_EPOCH).unwrap_or_default();

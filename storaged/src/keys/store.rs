@@ -487,3 +487,34 @@ impl fmt::Debug for Keys {
         f.debug_struct("Keys").field("home", &self.home).field("store", &self.store).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+impl Keys {
+    /// The same keys over another storage: a new one, or what a crash has left of it.
+    pub(crate) fn over(&self, database: Database) -> Result<Keys, KeysError> {
+        let (root, epoch, number) = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            (state.secrets.root(), state.secrets.epoch(), state.epoch)
+        };
+        if head(&database).is_err() {
+            let transaction = begin(&database)?;
+            let mut wrapped = Vec::new();
+            for (purpose, key) in StorePurpose::ALL.into_iter().zip(&self.store_keys) {
+                wrapped.push((purpose, wrap::wrap(&root, &tables::store_key_aad(self.store, purpose), key)?));
+            }
+            write_head(&transaction, self.store, number, wrapped.into_iter())?;
+            drop(Tables::open(&transaction)?);
+            transaction.commit()?;
+        }
+        let head = head(&database)?;
+        for ((purpose, wrapped), key) in head.store_keys.iter().zip(&self.store_keys) {
+            let opened = wrap::unwrap(&root, &tables::store_key_aad(head.store, *purpose), wrapped);
+            assert_eq!(opened.expect("the root key opens it").as_bytes(), key.as_bytes());
+        }
+        let root = RootKey::generate().map_err(|error| KeysError::Corrupt(error.to_string()))?;
+        let mut secrets = root.into_secrets();
+        secrets.set_root(&self.state.read().unwrap_or_else(PoisonError::into_inner).secrets.root());
+        secrets.set_epoch(&epoch);
+        Ok(Keys::assemble(Home::Memory, self.store, self.store_keys.to_vec(), database, number, secrets))
+    }
+}

@@ -26,6 +26,8 @@ pub(crate) struct Position {
     pub(crate) edge: Edge,
     /// The last record's time.
     pub(crate) last_time_ms: u64,
+    /// How often the store was restored; checkpoints carry it.
+    pub(crate) epoch: u64,
 }
 
 /// One transaction's view: its tables, its place in the trail and its time.
@@ -162,19 +164,20 @@ impl<'a, 'txn> Application<'a, 'txn> {
     }
 
     /// Signs the tree as it is now, and remembers for the mirror what was changed.
-    pub(crate) fn end_group(
-        &mut self,
-        group: u64,
-        signer: &Signer,
-        epoch: u64,
-    ) -> Result<Redo, CorruptError> {
-        let checkpoint = signer.sign(&self.position.edge, epoch)?;
+    pub(crate) fn end_group(&mut self, group: u64, signer: &Signer) -> Result<Redo, CorruptError> {
+        let checkpoint = signer.sign(&self.position.edge, self.position.epoch)?;
         self.fact(META_CHECKPOINT, checkpoint.as_str().as_bytes())?;
         self.fact(META_GROUP, &group.to_le_bytes())?;
         let redo = std::mem::take(&mut self.redo);
         let changed = self.seal.seal(Under::Store, &unmirrored_aad(group), &Changed::encode(&redo))?;
         self.tables.unmirrored.insert(group, changed.as_slice())?;
         Ok(redo)
+    }
+
+    /// Begins the next epoch: the checkpoint of this group carries it.
+    pub(crate) fn next_epoch(&mut self) -> u64 {
+        self.position.epoch += 1;
+        self.position.epoch
     }
 
     /// The one door through which anything is written.

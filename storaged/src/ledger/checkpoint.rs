@@ -57,7 +57,7 @@ pub(crate) fn read(
 }
 
 /// Checks that the stored checkpoint is of this log and over exactly this tree.
-pub(crate) fn check(stored: &SignedCheckpoint, key: &LogKey, edge: &Edge) -> Result<u64, CorruptError> {
+pub(crate) fn check(stored: &SignedCheckpoint, key: &LogKey, edge: &Edge) -> Result<(), CorruptError> {
     let checkpoint = stored.verify(key).map_err(damaged)?;
     if (checkpoint.size, checkpoint.root) != (edge.size(), edge.root()) {
         return Err(damaged(format!(
@@ -68,7 +68,7 @@ pub(crate) fn check(stored: &SignedCheckpoint, key: &LogKey, edge: &Edge) -> Res
             edge.root()
         )));
     }
-    Ok(checkpoint.epoch)
+    Ok(())
 }
 
 fn damaged(error: impl std::fmt::Display) -> CorruptError {

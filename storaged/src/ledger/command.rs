@@ -6,7 +6,9 @@
 use crate::keys::KeyChange;
 use crate::ledger::application::Application;
 use crate::ledger::tables::CorruptError;
-use crate::ledger::{access, capability, cleanup, download, files, hold, intents, note, partial, upload};
+use crate::ledger::{
+    access, capability, cleanup, download, epoch, files, hold, intents, moment, note, partial, upload,
+};
 
 /// A command of one area, which the ledger answers with that area's outcome.
 pub trait Ask: Send + 'static {
@@ -117,6 +119,10 @@ areas! {
     Hold = hold;
     /// What a dead process had begun is ended.
     Intent = intents;
+    /// A new epoch of the log.
+    Epoch = epoch;
+    /// The clock.
+    Moment = moment;
     /// Something that has no before.
     Note = note;
     /// Who may do what.

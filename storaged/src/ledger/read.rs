@@ -18,6 +18,7 @@ use crate::ledger::checkpoint;
 use crate::ledger::files::{self, FileRow, OBJECTS, PartRow};
 use crate::ledger::intents::{self, INTENTS, IntentKind, IntentRow};
 use crate::ledger::log::{self, Content, Entry, OpenRecord};
+use crate::ledger::moment::{self, TimeHold};
 use crate::ledger::partial::{self, PARTIAL, PartialRow};
 use crate::ledger::record::Record;
 use crate::ledger::redo::{Changed, Place, index_key, name_key};
@@ -232,6 +233,11 @@ impl Reader {
         Ok(Some(Proof { index, record: *record, inclusion, checkpoint }))
     }
 
+    /// The hold that stands because the clock went forward.
+    pub fn time_hold(&self) -> Result<Option<TimeHold>, CorruptError> {
+        moment::hold(&self.snapshot()?)
+    }
+
     /// The operations that have not ended.
     pub fn open_intents(&self) -> Result<Vec<(u64, IntentRow)>, CorruptError> {
         let open = self.snapshot()?.scan(&INTENTS, &[], None, usize::MAX)?;
@@ -355,7 +361,8 @@ impl Snapshot {
         let (size, last) = (records.len()?, records.last()?);
         let last_time_ms = last.map(|(_, row)| log::time_of(row.value())).transpose()?.unwrap_or(0);
         let edge = log::edge(&self.transaction.open_table(TILES)?, size)?;
-        Ok(Position { edge, last_time_ms })
+        let epoch = self.checkpoint()?.unverified().epoch;
+        Ok(Position { edge, last_time_ms, epoch })
     }
 
     /// A number that the ledger keeps.

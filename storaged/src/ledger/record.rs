@@ -3,6 +3,7 @@
 //! **Invariant:** a record is written once, as JSON with its keys in alphabetical order and without
 //! white space, so equal records are equal bytes. `index` counts without gaps; `time_ms` never goes back.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use crate::ledger::cleanup::Fields;
@@ -10,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use store_proto::{Cohort, ContentDigest, EdgeName, FileId, FileType, LogicalPath, RequestId, UserName};
 
 use crate::ledger::access::Change;
+
+use crate::limits::{METADATA_ENTRIES, METADATA_NAME_BYTES, METADATA_VALUE_BYTES};
 
 /// The format of [`Record`].
 pub const RECORD_VERSION: u32 = 1;
@@ -51,8 +54,14 @@ pub struct Record {
     /// In an outcome: the index of its intent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub intent: Option<u64>,
+    /// What else the one who reported it wants to be remembered.
+    #[serde(default, skip_serializing_if = "Metadata::is_empty")]
+    pub metadata: Metadata,
     /// Who asked, and through what.
     pub origin: Origin,
+    /// The index of the record that this one follows from: of a job's end, its beginning.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<u64>,
     /// The file's name in its cohort.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<LogicalPath>,
@@ -64,10 +73,75 @@ pub struct Record {
     /// The file's length; of a transfer: the bytes that went over.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub size: Option<u64>,
+    /// What it is about beside a file, as a URI: an upload, a job.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subject_ref: Option<String>,
     /// Wall clock in milliseconds since 1970, raised to the previous record's if the clock went back.
     pub time_ms: u64,
     /// [`RECORD_VERSION`].
     pub v: u32,
+    /// The program that did the work, as it calls itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<String>,
+}
+
+/// Names and values that a record carries along, few and short.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Metadata(BTreeMap<String, String>);
+
+/// Why metadata are not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MetadataError {
+    /// Too many.
+    #[error("at most {METADATA_ENTRIES} entries, not {0}")]
+    Entries(usize),
+    /// A name that is none.
+    #[error("a name must have 1 to {METADATA_NAME_BYTES} bytes of a-z, 0-9, `_`, `-`, `.`: {0:?}")]
+    Name(String),
+    /// A value that is too long.
+    #[error("{name}: at most {METADATA_VALUE_BYTES} bytes")]
+    Value {
+        /// Whose.
+        name: String,
+    },
+}
+
+impl Metadata {
+    /// Takes what somebody else said, if it is within bounds.
+    pub fn parse(entries: BTreeMap<String, String>) -> Result<Metadata, MetadataError> {
+        if entries.len() > METADATA_ENTRIES {
+            return Err(MetadataError::Entries(entries.len()));
+        }
+        for (name, value) in &entries {
+            let plain =
+                |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"_-.".contains(&byte);
+            if name.is_empty() || name.len() > METADATA_NAME_BYTES || !name.bytes().all(plain) {
+                return Err(MetadataError::Name(name.chars().take(METADATA_NAME_BYTES).collect()));
+            }
+            if value.len() > METADATA_VALUE_BYTES {
+                return Err(MetadataError::Value { name: name.clone() });
+            }
+        }
+        Ok(Metadata(entries))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The value of a name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// Our own: names are literals.
+impl From<BTreeMap<String, String>> for Metadata {
+    fn from(entries: BTreeMap<String, String>) -> Metadata {
+        Metadata(entries)
+    }
 }
 
 /// Where a record was written.
@@ -262,6 +336,14 @@ actions! {
     AdminAuditTrail = "admin.audit_trail";
     /// The status was read.
     AdminStatus = "admin.status";
+    /// The store was restored from a backup, and a new epoch of its log began.
+    AdminEpoch = "admin.epoch";
+    /// The clock went forward by more than time did: what deletes because of a date waits.
+    AdminTimeHeld = "admin.time_held";
+    /// Somebody has looked at the clock.
+    AdminTimeConfirmed = "admin.time_confirmed";
+    /// The newest checkpoint was read.
+    AdminCheckpoint = "admin.checkpoint";
     /// The admin socket was asked for something it does not know or allow.
     AdminRefused = "admin.refused";
     /// A user was made.
@@ -332,13 +414,17 @@ impl Record {
             host,
             index: 0,
             intent: None,
+            metadata: Metadata::default(),
             origin,
+            parent: None,
             path: None,
             phase,
             sha256: None,
             size: None,
+            subject_ref: None,
             time_ms: 0,
             v: RECORD_VERSION,
+            worker: None,
         }
     }
 
@@ -404,13 +490,17 @@ mod tests {
             "host",
             "index",
             "intent",
+            "metadata",
             "origin",
+            "parent",
             "path",
             "phase",
             "sha256",
             "size",
+            "subject_ref",
             "time_ms",
             "v",
+            "worker",
         ] {
             let at = i64::try_from(text.find(&format!("\"{key}\":")).unwrap()).unwrap();
             assert!(at > last, "{key} is out of order in {text}");
@@ -424,6 +514,19 @@ mod tests {
                 .collect();
             assert!(keys.is_sorted(), "{keys:?}");
         }
+    }
+
+    #[test]
+    fn metadata_are_few_and_short() {
+        let one =
+            |name: &str, value: &str| Metadata::parse(BTreeMap::from([(name.to_owned(), value.to_owned())]));
+        assert_eq!(one("rows.read", "7").unwrap().get("rows.read"), Some("7"));
+        assert_eq!(one("Rows", "7"), Err(MetadataError::Name("Rows".into())));
+        assert_eq!(one("", "7"), Err(MetadataError::Name(String::new())));
+        let long = "x".repeat(METADATA_VALUE_BYTES + 1);
+        assert_eq!(one("a", &long), Err(MetadataError::Value { name: "a".into() }));
+        let many = (0..=METADATA_ENTRIES).map(|i| (i.to_string(), String::new())).collect();
+        assert_eq!(Metadata::parse(many), Err(MetadataError::Entries(METADATA_ENTRIES + 1)));
     }
 
     #[test]
@@ -443,6 +546,10 @@ mod tests {
             file_id: Some(FileId::from_bytes([1; 16])),
             file_type: Some(FileType::parse("raw_csv").unwrap()),
             intent: Some(3),
+            metadata: Metadata::from(BTreeMap::from([("rows".to_owned(), "7".to_owned())])),
+            parent: Some(2),
+            subject_ref: Some("job:7".into()),
+            worker: Some("w".into()),
             path: Some(LogicalPath::parse("a/b").unwrap()),
             sha256: Some(ContentDigest::from_bytes([2; 32])),
             size: Some(4),

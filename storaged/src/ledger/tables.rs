@@ -144,14 +144,14 @@ pub(crate) fn initialize(
     transaction.set_durability(Durability::Immediate).map_err(redb::Error::from)?;
     {
         let mut tables = Tables::open(&transaction).map_err(redb::Error::from)?;
-        let mut position = Position { edge: Edge::default(), last_time_ms: first.time_ms };
+        let mut position = Position { edge: Edge::default(), last_time_ms: first.time_ms, epoch: 0 };
         let host = first.host.clone();
         let now_ms = first.time_ms;
         let mut app = Application::new(&mut tables, &mut position, &seal, &host, now_ms);
         app.fact(META_FORMAT_VERSION, &FORMAT_VERSION.to_le_bytes())?;
         app.fact(META_STORE_ID, store.0.as_bytes())?;
         app.append(first)?;
-        app.end_group(1, &signer, 0)?;
+        app.end_group(1, &signer)?;
     }
     transaction.commit().map_err(redb::Error::from)?;
     Ok(())

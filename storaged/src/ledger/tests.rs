@@ -2,8 +2,10 @@
 
 mod crash;
 mod end_of_life;
+mod fail_closed;
 mod journal;
 mod model;
+mod moments;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -39,6 +41,10 @@ pub(super) struct TestTime(pub(super) Arc<AtomicU64>);
 impl Time for TestTime {
     fn wall_ms(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    fn running_ms(&self) -> u64 {
+        0
     }
 
     fn steady_seconds(&self) -> f64 {

@@ -11,6 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use receipt::note::LogKey;
+use receipt::{Parts, Receipt};
 use redb::{Database, Durability};
 use tokio::sync::{mpsc, oneshot};
 
@@ -21,7 +22,8 @@ use crate::ledger::checkpoint::{self, Signer};
 use crate::ledger::command::{Area as _, Ask, Command, Outcome};
 use crate::ledger::journal::mirror::Mirror;
 use crate::ledger::journal::{Envelope, Frame, JournalError};
-use crate::ledger::read::Reader;
+use crate::ledger::moment::{self, Moment};
+use crate::ledger::read::{Proof, Reader};
 use crate::ledger::record::Host;
 use crate::ledger::seal::Seal;
 use crate::ledger::tables::{CorruptError, Tables};
@@ -44,6 +46,8 @@ pub trait Observer: Send + 'static {
 pub trait Time: Send + 'static {
     /// Wall clock, milliseconds since 1970.
     fn wall_ms(&self) -> u64;
+    /// How long the machine has been running, sleep included, in milliseconds.
+    fn running_ms(&self) -> u64;
     /// Seconds of some steady clock.
     fn steady_seconds(&self) -> f64;
 }
@@ -92,7 +96,7 @@ impl Ledger {
         let signer = Signer::new(store, keys.as_ref())?;
         let position = snapshot.position()?;
         // What is on the disk is what was signed, or nothing more is written behind it.
-        let epoch = checkpoint::check(&snapshot.checkpoint()?, &signer.log_key(), &position.edge)?;
+        checkpoint::check(&snapshot.checkpoint()?, &signer.log_key(), &position.edge)?;
         let group = snapshot.group()?;
         drop(snapshot);
         let log_key = signer.log_key();
@@ -112,7 +116,6 @@ impl Ledger {
             database,
             seal,
             signer,
-            epoch,
             group,
             mirror,
             host,
@@ -130,7 +133,7 @@ impl Ledger {
 
     /// Waits until the command is durable: in the ledger, and for those that say so in the journal mirror too.
     pub async fn submit<C: Ask>(&self, command: C) -> Result<C::Outcome, LedgerUnavailable> {
-        let (request, waits, answer) = self.request(command)?;
+        let (request, waits, answer) = self.request(command.into_command())?;
         self.queue.send(request).await.map_err(|_| LedgerUnavailable)?;
         let (outcome, group) = answer.await.map_err(|_| LedgerUnavailable)??;
         if let (true, Some(mirror)) = (waits, &self.mirror) {
@@ -141,17 +144,21 @@ impl Ledger {
 
     /// As [`submit`](Self::submit), for threads outside the runtime.
     pub fn submit_blocking<C: Ask>(&self, command: C) -> Result<C::Outcome, LedgerUnavailable> {
+        self.submit_any_blocking(command.into_command()).map(own::<C>)
+    }
+
+    /// As [`submit_blocking`](Self::submit_blocking), for a command of any area.
+    pub(crate) fn submit_any_blocking(&self, command: Command) -> Result<Outcome, LedgerUnavailable> {
         let (request, waits, answer) = self.request(command)?;
         self.queue.blocking_send(request).map_err(|_| LedgerUnavailable)?;
         let (outcome, group) = answer.blocking_recv().map_err(|_| LedgerUnavailable)??;
         if let (true, Some(mirror)) = (waits, &self.mirror) {
             mirror.wait_blocking(group)?;
         }
-        Ok(own::<C>(outcome))
+        Ok(outcome)
     }
 
-    fn request<C: Ask>(&self, command: C) -> Result<(Request, bool, Answer), LedgerUnavailable> {
-        let command = command.into_command();
+    fn request(&self, command: Command) -> Result<(Request, bool, Answer), LedgerUnavailable> {
         let waits = command.waits_for_mirror();
         if (waits || command.leads_to_waiting()) && self.mirror.as_ref().is_some_and(Mirror::hangs) {
             return Err(LedgerUnavailable);
@@ -160,11 +167,35 @@ impl Ledger {
         Ok((Request { command, answer }, waits, outcome))
     }
 
+    /// What proves the record with this index to somebody who has the file and the log's key. `None` where there is
+    /// no such record, or it can no longer be read.
+    pub fn receipt(&self, index: u64) -> Result<Option<Receipt>, CorruptError> {
+        let Some(Proof { index, record, inclusion, checkpoint }) = self.reader.proof(index)? else {
+            return Ok(None);
+        };
+        let record_text = String::from_utf8(record.bytes).map_err(|error| damaged(&error))?;
+        let log_key = self.log_key.clone();
+        let parts = Parts {
+            record: record_text,
+            salt: record.salt,
+            leaf_index: index,
+            inclusion,
+            checkpoint,
+            log_key,
+        };
+        Receipt::new(parts).map(Some).map_err(|error| damaged(&error))
+    }
+
     /// Groups that are durable here and not yet in the journal mirror.
     pub fn mirror_lag(&self) -> u64 {
         let Some(mirror) = &self.mirror else { return 0 };
         let group = self.reader.snapshot().and_then(|snapshot| snapshot.group());
         group.unwrap_or(0).saturating_sub(mirror.mirrored())
+    }
+
+    /// Records that are durable in the journal mirror, if there is one.
+    pub fn mirrored_records(&self) -> Option<u64> {
+        self.mirror.as_ref().map(Mirror::records)
     }
 
     /// Whether the journal mirror keeps up.
@@ -186,6 +217,10 @@ impl Ledger {
     pub fn is_usable(&self) -> bool {
         self.usable.load(Ordering::Relaxed)
     }
+}
+
+fn damaged(error: &dyn std::fmt::Display) -> CorruptError {
+    CorruptError::Row(error.to_string())
 }
 
 fn own<C: Ask>(outcome: Outcome) -> C::Outcome {
@@ -210,7 +245,6 @@ struct Writer<T, O> {
     database: Arc<Database>,
     seal: Seal,
     signer: Signer,
-    epoch: u64,
     group: u64,
     mirror: Option<(Mirror, JoinHandle<()>)>,
     host: Host,
@@ -301,10 +335,12 @@ impl<T: Time, O: Observer> Writer<T, O> {
             let now_ms = self.time.wall_ms();
             let mut app = Application::new(&mut tables, &mut position, &self.seal, &self.host, now_ms);
             app.redo.keys = new;
+            let boot_id = self.host.boot_id.clone();
+            moment::look(&mut app, Moment { boot_id, running_ms: self.time.running_ms(), wall_ms: now_ms })?;
             for command in commands {
                 outcomes.push(command.apply(&mut app)?);
             }
-            let redo = app.end_group(group, &self.signer, self.epoch)?;
+            let redo = app.end_group(group, &self.signer)?;
             let destroyed = std::mem::take(&mut app.destroyed);
             if let Some((mirror, _)) = &self.mirror {
                 tables.forget_mirrored(mirror.mirrored())?;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -31,6 +31,8 @@ struct Shared {
     queue: Mutex<Queue>,
     grown: Condvar,
     mirrored: watch::Sender<u64>,
+    /// Records in the journal.
+    records: AtomicU64,
     /// For threads that wait outside a runtime.
     progress: Condvar,
     /// Somebody waited for longer than is reasonable, and nothing was mirrored since.
@@ -62,6 +64,7 @@ impl Mirror {
             queue: Mutex::new(Queue { mirrored, ..Queue::default() }),
             grown: Condvar::new(),
             mirrored: watch::Sender::new(mirrored),
+            records: AtomicU64::new(worker.records()),
             progress: Condvar::new(),
             hangs: AtomicBool::new(false),
         });
@@ -98,6 +101,11 @@ impl Mirror {
     /// The last group that is durable in the journal.
     pub fn mirrored(&self) -> u64 {
         *self.shared.mirrored.borrow()
+    }
+
+    /// Records that are durable in the journal.
+    pub fn records(&self) -> u64 {
+        self.shared.records.load(Ordering::Relaxed)
     }
 
     /// Whether it has not kept up for so long that what would wait for it is refused at once.
@@ -175,6 +183,7 @@ impl Worker {
             match done {
                 Ok(group) => {
                     failing = false;
+                    shared.records.store(self.records(), Ordering::Relaxed);
                     shared.reached(group);
                 }
                 Err(error) => {
@@ -191,6 +200,10 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn records(&self) -> u64 {
+        self.journal.as_ref().and_then(Journal::end).map_or(0, |end| end.size)
     }
 
     fn take(shared: &Shared, catch_up: bool) -> Work {

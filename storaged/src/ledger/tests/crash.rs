@@ -1,6 +1,7 @@
 //! A disk that fails at its n-th operation and then loses, tears and reorders what was not synced.
 
 use std::io;
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex};
 
 use redb::StorageBackend;
@@ -11,21 +12,52 @@ use crate::ledger::recover::recover;
 
 #[test]
 fn what_was_acknowledged_survives_a_failure_at_any_operation() {
-    let mut failures = 0;
-    for fail_at in 1.. {
-        let disk = Disk::empty();
-        let keys = fresh_keys();
-        let acknowledged = work(&disk, &keys, fail_at);
-        let failed = disk.0.lock().unwrap().failed;
-        for seed in 0..4 {
-            check(disk.after_crash(seed), &keys, &acknowledged, fail_at, seed);
+    crash_at_each_operation(5, 3, 1);
+}
+
+/// The long run: more work before each crash, and more orders in which what was not synced is lost.
+#[test]
+fn what_was_acknowledged_survives_the_long_run() {
+    if std::env::var_os("CULVERT_SLOW").is_some() {
+        crash_at_each_operation(24, 12, 1);
+    }
+}
+
+fn crash_at_each_operation(uploads: u8, seeds: u64, step: usize) {
+    let root = keys::Keys::in_memory(STORE).unwrap();
+    let (mut points, mut failures) = (0, 0);
+    for fail_at in (1..).step_by(step) {
+        let disks = Disks::new(fail_at);
+        let acknowledged = work(&disks, &root, uploads);
+        for seed in 0..seeds {
+            check(
+                &disks,
+                &root,
+                &acknowledged,
+                &format!("failure at operation {fail_at}, seed {seed}"),
+                seed,
+            );
+            points += 1;
         }
-        if !failed {
+        if !disks.ledger.failed() && !disks.keys.failed() {
             break;
         }
         failures += 1;
     }
-    assert!(failures > 50, "only {failures} operations were tried");
+    assert!(failures > 100, "only {failures} operations were tried, {points} crashes");
+}
+
+/// The ledger's storage and the keys', which fail together.
+struct Disks {
+    ledger: Disk,
+    keys: Disk,
+}
+
+impl Disks {
+    fn new(fail_at: usize) -> Disks {
+        let left = Arc::new(AtomicUsize::new(fail_at));
+        Disks { ledger: Disk::with(Arc::clone(&left)), keys: Disk::with(left) }
+    }
 }
 
 #[test]
@@ -44,7 +76,7 @@ fn a_ledger_that_cannot_sync_refuses_and_says_so() {
     )
     .unwrap();
     assert!(ledger.is_usable());
-    disk.0.lock().unwrap().operations_left = 0;
+    disk.fail();
     let refused = ledger.submit_blocking(begin_upload(&keys, "c", "p", FileId::from_bytes([2; 16])));
     assert_eq!(refused, Err(LedgerUnavailable));
     assert!(!ledger.is_usable());
@@ -55,38 +87,36 @@ fn a_ledger_that_cannot_sync_refuses_and_says_so() {
 struct Acknowledged {
     initialized: bool,
     begun: Vec<FileId>,
-    stored: Vec<FileId>,
+    /// With the proof that was there when it was acknowledged.
+    stored: Vec<(FileId, Proof)>,
 }
 
-fn work(disk: &Disk, keys: &Keys, fail_at: usize) -> Acknowledged {
-    disk.0.lock().unwrap().operations_left = fail_at;
+fn work(disks: &Disks, root: &keys::Keys, uploads: u8) -> Acknowledged {
     let mut acknowledged = Acknowledged::default();
-    let Ok(database) = open_on(disk.clone()) else { return acknowledged };
-    if tables::initialize(&database, STORE, keys, first_record()).is_err() {
+    let Ok(database) = open_on(disks.keys.clone()) else { return acknowledged };
+    let Ok(keys) = root.over(database) else { return acknowledged };
+    let keys: Keys = Arc::new(keys);
+    let Ok(database) = open_on(disks.ledger.clone()) else { return acknowledged };
+    if tables::initialize(&database, STORE, &keys, first_record()).is_err() {
         return acknowledged;
     }
     acknowledged.initialized = true;
-    let started = Ledger::start(
-        Opened { database: Arc::new(database), store: STORE },
-        Arc::clone(keys),
-        None,
-        Host::default(),
-        TestTime::default(),
-        Silent,
-    );
+    let opened = Opened { database: Arc::new(database), store: STORE };
+    let started =
+        Ledger::start(opened, Arc::clone(&keys), None, Host::default(), TestTime::default(), Silent);
     let Ok((ledger, writer)) = started else { return acknowledged };
-    for number in 0..12u8 {
+    for number in 0..uploads {
         let id = FileId::from_bytes([number; 16]);
-        let begun = ledger.submit_blocking(begin_upload(keys, "c", &format!("p{number}"), id));
+        let begun = ledger.submit_blocking(begin_upload(&keys, "c", &format!("p{number}"), id));
         let Ok(upload::Outcome::Begun { intent, .. }) = begun else { break };
         acknowledged.begun.push(id);
         // Every third is left open, as a crash would.
         if number % 3 != 2 {
-            let Ok(upload::Outcome::Stored(_)) = ledger.submit_blocking(finish_upload(intent, id, number))
-            else {
-                break;
-            };
-            acknowledged.stored.push(id);
+            let finished = ledger.submit_blocking(finish_upload(intent, id, number));
+            let Ok(upload::Outcome::Stored(file)) = finished else { break };
+            // What the sender would hold in his hand.
+            let proof = ledger.reader().proof(file.ledger_index).unwrap().unwrap();
+            acknowledged.stored.push((id, proof));
         }
     }
     drop(ledger);
@@ -94,39 +124,49 @@ fn work(disk: &Disk, keys: &Keys, fail_at: usize) -> Acknowledged {
     acknowledged
 }
 
-fn check(disk: Disk, keys: &Keys, acknowledged: &Acknowledged, fail_at: usize, seed: u64) {
-    let context = format!("failure at operation {fail_at}, seed {seed}");
-    let database = match open_on(disk) {
-        Ok(database) => database,
-        Err(error) => {
-            assert!(!acknowledged.initialized, "{context}: {error}");
-            return;
-        }
+fn check(disks: &Disks, root: &keys::Keys, acknowledged: &Acknowledged, context: &str, seed: u64) {
+    let lost = |error: &dyn std::fmt::Display| {
+        assert!(!acknowledged.initialized, "{context}: {error}");
     };
-    if tables::check_format(&redb::ReadableDatabase::begin_read(&database).unwrap()).is_err() {
-        assert!(!acknowledged.initialized, "{context}: the ledger is gone");
-        return;
+    let keys = match open_on(disks.keys.after_crash(seed)).map(|database| root.over(database)) {
+        Ok(Ok(keys)) => Arc::new(keys) as Keys,
+        Ok(Err(error)) => return lost(&error),
+        Err(error) => return lost(&error),
+    };
+    let database = match open_on(disks.ledger.after_crash(seed)) {
+        Ok(database) => database,
+        Err(error) => return lost(&error),
+    };
+    if let Err(error) = tables::check_format(&redb::ReadableDatabase::begin_read(&database).unwrap()) {
+        return lost(&error);
     }
-    let (ledger, _) = Ledger::start(
-        Opened { database: Arc::new(database), store: STORE },
-        Arc::clone(keys),
-        None,
-        Host::default(),
-        TestTime::default(),
-        Silent,
-    )
-    .unwrap();
+    let opened = Opened { database: Arc::new(database), store: STORE };
+    let started =
+        Ledger::start(opened, Arc::clone(&keys), None, Host::default(), TestTime::default(), Silent);
+    let (ledger, _) = started.unwrap_or_else(|error| panic!("{context}: {error}"));
     let reader = ledger.reader();
-    assert_sound(reader, keys);
+    // Every record opens, so each has its key, and the log leads from each leaf to the signed checkpoint.
+    assert_sound(reader, &keys);
     let stored = reader.totals().unwrap().files;
-    for id in &acknowledged.stored {
+    let snapshot = reader.snapshot().unwrap();
+    let size = snapshot.checkpoint().unwrap().unverified().size;
+    for (id, proof) in &acknowledged.stored {
         assert!(reader.file(*id).unwrap().is_some(), "{context}: {id} was acknowledged and is gone");
+        assert!(keys.file_key(*id, RECORD_SLOT).unwrap().is_some(), "{context}: the key of {id} is gone");
+        // The same record under the same index, and the tree that was signed then is what this one begins with.
+        let Content::Record(now) = reader.entry(proof.index).unwrap().unwrap().content else {
+            panic!("{context}: record {} cannot be read", proof.index)
+        };
+        assert_eq!(*now, proof.record, "{context}: index {} holds another record", proof.index);
+        let then = proof.checkpoint.unverified();
+        assert!(then.size <= size, "{context}: a checkpoint of {} records was shown", then.size);
+        assert_eq!(snapshot.root(then.size).unwrap(), then.root, "{context}: the history changed");
     }
     // At most the one command whose answer never came.
     let most = acknowledged.stored.len() as u64 + 1;
     assert!(stored <= most, "{context}: {stored} files, {most} were asked for");
     let open = reader.open_intents().unwrap();
-    for id in acknowledged.begun.iter().filter(|id| !acknowledged.stored.contains(id)) {
+    for id in &acknowledged.begun {
         let known = open.iter().any(|(_, row)| row.file_id == *id) || reader.file(*id).unwrap().is_some();
         assert!(known, "{context}: the intent of {id} was acknowledged and is gone");
     }
@@ -137,16 +177,14 @@ fn check(disk: Disk, keys: &Keys, acknowledged: &Acknowledged, fail_at: usize, s
     })
     .unwrap();
     assert_eq!(recovered.uploads, open.len() as u64, "{context}");
-    assert!(
-        removed.iter().all(|id| reader.file(*id).unwrap().is_none()),
-        "{context}: a stored file was removed"
-    );
+    let left = removed.iter().all(|id| reader.file(*id).unwrap().is_none());
+    assert!(left, "{context}: a stored file was removed");
     assert!(reader.open_intents().unwrap().is_empty());
-    assert_sound(reader, keys);
+    assert_sound(reader, &keys);
 }
 
 #[derive(Debug, Clone)]
-struct Disk(Arc<Mutex<State>>);
+pub(super) struct Disk(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -156,7 +194,7 @@ struct State {
     seen: Vec<u8>,
     /// What may or may not have reached the disk.
     pending: Vec<Pending>,
-    operations_left: usize,
+    operations_left: Arc<AtomicUsize>,
     failed: bool,
 }
 
@@ -181,8 +219,21 @@ impl Pending {
 }
 
 impl Disk {
-    fn empty() -> Disk {
-        Disk(Arc::new(Mutex::new(State { operations_left: usize::MAX, ..State::default() })))
+    pub(super) fn empty() -> Disk {
+        Disk::with(Arc::new(AtomicUsize::new(usize::MAX)))
+    }
+
+    fn with(operations_left: Arc<AtomicUsize>) -> Disk {
+        Disk(Arc::new(Mutex::new(State { operations_left, ..State::default() })))
+    }
+
+    /// From now on nothing can be written.
+    pub(super) fn fail(&self) {
+        self.0.lock().unwrap().operations_left.store(0, Ordering::Relaxed);
+    }
+
+    fn failed(&self) -> bool {
+        self.0.lock().unwrap().failed
     }
 
     /// The disk after a power cut: of what was not synced, some writes are lost, some are torn at a
@@ -219,24 +270,20 @@ impl Disk {
                 _ => write.apply(&mut image),
             }
         }
-        let state =
-            State { durable: image.clone(), seen: image, operations_left: usize::MAX, ..State::default() };
+        let operations_left = Arc::new(AtomicUsize::new(usize::MAX));
+        let state = State { durable: image.clone(), seen: image, operations_left, ..State::default() };
         Disk(Arc::new(Mutex::new(state)))
     }
 }
 
 impl State {
     fn spend(&mut self) -> io::Result<()> {
-        match self.operations_left.checked_sub(1) {
-            Some(left) => {
-                self.operations_left = left;
-                Ok(())
-            }
-            None => {
-                self.failed = true;
-                Err(io::Error::other("the disk has failed"))
-            }
+        let spend = |left: usize| left.checked_sub(1);
+        if self.operations_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, spend).is_err() {
+            self.failed = true;
+            return Err(io::Error::other("the disk has failed"));
         }
+        Ok(())
     }
 
     fn change(&mut self, change: Pending) {
