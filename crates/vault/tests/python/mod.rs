@@ -1,19 +1,20 @@
 //! Starts a Python script with a library that `cargo xtask test` provides below `target/tools`.
 
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// What the script says to `input`; otherwise its error.
 pub(crate) fn run(library: &str, script: &str, arguments: &[&str], input: &[u8]) -> Result<Vec<u8>, String> {
-    let own = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/tools"));
-    let tools = std::env::var_os("CULVERT_TOOLS").map_or(own, PathBuf::from);
+    let root =
+        Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().find(|path| path.join("Cargo.lock").is_file());
+    let root = root.unwrap();
+    let tools = std::env::var_os("CULVERT_TOOLS").map_or(root.join("target/tools"), PathBuf::from);
     let python = tools.join(library).join("bin/python");
     assert!(python.exists(), "{} is missing: `cargo xtask test` provides it", python.display());
-    let script = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests")).join(script);
     let mut child = Command::new(python)
         .arg("-B")
-        .arg(script)
+        .arg(root.join("crates/vault/tests").join(script))
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
