@@ -19,6 +19,7 @@ use crate::report::ReportCommand;
 use crate::transfer::get::GetArguments;
 use crate::transfer::list::ListArguments;
 use crate::transfer::put::PutArguments;
+use crate::transfer::share::ShareArguments;
 use crate::tunnel::TunnelCommand;
 use crate::tunnel::status::StatusArguments;
 
@@ -94,6 +95,15 @@ Examples:\n  \
         #[command(subcommand)]
         command: ReceiptCommand,
     },
+    /// Make a link to a file for somebody without a token, or end one
+    #[command(after_help = "\
+Whoever has the link can fetch the file as often as you say, until it runs out, is ended, or you may no longer read the \
+file yourself. A fetch that breaks off can be resumed for 15 minutes.\n\n\
+Examples:\n  \
+  culvert share c5/2026/visits.csv --hours 48\n  \
+  culvert share c5/2026/visits.csv --uses 5 --network 192.0.2.0/24\n  \
+  culvert share --revoke ID")]
+    Share(ShareArguments),
     /// The WireGuard tunnel on this machine
     Tunnel {
         #[command(subcommand)]

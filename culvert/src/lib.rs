@@ -55,6 +55,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Put(arguments) => transfer::put::run(arguments, console),
         Command::Get(arguments) => transfer::get::run(arguments, console),
         Command::Ls(arguments) => transfer::list::run(arguments, console),
+        Command::Share(arguments) => transfer::share::run(arguments, console),
         Command::Tunnel { command } => tunnel::run(command, console),
         Command::CheckWireguardStatus(arguments) => tunnel::status::run(arguments, console),
         Command::Audit { command: AuditCommand::Trail(arguments) } => audit::run(arguments, console),

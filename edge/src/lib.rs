@@ -14,6 +14,7 @@ pub mod config;
 pub mod control;
 pub mod events;
 pub mod limits;
+mod links;
 pub mod listen;
 pub mod metrics;
 pub mod plan;

@@ -58,3 +58,5 @@ pub const TICK_WORTH: Duration = Duration::from_millis(500);
 pub const PROBES: usize = 3;
 /// Worker threads. Two serve 10 Gbit/s of forwarding; more cost memory in idle stacks and arenas.
 pub const WORKERS: usize = 2;
+/// The body of a request for a link: a handful of numbers and a network.
+pub const PRESIGN_BYTES: usize = 4096;

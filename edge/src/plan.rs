@@ -13,8 +13,8 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version};
 use store_proto::headers::{CULVERT_FILE_TYPE, REPR_DIGEST};
 use store_proto::{
-    Cohort, ContentDigest, FileMeta, FileSelector, FileType, LogicalPath, Permission, PermissionRequest,
-    Token,
+    Capability, Cohort, ContentDigest, FileId, FileMeta, FileSelector, FileType, LogicalPath, Permission,
+    PermissionRequest, Token,
 };
 
 use crate::conditional::{if_match_holds, if_none_match_names, if_range_holds};
@@ -41,6 +41,12 @@ pub enum Plan {
     Refuse(Refusal),
     /// Ask storaged, then plan again with its answer.
     Ask(Token, PermissionRequest),
+    /// Have storaged make a link to a file; what it is to be is in the body.
+    Presign(Token, FileId),
+    /// Have storaged end a link.
+    Unsign(Token, FileId),
+    /// Pass on what a link opens.
+    Link(Visit),
     /// Pass a page of the listing on.
     List(Token, Page),
     /// Stream the body to storaged.
@@ -60,6 +66,17 @@ pub struct Page {
     pub cursor: Option<String>,
     /// How many files at most.
     pub limit: Option<u32>,
+}
+
+/// Somebody with a link.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Visit {
+    /// The link, which is all that they show.
+    pub link: Box<Capability>,
+    /// The stretch asked for, as the client says it: storaged reads it.
+    pub range: Option<String>,
+    /// `HEAD` sends none.
+    pub with_body: bool,
 }
 
 /// An upload that storaged has allowed.
@@ -101,10 +118,24 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
     let verb = verb(&target, &head.method)?;
     let upload = match verb {
         Verb::Put => Some(upload_head(head, policy)?),
-        Verb::Get | Verb::Head => None,
+        Verb::Get | Verb::Head | Verb::Post | Verb::Delete => None,
     };
+    if let Target::Link(link) = target {
+        let range = single(&head.headers, &RANGE, "Range")?.map(str::to_owned);
+        standing(policy)?;
+        return Ok(Plan::Link(Visit { link, range, with_body: verb == Verb::Get }));
+    }
     let token = token(&head.headers)?;
     match target {
+        Target::Link(_) => Err(Refusal::NoRoute),
+        Target::Presign(id) => {
+            standing(policy)?;
+            Ok(Plan::Presign(token, id))
+        }
+        Target::Presigned(id) => {
+            standing(policy)?;
+            Ok(Plan::Unsign(token, id))
+        }
         Target::Files(cohort) => {
             let page = page(cohort, head.uri.query())?;
             standing(policy)?;
@@ -146,18 +177,28 @@ enum Verb {
     Get,
     Head,
     Put,
+    Post,
+    Delete,
 }
 
 fn verb(target: &Target, method: &Method) -> Result<Verb, Refusal> {
     let allow = match target {
         Target::Files(_) => "GET",
         Target::File(..) => "GET, HEAD, PUT",
+        Target::Presign(_) => "POST",
+        Target::Presigned(_) => "DELETE",
+        Target::Link(_) => "GET, HEAD",
     };
     match (target, method.as_str()) {
-        (Target::Files(_) | Target::File(..), "GET") => Ok(Verb::Get),
-        (Target::File(..), "HEAD") => Ok(Verb::Head),
+        (Target::Files(_) | Target::File(..) | Target::Link(_), "GET") => Ok(Verb::Get),
+        (Target::File(..) | Target::Link(_), "HEAD") => Ok(Verb::Head),
+        (Target::Presign(_), "POST") => Ok(Verb::Post),
+        (Target::Presigned(_), "DELETE") => Ok(Verb::Delete),
         (Target::File(..), "PUT") => Ok(Verb::Put),
-        (Target::Files(_) | Target::File(..), _) => Err(Refusal::Method { allow }),
+        (
+            Target::Files(_) | Target::File(..) | Target::Presign(_) | Target::Presigned(_) | Target::Link(_),
+            _,
+        ) => Err(Refusal::Method { allow }),
     }
 }
 

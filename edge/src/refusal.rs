@@ -30,6 +30,9 @@ pub enum Refusal {
     /// A query that the route does not take.
     #[error("the query is refused: {0}")]
     Query(&'static str),
+    /// A body of edge's own API that is not understood; says where, not what.
+    #[error("the body is refused: {0}")]
+    Body(String),
     /// A header that cannot be honoured and must not be ignored.
     #[error("the header {name} is refused: {rule}")]
     Header {
@@ -153,9 +156,11 @@ impl Refusal {
             Refusal::NoRoute => ProblemKind::NotFound,
             Refusal::Method { .. } => ProblemKind::MethodNotAllowed,
             Refusal::Path(_) => ProblemKind::InvalidPath,
-            Refusal::CohortName(_) | Refusal::Query(_) | Refusal::Header { .. } | Refusal::Head => {
-                ProblemKind::BadRequest
-            }
+            Refusal::CohortName(_)
+            | Refusal::Query(_)
+            | Refusal::Body(_)
+            | Refusal::Header { .. }
+            | Refusal::Head => ProblemKind::BadRequest,
             Refusal::HeadTooLarge { .. } => ProblemKind::HeadersTooLarge,
             Refusal::Unauthenticated(_) => ProblemKind::Unauthenticated,
             Refusal::TooLarge { .. } => ProblemKind::TooLarge,

@@ -16,6 +16,7 @@ use tokio::sync::Semaphore;
 
 use crate::answer::{self, Answer, Payload};
 use crate::config::Limits;
+use crate::links;
 use crate::metrics::{Handler, Metrics, method_label};
 use crate::plan::{Plan, Policy, plan};
 use crate::refusal::Refusal;
@@ -124,6 +125,18 @@ impl Edge {
                 (Plan::List(token, page), _) => {
                     return Asker::new(&self.store, &live, client, request_id, token).list(&page).await;
                 }
+                (Plan::Presign(token, file), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                    return links::presign(&asker, file, body, live.limits.idle_timeout).await;
+                }
+                (Plan::Unsign(token, id), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                    return links::revoke(&asker, id).await;
+                }
+                (Plan::Link(visit), _) => {
+                    let asker = Asker::with_link(&self.store, &live, client, request_id, *visit.link.clone());
+                    return links::visit(&asker, &visit).await;
+                }
                 (Plan::Receive(reception), Some(asker)) => {
                     let received = asker.upload(reception, body, head.uri.path()).await;
                     let elapsed = self.clock.now().saturating_duration_since(started);
@@ -156,7 +169,10 @@ fn handler(head: &Parts) -> Handler {
         Ok(crate::target::Target::Files(_)) => Handler::List,
         Ok(crate::target::Target::File(..)) if head.method == http::Method::PUT => Handler::Upload,
         Ok(crate::target::Target::File(..)) => Handler::Download,
-        Err(_) => Handler::Other,
+        Ok(crate::target::Target::Link(_)) => Handler::Download,
+        Ok(crate::target::Target::Presign(_) | crate::target::Target::Presigned(_)) | Err(_) => {
+            Handler::Other
+        }
     }
 }
 

@@ -19,8 +19,8 @@ use store_proto::headers::{
     CULVERT_COHORT, CULVERT_CONTEXT, CULVERT_FILE_TYPE, CULVERT_PATH, REPR_DIGEST, X_INTERNAL_KEY,
 };
 use store_proto::{
-    ContentDigest, EdgeName, FileMeta, Permission, PermissionRequest, ProblemBody, ProblemKind, Proof,
-    RequestContext, RequestId, ServerRole, Token, UploadReceipt, routes,
+    Capability, ContentDigest, EdgeName, FileMeta, Permission, PermissionRequest, ProblemBody, ProblemKind,
+    Proof, RequestContext, RequestId, ServerRole, Token, UploadReceipt, routes,
 };
 use tokio::time::{sleep, timeout};
 
@@ -56,7 +56,7 @@ pub struct Asker<'a> {
     live: &'a Live,
     client: IpAddr,
     request_id: &'a RequestId,
-    token: Token,
+    proof: Proof,
 }
 
 /// What a health request found.
@@ -186,10 +186,22 @@ impl<'a> Asker<'a> {
         request_id: &'a RequestId,
         token: Token,
     ) -> Self {
-        Asker { store, live, client, request_id, token }
+        Asker { store, live, client, request_id, proof: Proof::Token(token) }
     }
 
-    fn request(&self, method: Method, path: &str) -> Builder {
+    /// Asks with a link as the only proof.
+    pub fn with_link(
+        store: &'a Store,
+        live: &'a Live,
+        client: IpAddr,
+        request_id: &'a RequestId,
+        link: Capability,
+    ) -> Self {
+        Asker { store, live, client, request_id, proof: Proof::Capability(Box::new(link)) }
+    }
+
+    /// The request, as far as every question of this user goes.
+    pub(crate) fn request(&self, method: Method, path: &str) -> Builder {
         let context = RequestContext {
             edge: self.store.name.clone(),
             role: self.store.role,
@@ -197,7 +209,7 @@ impl<'a> Asker<'a> {
             timestamp_ms: self.store.clock.unix_milliseconds(),
             request_id: self.request_id.clone(),
             client_address: self.client,
-            proof: Proof::Token(self.token.clone()),
+            proof: self.proof.clone(),
         };
         let mut builder = self.store.request(method, path).header(X_INTERNAL_KEY, &self.live.internal_key);
         if let (Ok(mut value), Some(headers)) =
@@ -353,7 +365,44 @@ impl<'a> Asker<'a> {
         Ok(response)
     }
 
-    async fn refused(&self, exchange: Exchange) -> Refusal {
+    /// A small question with a small answer; `expected` is what it is answered with if it may be.
+    pub(crate) async fn small(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        expected: StatusCode,
+    ) -> Result<Bytes, Refusal> {
+        let request = || {
+            self.request(method.clone(), path)
+                .header(header::CONTENT_TYPE, "application/json")
+                .body(Outgoing::Message(Full::new(body.clone())))
+        };
+        // Sent once: asked twice it might be done twice.
+        let asked = async {
+            let request = request().map_err(|_| StoreError::Answer)?;
+            self.store.send(request).await?.collect().await
+        };
+        let collected = timeout(PERMISSION_TIMEOUT, asked).await.map_err(|_| self.store.slow())?;
+        let collected = collected.map_err(|error| self.store.failed(&error))?;
+        let answer = if collected.head.status == expected {
+            Ok(collected.body.clone())
+        } else {
+            Err(self.store.problem(&collected))
+        };
+        collected.settle().await;
+        answer
+    }
+
+    /// Starts a question whose answer is a file.
+    pub(crate) async fn begin(&self, builder: Builder) -> Result<Exchange, Refusal> {
+        let request = builder.body(empty()).map_err(|_| Refusal::StoreAnswer)?;
+        let sent =
+            timeout(PERMISSION_TIMEOUT, self.store.send(request)).await.map_err(|_| self.store.slow())?;
+        sent.map_err(|error| self.store.failed(&error))
+    }
+
+    pub(crate) async fn refused(&self, exchange: Exchange) -> Refusal {
         let collected = match timeout(PERMISSION_TIMEOUT, exchange.collect()).await {
             Ok(Ok(collected)) => collected,
             Ok(Err(error)) => return self.store.failed(&error),
@@ -364,7 +413,7 @@ impl<'a> Asker<'a> {
         refusal
     }
 
-    fn pass(&self, exchange: Exchange, length: Option<u64>) -> Payload {
+    pub(crate) fn pass(&self, exchange: Exchange, length: Option<u64>) -> Payload {
         let (_, body, lease) = exchange.into_parts();
         let idle: Duration = self.live.limits.idle_timeout;
         Payload::Passed(DownloadBody::new(body, length, idle, lease, &self.store.metrics))

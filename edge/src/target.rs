@@ -5,7 +5,7 @@
 //! the rest, such as a name that would turn into dots or slashes if it were decoded again.
 
 use percent_encoding::percent_decode_str;
-use store_proto::{Cohort, LogicalPath};
+use store_proto::{Capability, Cohort, FileId, LogicalPath};
 
 use crate::refusal::Refusal;
 
@@ -16,11 +16,30 @@ pub enum Target {
     Files(Cohort),
     /// `/v1/cohorts/{c}/files/{path…}`
     File(Cohort, LogicalPath),
+    /// `/v1/files/{id}/presign`
+    Presign(FileId),
+    /// `/v1/presign/{id}`
+    Presigned(FileId),
+    /// `/p/{capability}`
+    Link(Box<Capability>),
 }
 
 impl Target {
     /// Parses the target's path (as on the wire, still encoded).
     pub fn parse(path: &str) -> Result<Target, Refusal> {
+        if let Some(text) = path.strip_prefix("/p/") {
+            // Nobody else's link is told from a page that is not there.
+            return Capability::parse(text)
+                .map(|link| Target::Link(Box::new(link)))
+                .map_err(|_| Refusal::NoRoute);
+        }
+        let id = |text: &str| FileId::parse(text).map_err(|_| Refusal::NoRoute);
+        if let Some(text) = path.strip_prefix("/v1/presign/") {
+            return id(text).map(Target::Presigned);
+        }
+        if let Some(text) = path.strip_prefix("/v1/files/").and_then(|rest| rest.strip_suffix("/presign")) {
+            return id(text).map(Target::Presign);
+        }
         let rest = path.strip_prefix("/v1/cohorts/").ok_or(Refusal::NoRoute)?;
         let (cohort, rest) = rest.split_once('/').ok_or(Refusal::NoRoute)?;
         let file = match rest.split_once('/') {
@@ -63,6 +82,9 @@ mod tests {
         let seen = match Target::parse(path) {
             Ok(Target::Files(cohort)) => format!("list {}", cohort.as_str()),
             Ok(Target::File(cohort, path)) => format!("file {} {}", cohort.as_str(), path.as_str()),
+            Ok(Target::Presign(id)) => format!("presign {id}"),
+            Ok(Target::Presigned(id)) => format!("presigned {id}"),
+            Ok(Target::Link(link)) => format!("link to {}", link.unverified_file_id()),
             Err(refusal) => refusal.kind().name().to_owned(),
         };
         assert_eq!(seen, expected, "{path}");
@@ -75,7 +97,17 @@ mod tests {
         check("/v1/cohorts/alpha/files/2026/b%20c.csv", "file alpha 2026/b c.csv");
         check("/v1/cohorts/alpha/files/%C3%BC.csv", "file alpha ü.csv");
         check("/v1/cohorts/alpha/files/100%25.csv", "file alpha 100%.csv");
+        let id = "01".repeat(16);
+        check(&format!("/v1/files/{id}/presign"), &format!("presign {id}"));
+        check(&format!("/v1/presign/{id}"), &format!("presigned {id}"));
         for path in [
+            "/p/",
+            "/p/cvc_",
+            "/p/cvt_AAAA",
+            "/v1/presign/",
+            "/v1/presign/../x",
+            "/v1/files//presign",
+            "/v1/files/x/presign",
             "/",
             "",
             "*",

@@ -16,6 +16,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::limits::{MAX_CAPABILITY_BYTES, MAX_CAPABILITY_SECONDS};
@@ -194,11 +195,24 @@ impl Capability {
         checked.map(|()| &self.claims).map_err(|_| CapabilityError::Signature)
     }
 
+    /// The file that it says it is for. Not verified: it only says where to ask.
+    pub fn unverified_file_id(&self) -> FileId {
+        self.claims.file_id
+    }
+
     /// The secret text.
     pub fn expose(&self) -> &str {
         &self.text
     }
 }
+
+impl PartialEq for Capability {
+    fn eq(&self, other: &Self) -> bool {
+        self.text.as_bytes().ct_eq(other.text.as_bytes()).into()
+    }
+}
+
+impl Eq for Capability {}
 
 impl fmt::Debug for Capability {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -276,8 +290,63 @@ impl CapabilitySigner {
     }
 }
 
-/// The body of a request for a capability: `POST /internal/v1/capabilities`, and edge's
-/// `POST /v1/files/{id}/presign` without `file_id`.
+/// The body of edge's `POST /v1/files/{id}/presign`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PresignRequest {
+    /// What the link is for.
+    #[serde(default = "get")]
+    pub method: CapabilityMethod,
+    /// Seconds until it runs out.
+    pub expires_in: u64,
+    /// How often it may be used; once, if nothing is said.
+    #[serde(default = "once")]
+    pub max_uses: u32,
+    /// From where it may be used.
+    #[serde(default)]
+    pub bind: Bind,
+    /// First and last byte of what it opens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub range: Option<(u64, u64)>,
+}
+
+/// From where a link may be used.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Bind {
+    /// Only from this network.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "network_text")]
+    pub ip_prefix: Option<IpNet>,
+}
+
+impl PresignRequest {
+    /// What storaged is asked for; an error says what is wrong.
+    pub fn of_file(self, file_id: FileId) -> Result<NewCapability, String> {
+        if self.method != CapabilityMethod::Get {
+            return Err("method: links are for GET".to_owned());
+        }
+        let PresignRequest { expires_in, max_uses, bind, range, .. } = self;
+        let new = NewCapability { file_id, expires_in, max_uses, network: bind.ip_prefix, range };
+        new.check().map(|()| new)
+    }
+}
+
+fn get() -> CapabilityMethod {
+    CapabilityMethod::Get
+}
+
+/// The answer to it, from storaged; edge puts the link's URL in front.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MadeCapability {
+    /// Its id: it is revoked by this.
+    pub capability_id: FileId,
+    /// What opens the file.
+    pub capability: Capability,
+    /// When it runs out, RFC 3339.
+    pub expires: String,
+}
+
+/// The body of a request for a capability: `POST /internal/v1/capabilities`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NewCapability {

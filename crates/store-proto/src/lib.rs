@@ -24,7 +24,7 @@ pub mod upload;
 
 pub use capability::{
     Capability, CapabilityClaims, CapabilityError, CapabilityKey, CapabilityMethod, CapabilitySigner,
-    NewCapability,
+    MadeCapability, NewCapability, PresignRequest,
 };
 pub use context::{ContextError, Proof, RequestContext};
 pub use digest::{ContentDigest, DigestError, ETag};

@@ -89,6 +89,13 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
             let cursor = page.cursor.as_deref().unwrap_or("-");
             format!("list {} from {cursor}, {}", page.cohort, words(page.limit.map(u64::from)))
         }
+        Plan::Presign(_, id) => format!("presign {id}"),
+        Plan::Unsign(_, id) => format!("unsign {id}"),
+        Plan::Link(Visit { link, range, with_body }) => {
+            let range = range.unwrap_or_else(|| "all".to_owned());
+            let head = if with_body { "" } else { ", head only" };
+            format!("link to {}, {range}{head}", link.unverified_file_id())
+        }
         Plan::Receive(r) => format!(
             "receive {} {} {} of {}, type {}, digest {}",
             r.cohort,
@@ -273,4 +280,37 @@ fn a_listing_takes_cursor_and_limit_once_each() {
         check(bad, "400 bad-request");
     }
     check(&format!("cursor={}", "a".repeat(CURSOR_BYTES + 1)), "400 bad-request");
+}
+
+#[test]
+fn links_are_made_with_a_token_and_used_without() {
+    let id = "01".repeat(16);
+    let presign = format!("/v1/files/{id}/presign");
+    check(&format!("POST {presign}"), &[], NOTHING, &format!("presign {id}"));
+    check(&format!("POST {presign}"), &["anonymous"], NOTHING, "401 unauthenticated");
+    check(&format!("GET {presign}"), &[], NOTHING, "405 method-not-allowed");
+    check(&format!("DELETE /v1/presign/{id}"), &[], NOTHING, &format!("unsign {id}"));
+    check(&format!("DELETE /v1/presign/{id}"), &["anonymous"], NOTHING, "401 unauthenticated");
+    let claims = store_proto::CapabilityClaims {
+        id: FileId::from_bytes([2; 16]),
+        method: store_proto::CapabilityMethod::Get,
+        file_id: FileId::from_bytes([1; 16]),
+        expires_s: 1,
+        range: None,
+        network: None,
+    };
+    let link = store_proto::CapabilitySigner::from_seed(&[9; 32]).sign(claims);
+    let link = format!("/p/{}", link.expose());
+    check(&format!("GET {link}"), &["anonymous"], NOTHING, &format!("link to {id}, all"));
+    check(
+        &format!("GET {link}"),
+        &["anonymous", "Range: bytes=5-"],
+        NOTHING,
+        &format!("link to {id}, bytes=5-"),
+    );
+    check(&format!("HEAD {link}"), &["anonymous"], NOTHING, &format!("link to {id}, all, head only"));
+    check(&format!("PUT {link}"), &["anonymous"], NOTHING, "405 method-not-allowed");
+    let away = Given { tunnel_up: false, ..NOTHING };
+    check(&format!("GET {link}"), &["anonymous"], away, "503 tunnel-unavailable");
+    check(&format!("GET {link}A"), &["anonymous"], NOTHING, "404 not-found");
 }

@@ -24,8 +24,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use prometheus::Registry;
 use store_proto::{
-    ContentDigest, FileId, FileMeta, FileSelector, Permission, PermissionRequest, ProblemBody, ProblemKind,
-    Proof, RequestContext, Token, UploadPermission, UploadReceipt,
+    CapabilitySigner, ContentDigest, FileId, FileMeta, FileSelector, Permission, PermissionRequest,
+    ProblemBody, ProblemKind, Proof, RequestContext, Token, UploadPermission, UploadReceipt,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -142,8 +142,10 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
         .collect();
     assert_eq!(headers["x-internal-key"], KEY);
     let context = RequestContext::decode(headers["culvert-context"].as_bytes()).unwrap();
-    let Proof::Token(shown) = &context.proof else { panic!("edge shows a token") };
-    let known = shown.digest().matches(&token().digest());
+    let known = match &context.proof {
+        Proof::Token(shown) => shown.digest().matches(&token().digest()),
+        Proof::Capability(shown) => shown.verify(&signer().key()).is_ok(),
+    };
     *state.last_context.lock().unwrap() = Some(context.clone());
     if !known {
         return Ok(problem(ProblemKind::Unauthenticated));
@@ -163,6 +165,14 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
                 PermissionRequest::Download { .. } => problem(ProblemKind::UnknownFile),
                 PermissionRequest::List { .. } => json(200, &Permission::List {}),
             }
+        }
+        store_proto::routes::CAPABILITIES => {
+            let body = request.into_body().collect().await.unwrap().to_bytes();
+            let asked: store_proto::NewCapability = serde_json::from_slice(&body).unwrap();
+            json(201, &made(&asked))
+        }
+        path if path.starts_with(store_proto::routes::CAPABILITIES) => {
+            json(200, &serde_json::json!({"revoked": path.rsplit('/').next()}))
         }
         store_proto::routes::UPLOAD => upload(&state, request.into_body()).await,
         path if path.starts_with(store_proto::routes::FILES) => download(&headers, size),
@@ -202,6 +212,24 @@ async fn upload(state: &FakeState, mut body: Incoming) -> Response<Body> {
         receipt: None,
     };
     json(201, &receipt)
+}
+
+/// Signs the fake's links.
+pub fn signer() -> CapabilitySigner {
+    CapabilitySigner::from_seed(&[4; 32])
+}
+
+fn made(asked: &store_proto::NewCapability) -> store_proto::MadeCapability {
+    let capability_id = FileId::from_bytes([2; 16]);
+    let capability = signer().sign(store_proto::CapabilityClaims {
+        id: capability_id,
+        method: store_proto::CapabilityMethod::Get,
+        file_id: asked.file_id,
+        expires_s: asked.expires_in,
+        range: asked.range.map(|(first, last)| first..last + 1),
+        network: asked.network,
+    });
+    store_proto::MadeCapability { capability_id, capability, expires: "2026-11-21T00:00:00Z".into() }
 }
 
 fn meta(cohort: store_proto::Cohort, path: store_proto::LogicalPath, size: u64) -> FileMeta {
