@@ -31,6 +31,8 @@ const HEADER_BYTES: usize = MAGIC.len() + 16 + 8 + 32;
 /// A frame longer than this is damage: groups are at most some hundred rows, and long ones are cut.
 const MAX_FRAME_BYTES: u32 = 64 * 1024 * 1024;
 const SUFFIX: &str = ".journal";
+/// Tests use short files, so that each of them goes through several.
+const FILE_BYTES: u64 = if cfg!(test) { 16 * 1024 } else { JOURNAL_FILE_BYTES };
 
 /// What one frame holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -268,7 +270,7 @@ impl Journal {
             let file = cut(&path, bytes)?;
             self.file = Some(Tail { file, path, bytes });
         }
-        if self.file.as_ref().is_none_or(|tail| tail.bytes >= JOURNAL_FILE_BYTES) {
+        if self.file.as_ref().is_none_or(|tail| tail.bytes >= FILE_BYTES) {
             self.file = Some(self.begin_file()?);
         }
         let mut chain = self.chain;

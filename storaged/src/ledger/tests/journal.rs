@@ -130,10 +130,27 @@ fn a_journal_of_another_store_is_refused() {
 #[test]
 fn what_a_backup_covers_can_go() {
     let lab = Lab::new();
-    lab.run(0..2);
-    // Small files: each start begins where the last one ended, so they are cut by hand.
-    assert_eq!(journal::prune(&lab.journal(), STORE, lab.open().1, u64::MAX).unwrap(), 0, "the newest stays");
-    assert!(lab.newest_file().exists());
+    let first = lab.copy("first");
+    lab.run(0..30);
+    let (opened, keys) = lab.open();
+    let reader = Reader::new(opened.database, Arc::clone(&keys));
+    let covered = reader.snapshot().unwrap().group().unwrap() / 2;
+    drop(reader);
+    let files = || std::fs::read_dir(lab.journal()).unwrap().count();
+    let before = files();
+    assert!(before > 3, "{before} files");
+    assert_eq!(journal::prune(&lab.journal(), STORE, Arc::clone(&keys), 0).unwrap(), 0, "nothing is covered");
+    let gone = journal::prune(&lab.journal(), STORE, Arc::clone(&keys), covered).unwrap();
+    assert!(gone > 0 && files() == before - gone, "{gone} of {before}");
+    drop(keys);
+    // The store goes on, a copy from before what is gone cannot be brought forward, and says so.
+    lab.run(30..32);
+    let (opened, keys) = first.open();
+    let error = replay(&lab.journal(), &opened.database, STORE, &keys).unwrap_err();
+    assert!(matches!(error, JournalError::TooNew { .. }), "{error}");
+    let (_, keys) = lab.open();
+    journal::prune(&lab.journal(), STORE, keys, u64::MAX).unwrap();
+    assert_eq!(files(), 1, "the newest stays");
 }
 
 #[test]
