@@ -28,7 +28,9 @@ use crate::limits::from_the_specification::COOKIE_REPLY_BYTES;
 use crate::limits::our_choice::{DEFAULT_MTU, SCRATCH_BYTES};
 use crate::load::Load;
 use crate::peer::{Context, Peer, Place, Ranges};
+use crate::probe;
 use crate::session::Scratch;
+use crate::timers::earliest;
 use crate::{
     AllowedIpChange, Change, ChangedKey, Counters, DeviceEvent, DeviceState, DeviceUpdate, DropReason,
     Endpoint, Output, PeerIdentity, PeerUpdate, Probed, Probes, PublicKey, SecretKey,
@@ -85,7 +87,7 @@ impl Device {
             fwmark: 0,
             mtu: DEFAULT_MTU,
             addresses: Vec::new(),
-            probe_identifier: random_identifier(),
+            probe_identifier: probe::random_identifier(),
             peers: Vec::new(),
             free: Vec::new(),
             arrivals: 0,
@@ -193,11 +195,8 @@ impl Device {
                 self.remove_peer(id, out);
             }
         }
-        if let Some(keys) = update.denied {
-            self.deny(keys, out);
-        }
-        let mut owed_keepalives = Vec::new();
-        let mut next_preshared = Vec::new();
+        self.deny(update.denied, out);
+        let (mut owed_keepalives, mut next_preshared) = (Vec::new(), Vec::new());
         for mut peer in update.peers {
             next_preshared.extend(peer.next_preshared_key.take().map(|key| (peer.public_key, key)));
             if let Some(id) = self.apply_peer(peer, now, out) {
@@ -206,9 +205,6 @@ impl Device {
         }
         // Last, so that a request which names the key or the endpoint after the peer works as well.
         // The peer may be gone again by now.
-        let next_preshared = next_preshared.into_iter();
-        let next_preshared =
-            next_preshared.filter_map(|(peer, key)| Some((*self.by_key.get(&peer)?, key))).collect();
         self.resume_rotation(update.next_private_key, next_preshared, now, out);
         for id in handshake_anew {
             if self.peers[id].is_some() {
@@ -642,17 +638,6 @@ type Slot = (u64, Box<Peer>);
 fn present(peers: &mut [Option<Slot>], id: PeerId) -> &mut Peer {
     let slot = peers[id].as_mut();
     &mut slot.expect("keys, routes and ranges go with their peer, in `remove_peer`").1
-}
-
-fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
-    a.into_iter().chain(b).min()
-}
-
-/// No secret: whoever can answer sees the question. Without randomness any number does.
-fn random_identifier() -> u16 {
-    let mut bytes = [0; 2];
-    let _ = getrandom::fill(&mut bytes);
-    u16::from_ne_bytes(bytes)
 }
 
 fn scratch() -> Box<Scratch> {

@@ -14,6 +14,13 @@ use packet::echo::{Addresses, EchoReply, EchoRequest};
 
 use crate::limits::our_choice::PROBE_WAIT;
 
+/// No secret: whoever can answer sees the question. Without randomness any number does.
+pub(crate) fn random_identifier() -> u16 {
+    let mut bytes = [0; 2];
+    let _ = getrandom::fill(&mut bytes);
+    u16::from_ne_bytes(bytes)
+}
+
 /// What came of the wish to measure a peer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probed {

@@ -187,3 +187,8 @@ impl Timers {
         self.last_received.map(|at| at + PEER_DOWN_AFTER)
     }
 }
+
+/// Of two moments, either of which may never come.
+pub(crate) fn earliest(a: Option<Instant>, b: Option<Instant>) -> Option<Instant> {
+    a.into_iter().chain(b).min()
+}

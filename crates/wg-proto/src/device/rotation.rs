@@ -17,11 +17,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::time::Instant;
 
-use super::{Device, PeerId, earliest};
+use super::{Device, PeerId};
 use crate::control::{AnnouncedKey, Body, RotationId};
 use crate::identities::Generation;
 use crate::limits::our_choice::{CONTROL_RETRY, CONTROL_RETRY_MAX};
 use crate::rotation::{Kept, RotationKind, RotationOutcome, RotationOutput, RotationStep, Ticket};
+use crate::timers::earliest;
 use crate::{Output, PresharedKey, PublicKey, SecretKey};
 
 #[derive(Default)]
@@ -188,7 +189,8 @@ impl Member {
 
 impl Device {
     /// What the configuration keeps out, from now on; peers that are there with such a key go.
-    pub(super) fn deny(&mut self, keys: Vec<PublicKey>, out: &mut impl Output) {
+    pub(super) fn deny(&mut self, keys: Option<Vec<PublicKey>>, out: &mut impl Output) {
+        let Some(keys) = keys else { return };
         self.rotations.denied_by_configuration = keys.into_iter().collect();
         let denied = self.rotations.denied_by_configuration.clone();
         for id in denied.iter().filter_map(|key| self.by_key.get(key).copied()).collect::<Vec<_>>() {

@@ -79,7 +79,7 @@ impl Device {
     pub(in crate::device) fn resume_rotation(
         &mut self,
         own: Option<SecretKey>,
-        preshared: Vec<(PeerId, PresharedKey)>,
+        preshared: Vec<(PublicKey, PresharedKey)>,
         now: Instant,
         out: &mut impl Output,
     ) {
@@ -93,8 +93,8 @@ impl Device {
                 (RotationKind::Static, all.collect())
             }
             None => {
-                let given = preshared.into_iter().map(|(id, key)| (id, Some(key)));
-                (RotationKind::Preshared, given.collect::<Vec<_>>())
+                let of_peer = |(peer, key)| Some((*self.by_key.get(&peer)?, Some(key)));
+                (RotationKind::Preshared, preshared.into_iter().filter_map(of_peer).collect::<Vec<_>>())
             }
         };
         let Ok(number) = RotationId::random() else { return };
