@@ -16,6 +16,7 @@ use crate::people::{
 use crate::receipt::ReceiptCommand;
 use crate::reload::ReloadArguments;
 use crate::report::ReportCommand;
+use crate::shred::ShredCommand;
 use crate::transfer::get::GetArguments;
 use crate::transfer::list::ListArguments;
 use crate::transfer::put::PutArguments;
@@ -118,6 +119,11 @@ Examples:\n  \
     Cleanup {
         #[command(subcommand)]
         command: CleanupCommand,
+    },
+    /// Delete files for good, with a certificate
+    Shred {
+        #[command(subcommand)]
+        command: ShredCommand,
     },
     /// Documents for auditors
     Report {

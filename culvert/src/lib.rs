@@ -25,6 +25,7 @@ mod problem;
 mod receipt;
 mod reload;
 mod report;
+mod shred;
 mod target;
 mod transfer;
 mod tunnel;
@@ -64,6 +65,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::EmergencyCleanup(arguments) => cleanup::emergency(arguments, console),
         Command::Verify { command: VerifyCommand::Cleanup(at) } => cleanup::verify(at, console),
         Command::VerifyPhiCleanup(at) => cleanup::verify(at, console),
+        Command::Shred { command } => shred::run(command, console),
         Command::Report { command } => report::run(command, console),
         Command::Ledger { command } => ledger::run(command, console),
         Command::Hold { command } => hold::run(command, console),

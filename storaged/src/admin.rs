@@ -7,6 +7,7 @@ mod end_of_life;
 mod keys;
 mod ledger;
 mod report;
+mod shred;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -221,6 +222,8 @@ const AUDITOR_VERBS: &[&str] = &[
     "ledger.checkpoint",
     "ledger.verify",
     "report.audit",
+    "shred.certificate",
+    "shred.list",
     "status",
     "token.list",
     "usage",
@@ -270,6 +273,9 @@ impl Handler for Admin {
                 "hold.list" => self.hold_list(caller, out).await,
                 "hold.place" => self.hold_place(caller, args).await,
                 "hold.release" => self.hold_release(caller, args).await,
+                "shred.certificate" => self.shred_certificate(caller, args).await,
+                "shred.file" => self.shred_file(caller, args).await,
+                "shred.list" => self.shred_list(caller, out).await,
                 "report.audit" => self.report_audit(caller, args, out).await,
                 "kek.rotate" => self.kek_rotate(caller, args).await,
                 "kek.rotate_root" => self.kek_rotate_root(caller, args, descriptors).await,

@@ -12,6 +12,7 @@ pub mod capability;
 pub mod checkpoint;
 pub mod cleanup;
 pub mod command;
+pub mod deletion;
 pub mod download;
 pub mod epoch;
 pub mod files;

@@ -182,3 +182,12 @@ pub const CAPABILITY_GRACE_MS: u64 = 15 * 60 * 1000;
 pub const CAPABILITY_RESUMES: u32 = 64;
 /// A link's row is kept so long after it ran out, for lists; its records stay.
 pub const CAPABILITY_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;
+
+/// Temporary things are expected to be gone after this.
+pub const CLEANUP_GRACE_MS: u64 = 2 * 3_600_000;
+/// What a deletion keeps of its reason.
+pub const DELETION_REASON_BYTES: usize = 500;
+/// How often deletions are made final, unless somebody asks: a shred copies all keys.
+pub const SHRED_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// Deletions that are gone on with in one round.
+pub const DELETION_BATCH: usize = 10_000;

@@ -190,10 +190,13 @@ impl Policy {
 pub fn role_allows(role: Role, action: Action) -> bool {
     match (role, action) {
         (Role::Viewer, Action::Download | Action::List) => true,
-        (Role::Viewer, Action::Upload) => false,
+        (Role::Viewer, Action::Upload | Action::Delete) => false,
         (Role::User | Role::Admin, Action::Upload | Action::Download | Action::List) => true,
+        // What is written stays: a deletion is not a part of writing.
+        (Role::User, Action::Delete) => false,
+        (Role::Admin, Action::Delete) => true,
         // Reads the ledger, and no file nor the name of one.
-        (Role::Auditor, Action::Upload | Action::Download | Action::List) => false,
+        (Role::Auditor, Action::Upload | Action::Download | Action::List | Action::Delete) => false,
     }
 }
 
@@ -207,10 +210,10 @@ pub(crate) mod tests {
     #[test]
     fn the_role_by_action_matrix() {
         let table = [
-            (Role::Viewer, [false, true, true]),
-            (Role::User, [true, true, true]),
-            (Role::Admin, [true, true, true]),
-            (Role::Auditor, [false, false, false]),
+            (Role::Viewer, [false, true, true, false]),
+            (Role::User, [true, true, true, false]),
+            (Role::Admin, [true, true, true, true]),
+            (Role::Auditor, [false, false, false, false]),
         ];
         for (role, allowed) in table {
             assert_eq!(Action::ALL.map(|action| role_allows(role, action)), allowed, "{}", role.name());

@@ -277,6 +277,7 @@ async fn serve_until_told(
     tokio::spawn(Arc::clone(&store).settle_strangers_each_minute());
     tokio::spawn(crate::reaper::run(Arc::clone(&store)));
     tokio::spawn(crate::keeper::run(Arc::clone(&store)));
+    tokio::spawn(crate::deletion::run(Arc::clone(&store)));
     tokio::spawn(serve::expiry::expire_uploads(Arc::clone(&store)));
 
     let operators = fixed.admin_users.iter().chain(&fixed.auditor_users);

@@ -5,6 +5,7 @@
 pub mod admission;
 pub mod answer;
 pub mod capabilities;
+pub mod delete;
 pub mod download;
 pub mod expiry;
 mod incoming;

@@ -4,10 +4,15 @@
 
 mod support;
 
+use http::Method;
+use storaged::deletion::DeleteError;
+use storaged::keys::KeyStore as _;
+use storaged::ledger::access::{CohortRules, Wish};
 use storaged::ledger::cleanup::{self, CleanupKind, Command, Outcome, Temporary, Verifier};
-use storaged::ledger::{Action, Origin, tables};
+use storaged::ledger::deletion::{self, Step};
+use storaged::ledger::{Action, Origin, Phase, hold, tables};
 use storaged::reaper::{self, Before, Look};
-use store_proto::FileId;
+use store_proto::{Cohort, FileId, LogicalPath, headers, routes};
 use support::Lab;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -54,6 +59,152 @@ async fn a_volume_that_is_away_proves_nothing() {
     let looked =
         reaper::look(&lab.store, unknown, &row, Before::Remove, Origin::default(), Verifier::System).await;
     assert_eq!(looked.unwrap(), Look::Still("its volume is not configured".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_file_is_gone_and_its_history_stands() {
+    let lab = Lab::start().await;
+    let kept = id(&lab.upload("a/kept", "kept").send().await);
+    let file = id(&lab.upload("a/secret-name", "secret content").send().await);
+    let object = lab.store.ledger.reader().file(file).unwrap().unwrap().parts[0].clone();
+    let arrival = lab.store.ledger.reader().file(file).unwrap().unwrap().ledger_index;
+    assert!(lab.store.ledger.reader().record(arrival).unwrap().is_some());
+    let delete = |user: &'static str| {
+        let path = routes::file(file);
+        let asking =
+            lab.request(Method::DELETE, &path).of_user(user).with(headers::CULVERT_REASON, "case 12");
+        async move { asking.send().await }
+    };
+    for (user, problem) in
+        [("ada", "cohort-forbidden"), ("vic", "cohort-forbidden"), ("aud", "cohort-forbidden")]
+    {
+        assert_eq!(delete(user).await.problem(), problem, "{user}");
+    }
+    // Neither a role nor an operator stands above a hold.
+    let hold = hold::Command::Place {
+        origin: Origin::default(),
+        target: hold::Target::Cohort(Cohort::parse("c1").unwrap()),
+        reason: "case 12".into(),
+    };
+    let hold::Outcome::Placed(hold) = lab.store.ledger.submit(hold).await.unwrap() else { panic!() };
+    assert_eq!(delete("adm").await.problem(), "retention-locked");
+    let release = hold::Command::Release { origin: Origin::default(), id: hold, reason: "closed".into() };
+    lab.store.ledger.submit(release).await.unwrap();
+
+    let told = delete("adm").await;
+    assert_eq!(told.status, 200, "{told:?}");
+    assert_eq!(delete("adm").await.problem(), "unknown-file");
+    assert_eq!(lab.request(Method::GET, &routes::file(file)).send().await.problem(), "unknown-file");
+    assert!(lab.store.volumes[0].backend.is_absent(object.object).unwrap());
+    assert_eq!(lab.store.keys.file_key(file, object.part).unwrap().map(drop), None);
+    assert!(reaper::pending(&lab.store).unwrap().is_empty());
+    // What was recorded about it cannot be read any more; that it was there is still proven.
+    let reader = lab.store.ledger.reader();
+    assert_eq!(reader.record(arrival).unwrap(), None);
+    let shown = |record: &storaged::ledger::Record| serde_json::to_string(record).unwrap();
+    let records = lab.records();
+    assert!(records.iter().all(|record| !shown(record).contains("secret-name")));
+    let deleted: Vec<_> = records.iter().filter(|record| record.action == Action::NasRawDeleted).collect();
+    assert_eq!(
+        deleted.iter().map(|record| record.phase).collect::<Vec<_>>(),
+        [Phase::Intent, Phase::Outcome]
+    );
+    assert!(deleted.iter().all(|record| record.file_id == Some(file)));
+    assert_eq!(reader.totals().unwrap().files, 1);
+    // Its neighbour is as it was, and its name is free.
+    assert_eq!(lab.request(Method::GET, &routes::file(kept)).send().await.body, "kept");
+    assert_eq!(lab.upload("a/secret-name", "other").send().await.status, 201);
+
+    let certificate = |lab: &Lab| {
+        let snapshot = lab.store.ledger.reader().snapshot().unwrap();
+        let row = deletion::find(&snapshot, file).unwrap().unwrap();
+        storaged::deletion::certificate(file, &row, snapshot.checkpoint().unwrap().as_str())
+    };
+    assert_eq!(certificate(&lab)["complete"], false);
+    let done = storaged::deletion::shred(&lab.store, Origin::default()).await.unwrap();
+    assert_eq!(done.unwrap().1, 1, "one deletion is final");
+    let shown = certificate(&lab);
+    assert_eq!(
+        (&shown["complete"], &shown["deleted_by"], &shown["reason"]),
+        (&true.into(), &"adm".into(), &"case 12".into())
+    );
+    assert!(!shown.to_string().contains("secret"));
+    assert_eq!(
+        lab.request(Method::GET, &routes::file(kept)).send().await.body,
+        "kept",
+        "survivors are wrapped anew"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retention_is_a_minimum() {
+    let lab = Lab::start().await;
+    let rules = CohortRules { retention_days: Some(1), ..CohortRules::default() };
+    lab.change(Wish::SetCohort { cohort: Cohort::parse("c1").unwrap(), rules }).await;
+    let file = id(&lab.upload("a", "x").send().await);
+    let refused = storaged::deletion::delete(&lab.store, Origin::default(), file, "too early".into())
+        .await
+        .unwrap_err();
+    assert!(matches!(refused, DeleteError::Retained { .. }), "{refused}");
+    assert!(refused.to_string().contains("this one until 2"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn deleting_a_version_leaves_the_others() {
+    let lab = Lab::start().await;
+    let mut versions = Vec::new();
+    let mut etag: Option<String> = None;
+    for bytes in ["one", "two", "three"] {
+        let mut asking = lab.upload("f", bytes);
+        if let Some(etag) = &etag {
+            asking = asking.with("if-match", etag);
+        }
+        let told = asking.send().await;
+        assert_eq!(told.status, 201, "{told:?}");
+        etag = Some(told.json()["etag"].as_str().unwrap().to_owned());
+        versions.push(id(&told));
+    }
+    let listed = || {
+        let path = LogicalPath::parse("f").unwrap();
+        let found = lab.store.ledger.reader().versions(&Cohort::parse("c1").unwrap(), &path).unwrap();
+        found.into_iter().map(|file| file.file_id).collect::<Vec<_>>()
+    };
+    let delete = async |file| {
+        storaged::deletion::delete(&lab.store, Origin::default(), file, "x".into()).await.unwrap();
+    };
+    delete(versions[1]).await;
+    assert_eq!(listed(), [versions[2], versions[0]], "the middle one went");
+    delete(versions[2]).await;
+    assert_eq!(listed(), [versions[0]], "the newest went, and the name leads to the one before");
+    delete(versions[0]).await;
+    assert!(listed().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_was_cut_short_goes_on() {
+    let lab = Lab::start().await;
+    let file = id(&lab.upload("a", "x").send().await);
+    let decide = deletion::Command::Decide {
+        origin: Origin::default(),
+        file_id: file,
+        reason: "x".into(),
+        retention_days: None,
+    };
+    lab.store.ledger.submit(decide).await.unwrap();
+    // Here it stopped: out of sight, and all of it still there. Its object is nobody else's either.
+    assert_eq!(lab.request(Method::GET, &routes::file(file)).send().await.problem(), "unknown-file");
+    assert_eq!(lab.on_volume().len(), 1);
+    let (folder, tokens) = lab.stop().await;
+    let lab = Lab::open(folder, tokens).await;
+    assert_eq!(lab.on_volume().len(), 1, "a start removes nothing of it by itself");
+    storaged::deletion::resume(&lab.store).await.unwrap();
+    assert!(lab.on_volume().is_empty());
+    let row = deletion::find(&lab.store.ledger.reader().snapshot().unwrap(), file).unwrap().unwrap();
+    assert!(matches!(row.step, Step::ObjectsGone { .. }), "{:?}", row.step);
+}
+
+fn id(told: &support::Told) -> FileId {
+    FileId::parse(told.json()["file_id"].as_str().unwrap()).unwrap()
 }
 
 async fn require(lab: &Lab, object: FileId, volume: FileId) -> u64 {

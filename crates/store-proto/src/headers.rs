@@ -22,3 +22,5 @@ pub const UPLOAD_LENGTH: &str = "upload-length";
 pub const UPLOAD_CHECKSUM: &str = "upload-checksum";
 /// The media type of problems (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
+/// Why a file is to be deleted, for the record.
+pub const CULVERT_REASON: &str = "culvert-reason";

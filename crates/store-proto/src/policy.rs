@@ -12,11 +12,13 @@ pub enum Action {
     Download,
     /// See which files there are.
     List,
+    /// Take a file out of the store.
+    Delete,
 }
 
 impl Action {
     /// Every action.
-    pub const ALL: [Action; 3] = [Action::Upload, Action::Download, Action::List];
+    pub const ALL: [Action; 4] = [Action::Upload, Action::Download, Action::List, Action::Delete];
 
     /// The word on the wire.
     pub fn name(self) -> &'static str {
@@ -24,6 +26,7 @@ impl Action {
             Action::Upload => "upload",
             Action::Download => "download",
             Action::List => "list",
+            Action::Delete => "delete",
         }
     }
 }

@@ -10,6 +10,7 @@ use store_proto::FileId;
 
 use crate::keys::KeyChange;
 use crate::ledger::checkpoint::Signer;
+use crate::ledger::deletion;
 use crate::ledger::log;
 use crate::ledger::record::{Action, Host, Origin, Phase, Record};
 use crate::ledger::redo::{Changed, Place, Redo, Write};
@@ -73,8 +74,15 @@ impl<'a, 'txn> Application<'a, 'txn> {
 
     /// Makes the record part of the trail, and says under which index. A record about a file is sealed under
     /// the file's record key as long as there is one, and falls with it.
-    pub fn append(&mut self, record: Record) -> Result<u64, CorruptError> {
+    /// What ends after its file was deleted says so by the file's id alone.
+    pub fn append(&mut self, mut record: Record) -> Result<u64, CorruptError> {
         let under = self.seal.about(record.file_id)?;
+        if matches!(under, Under::Store)
+            && let Some(file) = record.file_id
+            && deletion::find(self, file)?.is_some()
+        {
+            (record.path, record.sha256) = (None, None);
+        }
         self.append_under(under, record)
     }
 

@@ -7,7 +7,8 @@ use crate::keys::KeyChange;
 use crate::ledger::application::Application;
 use crate::ledger::tables::CorruptError;
 use crate::ledger::{
-    access, capability, cleanup, download, epoch, files, hold, intents, moment, note, partial, upload,
+    access, capability, cleanup, deletion, download, epoch, files, hold, intents, moment, note, partial,
+    upload,
 };
 
 /// A command of one area, which the ledger answers with that area's outcome.
@@ -115,6 +116,8 @@ areas! {
     Download = download;
     /// Temporary things on the volumes are gone.
     Cleanup = cleanup;
+    /// A file leaves the store.
+    Deletion = deletion;
     /// Nothing is deleted while it stands.
     Hold = hold;
     /// What a dead process had begun is ended.

@@ -278,6 +278,41 @@ pub(crate) fn add(
     Ok(file)
 }
 
+/// Takes a file out of sight: its row, its place in the listing, what it adds to the usage. Its name leads to
+/// the version before it, if there is one. Its objects stay claimed until they are gone.
+pub(crate) fn forget(app: &mut Application<'_, '_>, file: &FileRow) -> Result<(), CorruptError> {
+    let name = name_key(app, &file.cohort, &file.path);
+    let newest = app.get(&PATHS, &name)?;
+    if newest == Some(file.file_id) {
+        match file.previous {
+            Some(previous) => app.put(&PATHS, &name, &previous)?,
+            None => drop(app.delete(&PATHS, &name)?),
+        }
+    } else {
+        let mut next = newest;
+        while let Some(id) = next {
+            let Some(mut newer) = find(app, id)? else { break };
+            if newer.previous == Some(file.file_id) {
+                newer.previous = file.previous;
+                app.put_about(&FILES, id.as_bytes(), id, &newer)?;
+                break;
+            }
+            next = newer.previous;
+        }
+    }
+    app.delete(&FILES, file.file_id.as_bytes())?;
+    app.delete(&ARRIVALS, &arrival_key(&file.cohort, file.ledger_index))?;
+    usage::remove_file(app, file)?;
+    app.count(Counter::Files, -1)?;
+    app.count(Counter::HeldFiles, -i64::from(file.state == FileState::Held))?;
+    app.count(Counter::StoredBytes, -i64::try_from(file.size).unwrap_or(i64::MAX))
+}
+
+/// An object of a file that was forgotten is gone from its volume.
+pub(crate) fn release_object(app: &mut Application<'_, '_>, object: FileId) -> Result<(), CorruptError> {
+    app.delete(&OBJECTS, object.as_bytes()).map(drop)
+}
+
 /// The versions of a name, the newest first, at most `limit`.
 pub(crate) fn versions(
     view: &impl View,

@@ -300,6 +300,8 @@ actions! {
     HoldPlaced = "admin.hold_placed";
     /// A hold stands no more.
     HoldReleased = "admin.hold_released";
+    /// The deletions, or the certificate of one, were read.
+    AdminDeletions = "admin.deletions";
     /// The trail was made into a report.
     AdminReport = "admin.report";
     /// A cohort's key was replaced.
@@ -308,7 +310,7 @@ actions! {
     KeyRewrapped = "key.rewrapped";
     /// The root key was replaced.
     KeyRootRotated = "key.root_rotated";
-    /// Keys of deleted files were destroyed for good.
+    /// A deleted file's keys are destroyed; without a file: all keys so destroyed are gone for good.
     KeyDestroyed = "key.destroyed";
     /// The state of the keys was read.
     AdminKekStatus = "admin.kek_status";

@@ -132,6 +132,22 @@ pub(crate) fn add_file(app: &mut Application<'_, '_>, file: &FileRow) -> Result<
     Ok(())
 }
 
+/// Counts a file that was deleted.
+pub(crate) fn remove_file(app: &mut Application<'_, '_>, file: &FileRow) -> Result<(), CorruptError> {
+    let mut usage = of(app, &file.cohort)?;
+    usage.bytes = usage.bytes.saturating_sub(file.size);
+    usage.files = usage.files.saturating_sub(1);
+    write(app, &file.cohort, usage)?;
+    for part in &file.parts {
+        let key = volume_key(&file.cohort, part.volume);
+        let mut there = app.get(&VOLUME_USAGE, &key)?.unwrap_or_default();
+        there.objects = there.objects.saturating_sub(1);
+        there.sealed_bytes = there.sealed_bytes.saturating_sub(part.sealed_size);
+        app.put(&VOLUME_USAGE, &key, &VolumeUsageRow { v: 1, ..there })?;
+    }
+    Ok(())
+}
+
 fn write(app: &mut Application<'_, '_>, cohort: &Cohort, usage: UsageRow) -> Result<(), CorruptError> {
     app.put(&USAGE, cohort.as_str().as_bytes(), &UsageRow { v: 1, ..usage })
 }

@@ -30,7 +30,7 @@ use crate::objects::{Part, Pool, TransferSlot};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, AnswerBody, Refusal};
 use crate::serve::permissions::unreadable;
-use crate::serve::routes::deny;
+use crate::serve::routes::deny_file;
 use crate::serve::upload::unexpected;
 use crate::store::Store;
 
@@ -44,15 +44,11 @@ pub async fn download<B>(
     let row = store.ledger.reader().file(id).map_err(unreadable)?;
     let row = row.ok_or(Refusal::of(ProblemKind::UnknownFile))?;
     if let Err(denial) = admitted.authorize(&row.cohort, Asked::Download) {
-        let refusal = deny(store, denial, admitted.origin.clone(), Some(&row.cohort), Some(&row.path)).await;
-        // A file that is there must look like one that is not, as its cohort does.
-        let masked = denial.is_closed_cohort() && store.policy.load().masks_cohorts();
-        return Err(if masked { Refusal::of(ProblemKind::UnknownFile) } else { refusal });
+        return Err(deny_file(store, denial, admitted.origin.clone(), &row).await);
     }
     let scanner = admitted.is_scanner();
     if !row.state.may_be_read(scanner) {
-        let origin = admitted.origin.clone();
-        return Err(deny(store, Denial::Withheld, origin, Some(&row.cohort), Some(&row.path)).await);
+        return Err(deny_file(store, Denial::Withheld, admitted.origin.clone(), &row).await);
     }
     let asked = match asked_range(request.headers(), row.size) {
         Asking::Whole => None,

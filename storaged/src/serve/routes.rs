@@ -10,11 +10,11 @@ use hyper::body::Incoming;
 use store_proto::{Cohort, FileId, LogicalPath, ProblemKind, ServerRole, routes};
 
 use crate::denial::Denial;
-use crate::ledger::Origin;
+use crate::ledger::{Action, Ending, FileRow, Note, Origin};
 use crate::live::{ConnectionEnd, Kind};
 use crate::serve::admission::{self, Admitted, Refused};
 use crate::serve::answer::{self, Answer, LiveBody, Refusal};
-use crate::serve::{capabilities, download, listing, permissions, upload, uploads, verdict};
+use crate::serve::{capabilities, delete, download, listing, permissions, upload, uploads, verdict};
 use crate::store::Store;
 
 /// The routes.
@@ -24,6 +24,7 @@ enum Route {
     Upload,
     Permissions,
     File(FileId),
+    Delete(FileId),
     Cohort(Cohort),
     Versions(Cohort),
     Verdict(FileId),
@@ -80,6 +81,7 @@ async fn still_admitted(
     let file = match &route {
         Route::File(id) => Some(*id),
         Route::Health
+        | Route::Delete(_)
         | Route::Upload
         | Route::Permissions
         | Route::Cohort(_)
@@ -118,6 +120,7 @@ async fn admitted_request(
         Route::Upload => upload::upload(request, admitted, store).await,
         Route::Permissions => permissions::permissions(request, &admitted, store).await,
         Route::File(id) => download::download(&request, id, &admitted, store).await,
+        Route::Delete(id) => delete::delete(request.headers(), id, &admitted, store).await,
         Route::Cohort(cohort) => listing::list(&request, &cohort, &admitted, store).await,
         Route::Versions(cohort) => listing::versions(&request, &cohort, &admitted, store).await,
         Route::Verdict(id) => verdict::verdict(request, id, &admitted, store).await,
@@ -145,6 +148,7 @@ impl Route {
             Route::Uploads if method == Method::POST => Kind::Upload,
             Route::File(_) if method == Method::GET => Kind::Download,
             Route::File(_)
+            | Route::Delete(_)
             | Route::Health
             | Route::Permissions
             | Route::Cohort(_)
@@ -173,7 +177,11 @@ fn route(method: &Method, path: &str) -> Route {
         return if method == Method::POST { Route::Permissions } else { Route::WrongMethod("POST") };
     }
     if let Some(id) = path.strip_prefix(routes::FILES).and_then(|id| FileId::parse(id).ok()) {
-        return if reads { Route::File(id) } else { Route::WrongMethod("GET, HEAD") };
+        return match *method {
+            Method::DELETE => Route::Delete(id),
+            _ if reads => Route::File(id),
+            _ => Route::WrongMethod("GET, HEAD, DELETE"),
+        };
     }
     let below = path.strip_prefix(routes::COHORTS).and_then(|rest| rest.split_once('/'));
     if let Some((cohort, below)) = below
@@ -254,6 +262,26 @@ pub(super) async fn deny(
     denial.into()
 }
 
+/// As [`deny`], about a file that is there: the record falls with the file's keys, for it holds its name.
+pub(super) async fn deny_file(store: &Store, denial: Denial, origin: Origin, file: &FileRow) -> Refusal {
+    store.metrics.denied(denial);
+    let note = Note {
+        cohort: Some(file.cohort.clone()),
+        path: Some(file.path.clone()),
+        file_id: Some(file.file_id),
+        detail: Some(denial.name().to_owned()),
+        ..Note::new(Action::AccessDenied, Ending::Denied, origin)
+    };
+    if store.note(note).await.is_err() {
+        tracing::warn!(reason = denial.name(), "a refusal could not be recorded");
+    }
+    // A file that is there must look like one that is not, as its cohort does.
+    if denial.is_closed_cohort() && store.policy.load().masks_cohorts() {
+        return Refusal::of(ProblemKind::UnknownFile);
+    }
+    denial.into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -268,7 +296,8 @@ mod tests {
             (Method::POST, "/internal/v1/permissions".to_owned(), Route::Permissions),
             (Method::GET, routes::file(id), Route::File(id)),
             (Method::HEAD, routes::file(id), Route::File(id)),
-            (Method::DELETE, routes::file(id), Route::WrongMethod("GET, HEAD")),
+            (Method::DELETE, routes::file(id), Route::Delete(id)),
+            (Method::PUT, routes::file(id), Route::WrongMethod("GET, HEAD, DELETE")),
             (Method::GET, "/internal/storage/files/../../etc/passwd".to_owned(), Route::Nowhere),
             (Method::GET, "/internal/storage/files/".to_owned(), Route::Nowhere),
             (

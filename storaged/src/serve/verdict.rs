@@ -14,7 +14,7 @@ use crate::ledger::files::{Command, Outcome};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
 use crate::serve::permissions::{read_json, unreadable};
-use crate::serve::routes::deny;
+use crate::serve::routes::deny_file;
 use crate::store::Store;
 
 /// Takes a verdict.
@@ -29,7 +29,7 @@ pub async fn verdict(
     let right = admitted.authorize(&row.cohort, Asked::Download).map(drop);
     let right = right.and(if admitted.is_scanner() { Ok(()) } else { Err(Denial::Role) });
     if let Err(denial) = right {
-        return Err(deny(store, denial, admitted.origin.clone(), Some(&row.cohort), Some(&row.path)).await);
+        return Err(deny_file(store, denial, admitted.origin.clone(), &row).await);
     }
     let Verdict { clean, finding } = read_json(request, admitted, store).await?;
     let detail = finding.map(|finding| finding.to_string());

@@ -23,6 +23,7 @@ fn kind(command: &Command) -> &'static str {
         Command::Access(_) => "access",
         Command::Capability(_) => "capability",
         Command::Cleanup(_) => "cleanup",
+        Command::Deletion(_) => "deletion",
         Command::Hold(_) => "hold",
         Command::Intent(_) => "intent",
         Command::Epoch(_) => "epoch",
@@ -89,6 +90,10 @@ fn nothing_is_done_that_cannot_be_recorded() {
             hold::Command::Place { origin: origin(), target, reason: "r".into() }.into_command()
         }),
         Box::new(move |_| {
+            let (reason, retention_days) = ("r".to_owned(), None);
+            deletion::Command::Decide { origin: origin(), file_id: id, reason, retention_days }.into_command()
+        }),
+        Box::new(move |_| {
             let user = UserName::parse("ada").unwrap();
             capability::Command::RevokeAllOf { origin: origin(), user }.into_command()
         }),
@@ -104,5 +109,5 @@ fn nothing_is_done_that_cannot_be_recorded() {
     for command in &commands {
         refused(&Disk::empty(), command);
     }
-    assert_eq!(tried.len(), 12, "each kind was tried: {tried:?}");
+    assert_eq!(tried.len(), 13, "each kind was tried: {tried:?}");
 }
