@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::audit::TrailArguments;
+use crate::checkpoint::CheckpointCommand;
 use crate::cleanup::{CleanupCommand, EmergencyArguments, SocketArgument};
 use crate::hold::HoldCommand;
 use crate::init::InitCommand;
@@ -105,6 +106,11 @@ Examples:\n  \
   culvert share c5/2026/visits.csv --uses 5 --network 192.0.2.0/24\n  \
   culvert share --revoke ID")]
     Share(ShareArguments),
+    /// What an edge holds of the store's log
+    Checkpoint {
+        #[command(subcommand)]
+        command: CheckpointCommand,
+    },
     /// The WireGuard tunnel on this machine
     Tunnel {
         #[command(subcommand)]

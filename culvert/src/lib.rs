@@ -8,6 +8,7 @@
 
 mod admin;
 mod audit;
+mod checkpoint;
 mod cleanup;
 mod cli;
 mod completions;
@@ -80,6 +81,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Init { command } => init::run(command, console),
         Command::Reload(arguments) => reload::run(arguments, console),
         Command::Receipt { command } => receipt::run(command, console),
+        Command::Checkpoint { command } => checkpoint::run(command, console),
         Command::Completions { shell } => completions::run(*shell),
     }
 }

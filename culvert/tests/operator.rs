@@ -108,6 +108,36 @@ fn a_report_is_written_whole_or_not_at_all() {
 }
 
 #[test]
+fn what_edge_holds_of_the_log_is_shown_and_a_fault_is_a_finding() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("edge.sock");
+    let path = socket.to_str().unwrap();
+    let note = "culvert/ab\n7\nAAAA\nepoch 0\n\n\u{2014} culvert/ab AAAA\n";
+    let mut shown =
+        json!({"checkpoint": note, "log_key": "culvert/ab+00+AA", "fault": null, "uploads": "taken"});
+    let server = admin(&socket, vec![json!({ "done": shown })]);
+    let output = culvert(&["checkpoint", "show", "--socket", path]);
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert!(text(&output.stdout).contains("epoch 0") && text(&output.stdout).contains("uploads  taken"));
+    assert_eq!(server.join().unwrap().0, json!({"verb": "checkpoint.show", "args": {}}));
+
+    std::fs::remove_file(&socket).unwrap();
+    shown["fault"] = "records are gone".into();
+    let server = admin(&socket, vec![json!({ "done": shown })]);
+    let output = culvert(&["checkpoint", "show", "--socket", path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("records are gone"));
+    server.join().unwrap();
+
+    std::fs::remove_file(&socket).unwrap();
+    let done = json!({"epoch": 1, "records": 9, "records_before": 20});
+    let server = admin(&socket, vec![json!({ "done": done })]);
+    let output = culvert(&["checkpoint", "accept", "--epoch", "1", "--socket", path]);
+    assert!(text(&output.stdout).contains("accepted epoch 1 of 9 records, in the place of 20"));
+    assert_eq!(server.join().unwrap().0, json!({"verb": "checkpoint.accept", "args": {"epoch": 1}}));
+}
+
+#[test]
 fn a_reload_hands_over_the_configuration_and_its_keys_open() {
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name);

@@ -8,14 +8,16 @@ use std::path::Path;
 
 use anyhow::Context;
 use daemon::exit;
-use daemon::secret::{SecretString, read_reference};
+use daemon::secret::{SecretString, read_reference, reference_path};
 use http::HeaderValue;
 use linux::unix_datagram::DatagramSocket;
 use linux::unix_listener::bind_unix_listener;
 use linux::{ListenFds, Privileged, User};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use receipt::SignedCheckpoint;
 
 use crate::config::{Config, Environment, Users};
+use crate::witness::Witness;
 
 /// Owner and group may talk to edge's sockets; who they are is then checked by credentials.
 const SOCKET_MODE: u32 = 0o660;
@@ -120,6 +122,23 @@ pub fn internal_key(config: &Config, environment: &Environment) -> anyhow::Resul
         (None, None) => anyhow::bail!("no internal key"), // `Config::parse` demands one of both
     };
     key_header(&secret)
+}
+
+/// What is known of storaged's log before the first look at it.
+pub fn witness(config: &Config) -> anyhow::Result<Witness> {
+    let Some(reference) = &config.checkpoint_floor_file else {
+        return Ok(Witness::new(config.log_key.clone(), None));
+    };
+    let wrong = |error: &dyn std::fmt::Display| {
+        exit::fail(exit::CONFIG, anyhow::anyhow!("checkpoint_floor_file = {reference:?}: {error}"))
+    };
+    // `Config::parse` demands the key with the floor.
+    let key = config.log_key.clone().ok_or_else(|| wrong(&"needs log_key"))?;
+    let path = reference_path(reference).map_err(|error| wrong(&error))?;
+    let text = daemon::config::read_text(&path).map_err(|error| wrong(&error))?;
+    let floor = SignedCheckpoint::parse(&text).map_err(|error| wrong(&error))?;
+    floor.verify(&key).map_err(|error| wrong(&error))?;
+    Ok(Witness::new(Some(key), Some(floor)))
 }
 
 /// The key as a header's value that no log shows.

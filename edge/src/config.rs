@@ -13,6 +13,7 @@ use daemon::config::{ConfigError, Problems};
 use daemon::secret::SecretString;
 use ipnet::IpNet;
 use linux::User;
+use receipt::LogKey;
 use store_proto::{EdgeName, ServerRole};
 
 mod raw;
@@ -62,6 +63,10 @@ pub struct Config {
     pub wgd_user: Option<String>,
     /// Who edge becomes.
     pub run_as: Option<String>,
+    /// The key of storaged's log; `None`: the first one shown is adopted.
+    pub log_key: Option<LogKey>,
+    /// Where a checkpoint is below which the log cannot be: a path or `credential:NAME`.
+    pub checkpoint_floor_file: Option<String>,
     /// What can be changed while running.
     pub limits: Limits,
 }
@@ -182,6 +187,11 @@ impl Config {
         let metrics_listen = (!metrics_text.is_empty())
             .then(|| address(&mut problems, "metrics_listen", metrics_text))
             .flatten();
+        let log_key = raw.log_key.as_deref().and_then(|text| problems.take("log_key", LogKey::parse(text)));
+        if raw.checkpoint_floor_file.is_some() && raw.log_key.is_none() {
+            problems
+                .add("checkpoint_floor_file", "needs log_key: a checkpoint is worth what its signature is");
+        }
         let limits = limits(&mut problems, &raw.limits);
         let path = |text: Option<String>, default: &str| {
             let text = text.unwrap_or_else(|| default.to_owned());
@@ -209,6 +219,8 @@ impl Config {
             admin_users: raw.admin_users.unwrap_or_default(),
             wgd_user: raw.wgd_user,
             run_as: raw.run_as,
+            log_key,
+            checkpoint_floor_file: raw.checkpoint_floor_file,
             limits,
         })
     }
@@ -242,6 +254,8 @@ impl Config {
             ("admin_users", self.admin_users != other.admin_users),
             ("wgd_user", self.wgd_user != other.wgd_user),
             ("run_as", self.run_as != other.run_as),
+            ("log_key", self.log_key != other.log_key),
+            ("checkpoint_floor_file", self.checkpoint_floor_file != other.checkpoint_floor_file),
             ("limits.max_connections", self.limits.max_connections != other.limits.max_connections),
             ("limits.max_requests", self.limits.max_requests != other.limits.max_requests),
             ("limits.drain_timeout", self.limits.drain_timeout != other.limits.drain_timeout),
@@ -279,6 +293,12 @@ impl fmt::Display for Config {
             if let Some(user) = user {
                 writeln!(f, "{key} = {user:?}")?;
             }
+        }
+        if let Some(key) = &self.log_key {
+            writeln!(f, "log_key = \"{key}\"")?;
+        }
+        if let Some(reference) = &self.checkpoint_floor_file {
+            writeln!(f, "checkpoint_floor_file = {reference:?}")?;
         }
         writeln!(f, "\n[limits]")?;
         writeln!(f, "max_body_bytes = {}", self.limits.max_body_bytes.unwrap_or(0))?;

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use crate::acquire::key_header;
 use crate::config::{Config, Environment};
 use crate::request::{Edge, Live};
+use crate::witness::{Fault, Standing};
 
 /// Answers on the admin socket.
 pub struct Control {
@@ -41,6 +42,12 @@ struct ReloadArguments {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AcceptArguments {
+    epoch: u64,
+}
+
+#[derive(Deserialize)]
 struct HandedFile {
     key: String,
     path: PathBuf,
@@ -58,6 +65,8 @@ impl Handler for Control {
         let result = match verb {
             "status" => Ok(self.status()),
             "reload" => self.reload(args, descriptors),
+            "checkpoint.show" => Ok(self.checkpoint()),
+            "checkpoint.accept" => self.accept_epoch(args),
             other => Err(AdminError::unknown_verb(other)),
         };
         Box::pin(std::future::ready(result))
@@ -93,6 +102,35 @@ impl Control {
             "landlock_abi": self.lockdown.landlock_abi,
             "filter_sha256": self.lockdown.filter_sha256,
         })
+    }
+
+    fn checkpoint(&self) -> Value {
+        let Standing { key, seen, fault } = self.edge.witness.standing();
+        json!({
+            "log_key": key.map(|key| key.to_string()),
+            "checkpoint": seen.as_ref().map(|seen| seen.as_str()),
+            "records": seen.as_ref().map(|seen| seen.unverified().size),
+            "epoch": seen.as_ref().map(|seen| seen.unverified().epoch),
+            "fault": fault.as_ref().map(ToString::to_string),
+            "fault_kind": fault.as_ref().map(Fault::label),
+            "uploads": if self.edge.witness.refuses() { "refused" } else { "taken" },
+        })
+    }
+
+    fn accept_epoch(&self, args: Value) -> Result<Value, AdminError> {
+        let arguments: AcceptArguments =
+            serde_json::from_value(args).map_err(|error| AdminError::new("malformed", error))?;
+        let accepted = self.edge.witness.accept(arguments.epoch);
+        let (before, now) = accepted.map_err(|error| AdminError::new("no-such-epoch", error))?;
+        let records_before = before.as_ref().map(|before| before.size);
+        tracing::warn!(
+            epoch = now.epoch,
+            records = now.size,
+            records_before,
+            "an operator accepted a new epoch of the store's log"
+        );
+        self.edge.metrics.log_refused.set(i64::from(self.edge.witness.refuses()));
+        Ok(json!({ "epoch": now.epoch, "records": now.size, "records_before": records_before }))
     }
 
     fn reload(&self, args: Value, descriptors: Vec<OwnedFd>) -> Result<Value, AdminError> {

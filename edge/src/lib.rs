@@ -29,6 +29,7 @@ pub mod stream;
 pub mod target;
 pub mod track;
 pub mod tunnel;
+pub mod witness;
 
 #[cfg(test)]
 #[path = "../../crates/daemon/testing/documented.rs"]

@@ -40,6 +40,7 @@ fn try_main() -> anyhow::Result<()> {
         return Ok(write!(std::io::stdout(), "{config}")?);
     }
     let internal_key = acquire::internal_key(&config, &environment)?;
+    let witness = acquire::witness(&config)?;
     if cli.check_config {
         return Ok(());
     }
@@ -59,6 +60,6 @@ fn try_main() -> anyhow::Result<()> {
     let confined = privileged.confine(&confinement).map_err(|error| exit::fail(exit::PERMISSION, error))?;
     let workers = Workers::start(&confined, notify)?;
     let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| exit::fail(exit::PERMISSION, error))?;
-    let start = Start { config, users, environment, internal_key, listeners, registry, process };
+    let start = Start { config, users, environment, internal_key, witness, listeners, registry, process };
     edge::run::run(&sealed, workers, start)
 }

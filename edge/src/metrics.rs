@@ -115,6 +115,9 @@ pub struct Metrics {
     pub upload_aborted: IntCounterVec,
     pub buffered_bytes: IntGauge,
     pub draining: IntGauge,
+    pub log_records: IntGauge,
+    pub log_refused: IntGauge,
+    pub log_faults: IntCounterVec,
     pub reload_successful: IntGauge,
     pub reload_success_timestamp: IntGauge,
 }
@@ -190,6 +193,18 @@ impl Metrics {
                 "Body bytes taken from one side and not yet released by the other; without read buffers and the kernel's.",
             )?,
             draining: IntGauge::new("edge_draining", "Whether edge is stopping.")?,
+            log_records: IntGauge::new(
+                "edge_log_records",
+                "Records in the highest checkpoint of storaged's log that was seen.",
+            )?,
+            log_refused: IntGauge::new(
+                "edge_log_refused",
+                "Whether uploads are refused because storaged's log is not the continuation of what was seen.",
+            )?,
+            log_faults: IntCounterVec::new(
+                Opts::new("edge_log_faults_total", "Looks at storaged's log that found another history."),
+                &["reason"],
+            )?,
             reload_successful: IntGauge::new(
                 "edge_config_last_reload_successful",
                 "Whether the last reload (or the start) took the configuration.",
@@ -209,7 +224,7 @@ impl Metrics {
             "edge_local_payload_bytes",
             "Payload on this machine's file systems: 0, for the process can write to no file.",
         )?;
-        let all: [Box<dyn Collector>; 19] = [
+        let all: [Box<dyn Collector>; 22] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_duration.clone()),
             Box::new(self.time_to_first_byte.clone()),
@@ -226,6 +241,9 @@ impl Metrics {
             Box::new(self.upload_aborted.clone()),
             Box::new(self.buffered_bytes.clone()),
             Box::new(self.draining.clone()),
+            Box::new(self.log_records.clone()),
+            Box::new(self.log_refused.clone()),
+            Box::new(self.log_faults.clone()),
             Box::new(self.reload_successful.clone()),
             Box::new(self.reload_success_timestamp.clone()),
             Box::new(local_payload),
@@ -243,6 +261,9 @@ impl Metrics {
         }
         for failure in UpstreamFailure::ALL {
             self.upstream_failures.with_label_values(&[failure.label()]);
+        }
+        for label in crate::witness::Fault::LABELS {
+            self.log_faults.with_label_values(&[label]);
         }
         for side in [Side::Client, Side::Upstream] {
             self.upload_aborted.with_label_values(&[side.label()]);

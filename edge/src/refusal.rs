@@ -86,6 +86,9 @@ pub enum Refusal {
     /// storaged answered what edge cannot understand.
     #[error("the store's answer could not be understood")]
     StoreAnswer,
+    /// storaged's log is not the continuation of what was seen of it.
+    #[error("the store's log is not the one seen before; nothing is taken until that is settled")]
+    OtherHistory,
     /// As many requests as allowed are under way.
     #[error("as many requests as allowed are under way; try again")]
     Busy,
@@ -171,6 +174,7 @@ impl Refusal {
             Refusal::TunnelUnavailable => ProblemKind::TunnelUnavailable,
             Refusal::StoreTimeout => ProblemKind::BackendUnavailable,
             Refusal::StoreAnswer => ProblemKind::BadGateway,
+            Refusal::OtherHistory => ProblemKind::LedgerUnavailable,
             Refusal::Busy | Refusal::Draining => ProblemKind::Overloaded,
             Refusal::Store { kind, .. } => *kind,
         }

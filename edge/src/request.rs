@@ -11,7 +11,7 @@ use daemon::readiness::Condition;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response, header};
 use hyper::body::{Body as _, Incoming};
-use store_proto::{Permission, RequestId, ServerRole};
+use store_proto::{Permission, PermissionRequest, RequestId, ServerRole};
 use tokio::sync::Semaphore;
 
 use crate::answer::{self, Answer, Payload};
@@ -22,6 +22,7 @@ use crate::plan::{Plan, Policy, plan};
 use crate::refusal::Refusal;
 use crate::store::{Asker, Store};
 use crate::track::Track;
+use crate::witness::Witness;
 
 /// What can be exchanged while edge runs.
 #[derive(Debug)]
@@ -39,6 +40,8 @@ pub struct Edge {
     pub live: ArcSwap<Live>,
     /// storaged.
     pub store: Store,
+    /// storaged's log, as far as it was seen.
+    pub witness: Witness,
     /// Holds while storaged is reachable.
     pub tunnel: Condition,
     /// Stopping.
@@ -118,6 +121,9 @@ impl Edge {
             match (plan(head, granted.as_ref(), &self.policy()), asker.take()) {
                 (Plan::Refuse(refusal), _) => return Err(refusal),
                 (Plan::Ask(token, question), None) => {
+                    if matches!(question, PermissionRequest::Upload { .. }) && self.witness.refuses() {
+                        return Err(Refusal::OtherHistory);
+                    }
                     let asking = Asker::new(&self.store, &live, client, request_id, token);
                     granted = Some(asking.permission(&question).await?);
                     asker = Some(asking);

@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::request::{Edge, Live};
 use crate::store::Store;
 use crate::store_client::StoreClient;
+use crate::witness::Witness;
 use crate::{events, listen, tunnel};
 
 /// Threads and descriptors that must exist before the seal; nothing is served yet.
@@ -72,6 +73,8 @@ pub struct Start {
     pub environment: Environment,
     /// The internal key.
     pub internal_key: HeaderValue,
+    /// storaged's log, from the floor on.
+    pub witness: Witness,
     /// Open sockets.
     pub listeners: Listeners,
     /// Where metrics are gathered.
@@ -100,12 +103,12 @@ async fn serve(
     notify: Arc<Notify>,
     start: Start,
 ) -> anyhow::Result<()> {
-    let Start { config, users, environment, internal_key, listeners, registry, process } = start;
+    let Start { config, users, environment, internal_key, witness, listeners, registry, process } = start;
     let readiness = Readiness::new();
     let serving = readiness.condition("serving", true);
     let store_well = readiness.condition("store", false);
     let metrics = Metrics::new(&registry)?;
-    let edge = edge(&config, internal_key, &readiness, metrics);
+    let edge = edge(&config, internal_key, witness, &readiness, metrics);
     edge.metrics.reload_successful.set(1);
     edge.metrics
         .reload_success_timestamp
@@ -164,6 +167,7 @@ async fn serve(
 pub fn edge(
     config: &Config,
     internal_key: HeaderValue,
+    witness: Witness,
     readiness: &Readiness,
     metrics: Metrics,
 ) -> Arc<Edge> {
@@ -179,6 +183,7 @@ pub fn edge(
     Arc::new(Edge {
         live: ArcSwap::from_pointee(Live { limits: config.limits, internal_key }),
         store,
+        witness,
         tunnel: readiness.condition("tunnel", false),
         drain: Drain::new(config.limits.drain_timeout),
         metrics,

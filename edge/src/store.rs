@@ -92,7 +92,7 @@ impl Store {
         }
     }
 
-    fn request(&self, method: Method, path: &str) -> Builder {
+    pub(crate) fn request(&self, method: Method, path: &str) -> Builder {
         Request::builder().method(method).uri(path).header(header::HOST, self.client.address().to_string())
     }
 
@@ -107,7 +107,10 @@ impl Store {
     /// Sends a request that changes nothing, a second time if the connection broke under it: a pooled
     /// connection may have been closed in the moment in which it was used. Not when the circuit broke it:
     /// storaged is away, and another try would only keep the client waiting.
-    async fn ask(&self, build: impl Fn() -> http::Result<Request<Outgoing>>) -> Result<Exchange, StoreError> {
+    pub(crate) async fn ask(
+        &self,
+        build: impl Fn() -> http::Result<Request<Outgoing>>,
+    ) -> Result<Exchange, StoreError> {
         let request = || build().map_err(|_| StoreError::Answer);
         let generation = self.client.generation();
         match self.send(request()?).await {
@@ -428,7 +431,7 @@ fn health_of(status: StatusCode, body: &[u8]) -> Health {
     Health::Unwell { status: status.as_u16(), problem }
 }
 
-fn empty() -> Outgoing {
+pub(crate) fn empty() -> Outgoing {
     Outgoing::Message(Full::default())
 }
 

@@ -14,6 +14,7 @@ use crate::circuit::{Change, Circuit};
 use crate::limits::{PROBE_INTERVAL, PROBES, PROOF_OF_LIFE, TICK};
 use crate::request::Edge;
 use crate::store::Health;
+use crate::witness::Witness;
 
 /// Runs until the runtime ends. `store_well` follows what the health requests say; `events` asks
 /// for one at once.
@@ -74,6 +75,9 @@ fn start_probe(edge: &Arc<Edge>, store_well: &Condition, probing: &Arc<AtomicUsi
         let health = edge.store.health().await;
         probing.fetch_sub(1, Ordering::AcqRel);
         store_well.set(health == Health::Well);
+        if health == Health::Well {
+            Witness::look(&edge).await;
+        }
         match health {
             Health::Well if said.swap(false, Ordering::AcqRel) => tracing::info!("storaged is well"),
             Health::Unwell { status, problem } if !said.swap(true, Ordering::AcqRel) => {

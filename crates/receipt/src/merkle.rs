@@ -15,6 +15,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 pub use edge::{Edge, EdgeError, Node};
@@ -22,7 +23,8 @@ pub use prove::{ProveError, consistency, inclusion, root};
 pub use verify::{ProofError, verify_consistency, verify_inclusion};
 
 /// SHA-256 of a leaf, of a node, or of a tree.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub struct Hash([u8; 32]);
 
 impl Hash {
@@ -51,6 +53,24 @@ impl fmt::Display for Hash {
         f.write_str(&STANDARD.encode(self.0))
     }
 }
+
+impl TryFrom<String> for Hash {
+    type Error = HashTextError;
+    fn try_from(text: String) -> Result<Self, HashTextError> {
+        Self::parse(&text).ok_or(HashTextError)
+    }
+}
+
+impl From<Hash> for String {
+    fn from(hash: Hash) -> String {
+        hash.to_string()
+    }
+}
+
+/// The text is no hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a hash must be base64 of 32 bytes")]
+pub struct HashTextError;
 
 impl fmt::Debug for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

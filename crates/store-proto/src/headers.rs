@@ -20,6 +20,8 @@ pub const UPLOAD_OFFSET: &str = "upload-offset";
 pub const UPLOAD_LENGTH: &str = "upload-length";
 /// `sha256 BASE64` of the bytes of one request (tus).
 pub const UPLOAD_CHECKSUM: &str = "upload-checksum";
+/// The key that signs the store's log: `NAME+KEYID+BASE64`.
+pub const CULVERT_LOG_KEY: &str = "culvert-log-key";
 /// The media type of problems (RFC 9457).
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Why a file is to be deleted, for the record.

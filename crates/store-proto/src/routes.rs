@@ -35,6 +35,25 @@ pub fn versions(cohort: &Cohort) -> String {
 /// `POST`: make a link; `GET`: list one's own; with `/{id}` behind it `DELETE`: end one.
 pub const CAPABILITIES: &str = "/internal/v1/capabilities";
 
+/// `GET`: the newest signed checkpoint of the log, as a note; its key is in the header `Culvert-Log-Key`.
+pub const LEDGER_CHECKPOINT: &str = "/internal/v1/ledger/checkpoint";
+/// `GET` with `LEVEL/INDEX` behind it: a tile of the log, up to 256 hashes of 32 bytes.
+pub const LEDGER_TILE: &str = "/internal/v1/ledger/tile/";
+/// `GET` with a record's index behind it: the inclusion proof of that record in the newest checkpoint.
+pub const LEDGER_PROOF: &str = "/internal/v1/ledger/proof/";
+/// `GET` with `?from=&to=`: the proof that one size of the log continues another.
+pub const LEDGER_CONSISTENCY: &str = "/internal/v1/ledger/consistency";
+
+/// The path of the proof that the log of `to` records continues that of `from`.
+pub fn ledger_consistency(from: u64, to: u64) -> String {
+    format!("{LEDGER_CONSISTENCY}?from={from}&to={to}")
+}
+
+/// The path of a file's receipt.
+pub fn file_receipt(id: FileId) -> String {
+    format!("{FILES}{id}/receipt")
+}
+
 /// The path of one file.
 pub fn file(id: FileId) -> String {
     format!("{FILES}{id}")

@@ -21,6 +21,8 @@ pub struct RawConfig {
     pub(super) admin_users: Option<Vec<String>>,
     pub(super) wgd_user: Option<String>,
     pub(super) run_as: Option<String>,
+    pub(super) log_key: Option<String>,
+    pub(super) checkpoint_floor_file: Option<String>,
     #[serde(default)]
     pub(super) limits: RawLimits,
 }

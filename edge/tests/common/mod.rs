@@ -4,6 +4,8 @@
 #![allow(unreachable_pub, reason = "shared by the test files")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+pub mod log;
+
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -54,6 +56,8 @@ pub struct FakeState {
     pub frozen: AtomicBool,
     /// The size of the one file that exists.
     pub file_size: AtomicU64,
+    /// The log that is shown, if any.
+    pub log: Mutex<Option<log::FakeLog>>,
     /// An upload is answered with 507 after this many bytes, if not 0.
     pub full_after: AtomicU64,
     pub last_context: Mutex<Option<RequestContext>>,
@@ -134,6 +138,17 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
     if path == store_proto::routes::HEALTH {
         state.health.fetch_add(1, Ordering::SeqCst);
         return Ok(json(200, &serde_json::json!({"status": "ok"})));
+    }
+    if path.starts_with("/internal/v1/ledger/") {
+        let shown = state.log.lock().unwrap();
+        let Some(log) = shown.as_ref() else { return Ok(problem(ProblemKind::NotFound)) };
+        return Ok(if path == store_proto::routes::LEDGER_CHECKPOINT {
+            let mut response = Response::new(full(log.checkpoint()));
+            response.headers_mut().insert("culvert-log-key", log.key().to_string().parse().unwrap());
+            response
+        } else {
+            json(200, &log.consistency(request.uri().query().unwrap()))
+        });
     }
     let headers = request.headers().clone();
     *state.last_headers.lock().unwrap() = headers
@@ -309,12 +324,23 @@ impl TestEdge {
         test
     }
 
+    /// With lines that go before the limits.
+    pub async fn start_with(fake: &Fake, lines: &str) -> TestEdge {
+        let test = Self::of_text(&format!("{lines}{}", config_text(fake.address, "")));
+        until("the circuit closes", || test.edge.tunnel.holds()).await;
+        test
+    }
+
     pub fn start_without_waiting(services: SocketAddr, limits: &str) -> TestEdge {
-        let config =
-            Config::parse("edge.toml", &config_text(services, limits), &Environment::default()).unwrap();
+        Self::of_text(&config_text(services, limits))
+    }
+
+    fn of_text(text: &str) -> TestEdge {
+        let config = Config::parse("edge.toml", text, &Environment::default()).unwrap();
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let readiness = Readiness::new();
-        let edge = edge::run::edge(&config, KEY.parse().unwrap(), &readiness, metrics);
+        let witness = edge::witness::Witness::new(config.log_key.clone(), None);
+        let edge = edge::run::edge(&config, KEY.parse().unwrap(), witness, &readiness, metrics);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
