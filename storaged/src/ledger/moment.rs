@@ -95,6 +95,12 @@ pub fn hold(view: &impl View) -> Result<Option<TimeHold>, CorruptError> {
     view.get(&TIME_HOLDS, HOLD)
 }
 
+/// Whether what deletes because of a date may believe the clocks: no hold stands, and none would come about now.
+pub(crate) fn is_trusted(view: &impl View, now: &Moment) -> Result<bool, CorruptError> {
+    let last = view.get(&MOMENTS, LAST)?;
+    Ok(hold(view)?.is_none() && last.is_none_or(|last| step_ms(&last, now) <= CLOCK_STEP_MS))
+}
+
 /// Compares the clocks with what they said at the last group, and remembers them.
 pub(crate) fn look(app: &mut Application<'_, '_>, now: Moment) -> Result<(), CorruptError> {
     if let Some(last) = app.get(&MOMENTS, LAST)? {

@@ -8,7 +8,8 @@
 //! 1 ‖ file id (16)   ‖ sealed      under the file's record key, its slot 0
 //! ```
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use store_proto::FileId;
 use vault::{Key256, row};
@@ -24,7 +25,12 @@ const OF_FILE: u8 = 1;
 #[derive(Debug, Clone)]
 pub(crate) struct Seal {
     keys: Arc<dyn KeyStore>,
+    /// Record keys that were asked for: within one group of commands none is destroyed before its end, and each file
+    /// is written about several times.
+    recent: Option<Recent>,
 }
+
+type Recent = Arc<Mutex<HashMap<FileId, Option<Key256>>>>;
 
 /// Which key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +52,23 @@ pub(crate) enum Opened {
 
 impl Seal {
     pub(crate) fn new(keys: Arc<dyn KeyStore>) -> Seal {
-        Seal { keys }
+        Seal { keys, recent: None }
+    }
+
+    /// The same, for one group of commands, whose new keys are durable already.
+    pub(crate) fn remembering(&self) -> Seal {
+        Seal { keys: Arc::clone(&self.keys), recent: Some(Recent::default()) }
+    }
+
+    fn record_key(&self, file: FileId) -> Result<Option<Key256>, CorruptError> {
+        let Some(recent) = &self.recent else { return Ok(self.keys.file_key(file, RECORD_SLOT)?) };
+        let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(key) = recent.get(&file) {
+            return Ok(key.clone());
+        }
+        let key = self.keys.file_key(file, RECORD_SLOT)?;
+        recent.insert(file, key.clone());
+        Ok(key)
     }
 
     pub(crate) fn keys(&self) -> &Arc<dyn KeyStore> {
@@ -56,7 +78,7 @@ impl Seal {
     /// The key for what is about this file, or the store's where it has none.
     pub(crate) fn about(&self, file: Option<FileId>) -> Result<Under, CorruptError> {
         let Some(file) = file else { return Ok(Under::Store) };
-        Ok(if self.keys.file_key(file, RECORD_SLOT)?.is_some() { Under::File(file) } else { Under::Store })
+        Ok(if self.record_key(file)?.is_some() { Under::File(file) } else { Under::Store })
     }
 
     pub(crate) fn seal(&self, under: Under, aad: &[u8], plain: &[u8]) -> Result<Vec<u8>, CorruptError> {
@@ -69,7 +91,7 @@ impl Seal {
             Under::File(file) => {
                 whole.push(OF_FILE);
                 whole.extend_from_slice(file.as_bytes());
-                let key = self.keys.file_key(file, RECORD_SLOT)?;
+                let key = self.record_key(file)?;
                 row::seal(&key.ok_or(CorruptError::KeyGone(file))?, aad, plain)?
             }
         };
@@ -87,7 +109,7 @@ impl Seal {
                 let (file, sealed) =
                     sealed.split_first_chunk::<16>().ok_or(row::OpenError::Length).map_err(refused)?;
                 let file = FileId::from_bytes(*file);
-                match self.keys.file_key(file, RECORD_SLOT)? {
+                match self.record_key(file)? {
                     Some(key) => open(&key, sealed),
                     None => Ok(Opened::Destroyed(file)),
                 }

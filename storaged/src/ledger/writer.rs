@@ -60,6 +60,7 @@ pub struct Ledger {
     usable: Arc<AtomicBool>,
     log_key: LogKey,
     mirror: Option<Mirror>,
+    boot_id: Option<String>,
 }
 
 #[derive(Debug)]
@@ -109,6 +110,7 @@ impl Ledger {
         };
         let seal = Seal::new(keys);
         let handle = mirror.as_ref().map(|(mirror, _)| mirror.clone());
+        let boot_id = host.boot_id.clone();
         let (queue, requests) = mpsc::channel(LEDGER_QUEUE);
         let usable = Arc::new(AtomicBool::new(true));
         let usable_here = Arc::clone(&usable);
@@ -128,7 +130,7 @@ impl Ledger {
             .name("ledger".into())
             .spawn(move || writer.run(requests))
             .map_err(StartError::Thread)?;
-        Ok((Ledger { queue, reader, usable, log_key, mirror: handle }, thread))
+        Ok((Ledger { queue, reader, usable, log_key, mirror: handle, boot_id }, thread))
     }
 
     /// Waits until the command is durable: in the ledger, and for those that say so in the journal mirror too.
@@ -165,6 +167,17 @@ impl Ledger {
         }
         let (answer, outcome) = oneshot::channel();
         Ok((Request { command, answer }, waits, outcome))
+    }
+
+    /// Whether what deletes because of a date may believe the clock now. A ledger that cannot be read trusts nothing.
+    pub fn trusts_clock(&self, clock: daemon::Clock) -> bool {
+        let now = Moment {
+            boot_id: self.boot_id.clone(),
+            running_ms: clock.running_milliseconds(),
+            wall_ms: clock.unix_milliseconds(),
+        };
+        let trusted = self.reader.snapshot().and_then(|snapshot| moment::is_trusted(&snapshot, &now));
+        trusted.unwrap_or(false)
     }
 
     /// What proves the record with this index to somebody who has the file and the log's key. `None` where there is
@@ -333,7 +346,8 @@ impl<T: Time, O: Observer> Writer<T, O> {
         let redo = {
             let mut tables = Tables::open(&transaction).map_err(CorruptError::Table)?;
             let now_ms = self.time.wall_ms();
-            let mut app = Application::new(&mut tables, &mut position, &self.seal, &self.host, now_ms);
+            let seal = self.seal.remembering();
+            let mut app = Application::new(&mut tables, &mut position, &seal, &self.host, now_ms);
             app.redo.keys = new;
             let boot_id = self.host.boot_id.clone();
             moment::look(&mut app, Moment { boot_id, running_ms: self.time.running_ms(), wall_ms: now_ms })?;

@@ -21,6 +21,7 @@ fn a_clock_that_jumps_holds_what_deletes_until_it_is_confirmed() {
     ledger.submit_blocking(note()).unwrap();
     let hold = ledger.reader().time_hold().unwrap().unwrap();
     assert_eq!((hold.from_ms, hold.to_ms), (HOUR, 3 * HOUR));
+    assert!(!ledger.trusts_clock(daemon::Clock), "neither a hold nor the years since 1970");
     // Back again: the hold stands, and the ledger's time does not go back.
     time.0.store(2 * HOUR, Ordering::Relaxed);
     let last = ledger.submit_blocking(note()).unwrap();
