@@ -10,6 +10,7 @@ pub mod download;
 pub mod expiry;
 mod incoming;
 pub mod listing;
+pub mod log;
 pub mod patience;
 pub mod permissions;
 pub mod routes;

@@ -15,14 +15,21 @@ use crate::steps;
 pub(crate) struct Library {
     name: &'static str,
     requirement: &'static str,
+    /// What pip has to be told beside that.
+    options: &'static [&'static str],
 }
 
 /// WireGuard's handshake, for the slow scenarios.
-pub(crate) const NOISE: Library = Library { name: "noise", requirement: "noiseprotocol==0.3.1" };
+pub(crate) const NOISE: Library =
+    Library { name: "noise", requirement: "noiseprotocol==0.3.1", options: &[] };
 /// The format of sealed objects, for the unit tests of the vault.
-pub(crate) const TINK: Library = Library { name: "tink", requirement: "tink==1.16.1" };
+pub(crate) const TINK: Library = Library { name: "tink", requirement: "tink==1.16.1", options: &[] };
 /// The files of recovery keys, likewise.
-pub(crate) const AGE: Library = Library { name: "age", requirement: "pyrage==1.4.0" };
+pub(crate) const AGE: Library = Library { name: "age", requirement: "pyrage==1.4.0", options: &[] };
+/// RFC 6962 proofs, C2SP notes, checkpoints and tiles, for the tests of `receipt`. It says that it needs Python 3.12, and
+/// uses nothing that Debian 12's 3.11 lacks.
+pub(crate) const TLOG: Library =
+    Library { name: "tlog", requirement: "aics-tlog==0.2.1", options: &["--ignore-requires-python"] };
 
 const PYTHON: [Program; 1] = [Program { name: "python3", package: "python3-venv" }];
 
@@ -39,6 +46,7 @@ pub(crate) fn provide(library: &Library) -> Result<()> {
     ensure!(steps::run(&mut make)?, "python3 made no environment (Debian: python3-venv)");
     let mut install = Command::new(environment.join("bin/pip"));
     install.args(["install", "--quiet", "--disable-pip-version-check", library.requirement]);
+    install.args(library.options);
     ensure!(steps::run(&mut install)?, "pip could not install {}", library.requirement);
     fs::write(environment.join("complete"), "").context("mark the environment as complete")
 }

@@ -48,7 +48,7 @@ pub(crate) fn is_slow() -> bool {
 
 fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode> {
     let path = packages::provide()?;
-    for library in [&python::TINK, &python::AGE] {
+    for library in [&python::TINK, &python::AGE, &python::TLOG] {
         python::provide(library)?;
     }
     if !variables.is_empty() || is_slow() {

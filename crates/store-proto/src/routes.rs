@@ -35,6 +35,8 @@ pub fn versions(cohort: &Cohort) -> String {
 /// `POST`: make a link; `GET`: list one's own; with `/{id}` behind it `DELETE`: end one.
 pub const CAPABILITIES: &str = "/internal/v1/capabilities";
 
+/// Where the log is shown.
+pub const LEDGER: &str = "/internal/v1/ledger/";
 /// `GET`: the newest signed checkpoint of the log, as a note; its key is in the header `Culvert-Log-Key`.
 pub const LEDGER_CHECKPOINT: &str = "/internal/v1/ledger/checkpoint";
 /// `GET` with `LEVEL/INDEX` behind it: a tile of the log, up to 256 hashes of 32 bytes.

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use http::HeaderMap;
 use http::header::HOST;
-use store_proto::{Action, CapabilityClaims, Cohort, Proof, RequestContext, headers};
+use store_proto::{Action, CapabilityClaims, Cohort, Proof, RequestContext, Role, headers};
 use tunnel_events::PeerIdentity;
 
 use crate::denial::Denial;
@@ -61,6 +61,15 @@ impl Admitted {
     /// What the link says, where one was shown.
     pub fn link(&self) -> Option<&CapabilityClaims> {
         self.link.as_ref()
+    }
+
+    /// Whether the user reads the ledger.
+    pub fn is_auditor(&self) -> bool {
+        match self.user.role {
+            // A link stands for a file, not for its maker's role.
+            Role::Auditor => self.link.is_none(),
+            Role::Viewer | Role::User | Role::Admin => false,
+        }
     }
 
     /// The rules this request is judged by, whatever is reloaded meanwhile.

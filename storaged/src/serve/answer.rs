@@ -153,6 +153,16 @@ pub fn json(status: StatusCode, value: &impl Serialize) -> Answer {
     whole(status, "application/json", to_json(value))
 }
 
+/// `text/plain`.
+pub fn text(status: StatusCode, text: String) -> Answer {
+    whole(status, "text/plain; charset=utf-8", text.into_bytes())
+}
+
+/// `application/octet-stream`.
+pub fn bytes(status: StatusCode, bytes: Vec<u8>) -> Answer {
+    whole(status, "application/octet-stream", bytes)
+}
+
 fn whole(status: StatusCode, kind: &'static str, body: Vec<u8>) -> Answer {
     let mut answer = Response::new(AnswerBody::Whole(body.into()));
     *answer.status_mut() = status;

@@ -14,7 +14,8 @@ use crate::ledger::{Action, Ending, FileRow, Note, Origin};
 use crate::live::{ConnectionEnd, Kind};
 use crate::serve::admission::{self, Admitted, Refused};
 use crate::serve::answer::{self, Answer, LiveBody, Refusal};
-use crate::serve::{capabilities, delete, download, listing, permissions, upload, uploads, verdict};
+use crate::serve::log::{Audited, Shown};
+use crate::serve::{capabilities, delete, download, listing, log, permissions, upload, uploads, verdict};
 use crate::store::Store;
 
 /// The routes.
@@ -25,6 +26,7 @@ enum Route {
     Permissions,
     File(FileId),
     Delete(FileId),
+    Receipt(FileId),
     Cohort(Cohort),
     Versions(Cohort),
     Verdict(FileId),
@@ -32,6 +34,8 @@ enum Route {
     Resumable(FileId),
     Capabilities,
     Capability(FileId),
+    Shown(Shown),
+    Audited(Audited),
     WrongMethod(&'static str),
     Nowhere,
 }
@@ -43,10 +47,15 @@ pub async fn answer(
     store: &Arc<Store>,
     end: ConnectionEnd,
 ) -> Response<LiveBody> {
-    let route = route(request.method(), request.uri().path());
+    let route = route(request.method(), request.uri().path(), request.uri().query());
     let mut live = None;
     let mut answer = if route == Route::Health {
         health(store, source).await
+    } else if let Route::Shown(shown) = route {
+        match log::show(store, source, shown).await {
+            Ok(answer) => answer,
+            Err(refused) => refuse(store, refused, true).await,
+        }
     } else {
         match admission::admit(store, source, request.headers()).await {
             Ok(admitted) => {
@@ -82,6 +91,9 @@ async fn still_admitted(
         Route::File(id) => Some(*id),
         Route::Health
         | Route::Delete(_)
+        | Route::Receipt(_)
+        | Route::Shown(_)
+        | Route::Audited(_)
         | Route::Upload
         | Route::Permissions
         | Route::Cohort(_)
@@ -121,6 +133,7 @@ async fn admitted_request(
         Route::Permissions => permissions::permissions(request, &admitted, store).await,
         Route::File(id) => download::download(&request, id, &admitted, store).await,
         Route::Delete(id) => delete::delete(request.headers(), id, &admitted, store).await,
+        Route::Receipt(id) => log::receipt(id, &admitted, store).await,
         Route::Cohort(cohort) => listing::list(&request, &cohort, &admitted, store).await,
         Route::Versions(cohort) => listing::versions(&request, &cohort, &admitted, store).await,
         Route::Verdict(id) => verdict::verdict(request, id, &admitted, store).await,
@@ -129,12 +142,15 @@ async fn admitted_request(
         Route::Capabilities if request.method() == Method::GET => capabilities::list(&admitted, store),
         Route::Capabilities => capabilities::create(request, &admitted, store).await,
         Route::Capability(id) => capabilities::revoke(id, &admitted, store).await,
+        Route::Audited(audited) => log::audit(store, &admitted, audited).await,
         Route::WrongMethod(allowed) => {
             let mut answer = answer::problem(Refusal::of(ProblemKind::MethodNotAllowed));
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             Ok(answer)
         }
-        Route::Nowhere | Route::Health => Ok(answer::problem(Refusal::of(ProblemKind::NotFound))),
+        Route::Nowhere | Route::Health | Route::Shown(_) => {
+            Ok(answer::problem(Refusal::of(ProblemKind::NotFound)))
+        }
     };
     result.unwrap_or_else(answer::problem)
 }
@@ -150,6 +166,9 @@ impl Route {
             Route::File(_)
             | Route::Delete(_)
             | Route::Health
+            | Route::Receipt(_)
+            | Route::Shown(_)
+            | Route::Audited(_)
             | Route::Permissions
             | Route::Cohort(_)
             | Route::Versions(_)
@@ -164,7 +183,7 @@ impl Route {
     }
 }
 
-fn route(method: &Method, path: &str) -> Route {
+fn route(method: &Method, path: &str, query: Option<&str>) -> Route {
     let is_get = method == Method::GET;
     let reads = is_get || method == Method::HEAD;
     if path == routes::HEALTH {
@@ -182,6 +201,14 @@ fn route(method: &Method, path: &str) -> Route {
             _ if reads => Route::File(id),
             _ => Route::WrongMethod("GET, HEAD, DELETE"),
         };
+    }
+    let receipt = path.strip_prefix(routes::FILES).and_then(|rest| rest.strip_suffix("/receipt"));
+    if let Some(id) = receipt.and_then(|id| FileId::parse(id).ok()) {
+        return if is_get { Route::Receipt(id) } else { Route::WrongMethod("GET") };
+    }
+    if path.starts_with(routes::LEDGER) {
+        let found = log_route(path, query);
+        return if is_get || found == Route::Nowhere { found } else { Route::WrongMethod("GET") };
     }
     let below = path.strip_prefix(routes::COHORTS).and_then(|rest| rest.split_once('/'));
     if let Some((cohort, below)) = below
@@ -218,6 +245,19 @@ fn route(method: &Method, path: &str) -> Route {
         };
     }
     Route::Nowhere
+}
+
+/// Below `/internal/v1/ledger/`.
+fn log_route(path: &str, query: Option<&str>) -> Route {
+    if path == routes::LEDGER_CHECKPOINT {
+        return Route::Shown(Shown::Checkpoint);
+    }
+    if path == routes::LEDGER_CONSISTENCY {
+        return Route::Shown(Shown::Consistency(log::sizes(query)));
+    }
+    let tile = path.strip_prefix(routes::LEDGER_TILE).and_then(log::tile_id).map(Audited::Tile);
+    let proof = path.strip_prefix(routes::LEDGER_PROOF).and_then(log::number).map(Audited::Proof);
+    tile.or(proof).map_or(Route::Nowhere, Route::Audited)
 }
 
 /// Needs only the first lock: edge asks each second, and learns what is wrong.
@@ -284,6 +324,8 @@ pub(super) async fn deny_file(store: &Store, denial: Denial, origin: Origin, fil
 
 #[cfg(test)]
 mod tests {
+    use receipt::merkle::tile::TileId;
+
     use super::*;
 
     #[test]
@@ -306,6 +348,24 @@ mod tests {
                 Route::Cohort(Cohort::parse("c1").unwrap()),
             ),
             (Method::GET, "/internal/v1/cohorts/../files".to_owned(), Route::Nowhere),
+            (Method::GET, routes::file_receipt(id), Route::Receipt(id)),
+            (Method::DELETE, routes::file_receipt(id), Route::WrongMethod("GET")),
+            (Method::GET, "/internal/storage/files/x/receipt".to_owned(), Route::Nowhere),
+            (Method::GET, "/internal/v1/ledger/checkpoint".to_owned(), Route::Shown(Shown::Checkpoint)),
+            (Method::PUT, "/internal/v1/ledger/checkpoint".to_owned(), Route::WrongMethod("GET")),
+            (
+                Method::GET,
+                "/internal/v1/ledger/consistency".to_owned(),
+                Route::Shown(Shown::Consistency(None)),
+            ),
+            (Method::GET, "/internal/v1/ledger/proof/17".to_owned(), Route::Audited(Audited::Proof(17))),
+            (Method::GET, "/internal/v1/ledger/proof/x".to_owned(), Route::Nowhere),
+            (
+                Method::GET,
+                "/internal/v1/ledger/tile/1/2".to_owned(),
+                Route::Audited(Audited::Tile(TileId { level: 1, index: 2 })),
+            ),
+            (Method::GET, "/internal/v1/ledger/".to_owned(), Route::Nowhere),
             (Method::GET, "/internal/v1/cohorts/c1".to_owned(), Route::Nowhere),
             (
                 Method::GET,
@@ -329,7 +389,7 @@ mod tests {
             (Method::GET, "/metrics".to_owned(), Route::Nowhere),
         ];
         for (method, path, expected) in table {
-            assert_eq!(route(&method, &path), expected, "{method} {path}");
+            assert_eq!(route(&method, &path, None), expected, "{method} {path}");
         }
     }
 }

@@ -32,6 +32,7 @@ use crate::serve::answer::{self, Answer, Refusal};
 use crate::serve::incoming::{
     self, Next, UploadError, in_time, linger, next_frame, over_quota, parse_etag, publish, random_id,
 };
+use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::refuse_certain_conflict;
 use crate::serve::routes::deny;
@@ -152,9 +153,9 @@ impl Upload {
         match result {
             Ok(Finished::New(file)) => {
                 store.metrics.operation(Action::NasRawCreated, Ending::Succeeded, None);
-                Ok(answer::json(StatusCode::CREATED, &file.to_receipt()))
+                Ok(answer::json(StatusCode::CREATED, &log::upload_receipt(&store, &file)))
             }
-            Ok(Finished::Same(file)) => Ok(answer::json(StatusCode::OK, &file.to_receipt())),
+            Ok(Finished::Same(file)) => Ok(answer::json(StatusCode::OK, &log::upload_receipt(&store, &file))),
             Err(ended) => {
                 linger(body);
                 Err(ended.refusal)

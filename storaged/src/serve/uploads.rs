@@ -12,21 +12,23 @@ use http_body_util::Empty;
 use hyper::Request;
 use hyper::body::{Body, Incoming};
 use store_proto::{
-    Action as Asked, ContentDigest, FileId, NewUpload, ProblemKind, UploadState, Uploads, headers,
+    Action as Asked, ContentDigest, FileId, NewUpload, ProblemKind, UploadReceipt, UploadState, Uploads,
+    headers,
 };
 
 use crate::denial::Denial;
 use crate::keys::KeyStore as _;
+use crate::ledger::Ending;
 use crate::ledger::partial::{Command, Outcome, PartialRow};
 use crate::ledger::read::Resumable;
 use crate::ledger::tables::rfc3339;
 use crate::ledger::upload::Announced;
-use crate::ledger::{Ending, FileRow};
 use crate::limits::{PREEMPTION_WAIT, TRANSFER_WAIT};
 use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, AnswerBody, Refusal};
 use crate::serve::incoming::{linger, over_quota, random_id};
+use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::{read_json, refuse_certain_conflict, unreadable};
 use crate::serve::routes::deny;
@@ -241,7 +243,7 @@ async fn look(mine: Mine, store: &Arc<Store>) -> Result<Answer, Refusal> {
     if row.length == Some(row.offset) {
         let announced = Bringer { offset: row.offset, length: None, checksum: None };
         let progress = mine.bring(store, turn, announced, Empty::<Bytes>::new(), drop).await?;
-        return Ok(progressed(upload, progress));
+        return Ok(progressed(store, upload, progress));
     }
     Ok(told(StatusCode::OK, &state(upload, &row, None)))
 }
@@ -266,7 +268,7 @@ async fn append(request: Request<Incoming>, mine: Mine, store: &Arc<Store>) -> R
     }
     let turn = mine.turn(store).await?;
     let progress = mine.bring(store, turn, announced, request.into_body(), linger).await?;
-    Ok(progressed(upload, progress))
+    Ok(progressed(store, upload, progress))
 }
 
 async fn terminate(mine: Mine, store: &Arc<Store>) -> Result<Answer, Refusal> {
@@ -280,27 +282,29 @@ async fn terminate(mine: Mine, store: &Arc<Store>) -> Result<Answer, Refusal> {
     Ok(answer)
 }
 
-fn progressed(upload: FileId, progress: Progress) -> Answer {
+fn progressed(store: &Store, upload: FileId, progress: Progress) -> Answer {
     match progress {
         Progress::At(row) => told(StatusCode::OK, &state(upload, &row, None)),
-        Progress::Stored(file, row) => told(StatusCode::OK, &state(upload, &row, Some(&file))),
+        Progress::Stored(file, row) => {
+            told(StatusCode::OK, &state(upload, &row, Some(log::upload_receipt(store, &file))))
+        }
     }
 }
 
 fn finished(store: &Store, upload: FileId, row: &PartialRow) -> Result<Answer, Refusal> {
     let file = store.ledger.reader().file(row.file_id).map_err(unreadable)?;
     let file = file.ok_or(Refusal::of(ProblemKind::UnknownUpload))?;
-    Ok(told(StatusCode::OK, &state(upload, row, Some(&file))))
+    Ok(told(StatusCode::OK, &state(upload, row, Some(log::upload_receipt(store, &file)))))
 }
 
-fn state(upload: FileId, row: &PartialRow, file: Option<&FileRow>) -> UploadState {
+fn state(upload: FileId, row: &PartialRow, receipt: Option<UploadReceipt>) -> UploadState {
     UploadState {
         upload_id: upload,
         offset: row.offset,
         length: row.length,
         expires_at: rfc3339(row.expires_ms),
         complete: row.finished,
-        receipt: file.map(FileRow::to_receipt),
+        receipt,
     }
 }
 
