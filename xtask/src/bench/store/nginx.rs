@@ -69,7 +69,12 @@ impl Nginx {
     /// The processes: master and workers.
     pub(super) fn pids(&self) -> Result<Vec<u32>> {
         let pid = self.child.id();
-        let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+        // The master listens before it has workers.
+        let children = wait::until("nginx's workers", Duration::from_secs(10), || {
+            let listed = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children"))?;
+            ensure!(!listed.trim().is_empty(), "none yet");
+            Ok(listed)
+        })?;
         let workers = children.split_whitespace().map(|pid| pid.parse().context("a process number"));
         std::iter::once(Ok(pid)).chain(workers).collect()
     }
