@@ -247,7 +247,7 @@ async fn a_file_that_was_changed_on_the_disk_does_not_come_out_whole() {
     let told = range("bytes=0-99").send().await;
     assert_eq!((told.status, &told.body[..]), (StatusCode::PARTIAL_CONTENT, &bytes[..100]));
     let changed =
-        range("bytes=700000-700009").send_body(http_body_util::Full::new(bytes::Bytes::new())).await;
+        range("bytes=100000-700009").send_body(http_body_util::Full::new(bytes::Bytes::new())).await;
     assert!(http_body_util::BodyExt::collect(changed.into_body()).await.is_err());
 }
 
