@@ -18,6 +18,7 @@ use crate::receipt::ReceiptCommand;
 use crate::reload::ReloadArguments;
 use crate::report::ReportCommand;
 use crate::shred::ShredCommand;
+use crate::storage::{UploadCommand, VolumeCommand};
 use crate::transfer::get::GetArguments;
 use crate::transfer::list::ListArguments;
 use crate::transfer::put::PutArguments;
@@ -140,6 +141,18 @@ Examples:\n  \
     Ledger {
         #[command(subcommand)]
         command: LedgerCommand,
+    },
+    /// The places for objects
+    Volume {
+        #[command(subcommand)]
+        command: VolumeCommand,
+    },
+    /// What each cohort uses, by volume
+    Usage(SocketArgument),
+    /// Uploads that are under way
+    Upload {
+        #[command(subcommand)]
+        command: UploadCommand,
     },
     /// Legal holds: while one stands, nothing under it is deleted
     Hold {

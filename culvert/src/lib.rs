@@ -27,6 +27,7 @@ mod receipt;
 mod reload;
 mod report;
 mod shred;
+mod storage;
 mod target;
 mod transfer;
 mod tunnel;
@@ -69,6 +70,9 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Shred { command } => shred::run(command, console),
         Command::Report { command } => report::run(command, console),
         Command::Ledger { command } => ledger::run(command, console),
+        Command::Volume { command } => storage::volume(command, console),
+        Command::Usage(at) => storage::usage(at, console),
+        Command::Upload { command } => storage::upload(command, console),
         Command::Hold { command } => hold::run(command, console),
         Command::Kek { command } => kek::run(command, console),
         Command::Key { command } => key::run(command, console),

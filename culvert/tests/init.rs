@@ -92,6 +92,31 @@ fn the_root_key_is_wrapped_to_its_recipient_and_proven_to_come_back() {
     assert!(wrapped.starts_with("-----BEGIN AGE ENCRYPTED FILE-----"));
 }
 
+#[test]
+fn a_volume_is_added_once_and_belongs_to_the_store() {
+    let folder = tempfile::tempdir().unwrap();
+    assert!(init(folder.path()).status.success());
+    let config = folder.path().join("storaged.toml");
+    let add = |name: &str| {
+        let volume = format!("{name}={}", folder.path().join(name).display());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_culvert"));
+        command.args(["volume", "add", "--config"]).arg(&config).arg(volume).output().unwrap()
+    };
+    let added = add("second");
+    assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+    let marker = |volume: &Path| -> serde_json::Value {
+        serde_json::from_slice(&fs::read(volume.join(".culvert-volume")).unwrap()).unwrap()
+    };
+    let parsed: toml::Table = fs::read_to_string(&config).unwrap().parse().unwrap();
+    let volumes = parsed["volume"].as_array().unwrap();
+    assert_eq!(volumes.len(), 2);
+    let [first, second] = [0, 1].map(|i| marker(Path::new(volumes[i]["path"].as_str().unwrap())));
+    assert_eq!(first["store_id"], second["store_id"]);
+    assert_ne!(first["volume_id"], second["volume_id"]);
+    assert_eq!(add("second").status.code(), Some(3), "refused");
+    assert_eq!(fs::read_to_string(&config).unwrap().matches("[[volume]]").count(), 2);
+}
+
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33\n";
 const RECIPIENT: &str = "age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa";
 

@@ -24,6 +24,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("virtio_packets", virtio_packets),
     ("tunnel_control", tunnel_control),
     ("logical_path", logical_path),
+    ("new_upload", new_upload),
     ("request_context", request_context),
     ("capability", capability),
     ("tunnel_events", tunnel_events),
@@ -159,6 +160,15 @@ pub fn logical_path(data: &[u8]) {
     assert!(!path.as_str().starts_with('/') && !path.as_str().contains(['\0', '\\']));
     assert!(path.as_str().split('/').all(|segment| !matches!(segment, "" | "." | "..")));
     assert_eq!(LogicalPath::from_percent_encoded(&path.to_percent_encoded()).as_ref(), Ok(&path));
+}
+
+/// The metadata of an upload that resumes: no name in it climbs, and it reads as it was written.
+pub fn new_upload(data: &[u8]) {
+    let Ok(new) = serde_json::from_slice::<store_proto::NewUpload>(data) else { return };
+    assert!(new.path.as_str().split('/').all(|segment| !matches!(segment, "" | "." | "..")));
+    assert!(!new.path.as_str().contains(['\0', '\\']) && !new.cohort.as_str().contains(['/', '.', '\\']));
+    let again = serde_json::to_vec(&new).expect("the protocol's types are JSON");
+    assert_eq!(serde_json::from_slice::<store_proto::NewUpload>(&again).ok(), Some(new));
 }
 
 /// The context header between edge and storaged.

@@ -8,6 +8,7 @@ mod keys;
 mod ledger;
 mod report;
 mod shred;
+mod storage;
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -270,6 +271,12 @@ impl Handler for Admin {
                 "cleanup.list" => self.cleanup_list(caller, args, out).await,
                 "cleanup.mark" => self.cleanup_mark(caller, args).await,
                 "cleanup.verify" => self.cleanup_verify(caller, out).await,
+                "upload.cancel" => self.upload_cancel(caller, args).await,
+                "upload.list" => self.upload_list(caller, out).await,
+                "usage" => self.usage(caller, out).await,
+                "volume.list" => self.volume_list(caller, out).await,
+                "volume.set_aside" => self.volume_set_aside(caller, args).await,
+                "volume.unclaimed" => self.volume_unclaimed(caller, out).await,
                 "hold.list" => self.hold_list(caller, out).await,
                 "hold.place" => self.hold_place(caller, args).await,
                 "hold.release" => self.hold_release(caller, args).await,

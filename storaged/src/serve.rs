@@ -14,7 +14,7 @@ pub mod log;
 pub mod patience;
 pub mod permissions;
 pub mod routes;
-mod stretch;
+pub(crate) mod stretch;
 pub mod upload;
 pub mod uploads;
 pub mod verdict;

@@ -95,6 +95,9 @@ impl Backend for Faulty {
     fn remove_temporary(&self, object: FileId) -> io::Result<()> {
         self.steps.take(|| self.inner.remove_temporary(object))
     }
+    fn set_aside(&self, object: FileId) -> io::Result<()> {
+        self.steps.take(|| self.inner.set_aside(object))
+    }
     fn is_absent(&self, object: FileId) -> io::Result<bool> {
         self.inner.is_absent(object)
     }

@@ -166,6 +166,9 @@ impl Backend for Hanging {
     fn remove_temporary(&self, object: FileId) -> io::Result<()> {
         self.inner.remove_temporary(object)
     }
+    fn set_aside(&self, object: FileId) -> io::Result<()> {
+        self.inner.set_aside(object)
+    }
     fn is_absent(&self, object: FileId) -> io::Result<bool> {
         self.inner.is_absent(object)
     }

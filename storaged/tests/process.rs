@@ -98,6 +98,32 @@ fn operators_read_the_trail_and_reload() {
     assert_eq!((&status["role"], &status["encrypted_at_rest"]), (&json!("testing"), &json!(true)));
     assert_eq!(status["lockdown"]["layers"]["seccomp"], "on");
     made.call("nonsense", Value::Null).unwrap_err();
+    // Where things are; what nobody claims is kept out of the way, by a sealed process too.
+    let listed = made.items("volume.list");
+    assert_eq!((&listed[0]["volume"], &listed[0]["usable"]), (&json!("main"), &json!(true)));
+    let stranger = "ab".repeat(16);
+    std::fs::write(made.path("volume/tmp").join(&stranger), b"of another ledger").unwrap();
+    assert_eq!(
+        made.items("volume.unclaimed"),
+        [json!({"volume": "main", "kind": "temporary", "what": stranger})]
+    );
+    let used = made.items("usage");
+    assert_eq!((&used[0]["files"], &used[0]["bytes"]), (&json!(1), &json!(1)));
+    let shards = std::fs::read_dir(made.path("volume/objects")).unwrap().map(|shard| shard.unwrap().path());
+    let mut objects = shards.flat_map(|shard| {
+        let name = shard.file_name().unwrap().display().to_string();
+        let rests = std::fs::read_dir(&shard).unwrap().map(|rest| rest.unwrap().file_name());
+        rests.map(|rest| format!("{name}{}", rest.display())).collect::<Vec<_>>()
+    });
+    let claimed = objects.next().unwrap();
+    let aside = |object: &str| made.call("volume.set_aside", json!({"volume": "main", "object": object}));
+    aside(&claimed).unwrap_err();
+    aside(&stranger).unwrap();
+    assert!(
+        made.path("volume/aside").join(stranger.clone() + ".tmp").exists()
+            && made.items("volume.unclaimed").is_empty()
+    );
+    assert!(made.items("upload.list").is_empty());
     let mut actions = Vec::new();
     daemon::admin::call(&made.path("admin.sock"), "audit.trail", Value::Null, &[], |item| {
         actions.push(format!(
@@ -588,6 +614,13 @@ impl Made {
         let mut stream = self.send_head("f", bytes.len());
         stream.write_all(bytes).unwrap();
         read_answer(stream)
+    }
+
+    fn items(&self, verb: &str) -> Vec<Value> {
+        let mut items = Vec::new();
+        let keep = |item: Value| items.push(item);
+        daemon::admin::call(&self.path("admin.sock"), verb, Value::Null, &[], keep).unwrap();
+        items
     }
 
     fn call(&self, verb: &str, args: Value) -> Result<Value, daemon::admin::CallError> {

@@ -395,6 +395,9 @@ impl Backend for Recording {
     fn remove_temporary(&self, object: FileId) -> std::io::Result<()> {
         self.inner.remove_temporary(object)
     }
+    fn set_aside(&self, object: FileId) -> std::io::Result<()> {
+        self.inner.set_aside(object)
+    }
     fn is_absent(&self, object: FileId) -> std::io::Result<bool> {
         self.inner.is_absent(object)
     }

@@ -223,11 +223,11 @@ pub(super) fn by(caller: Caller) -> Origin {
     Origin { caller: Some(format!("uid={} pid={}", caller.uid, caller.pid)), ..Origin::default() }
 }
 
-fn unavailable(error: impl std::fmt::Display) -> AdminError {
+pub(super) fn unavailable(error: impl std::fmt::Display) -> AdminError {
     AdminError::new("ledger-unavailable", error.to_string())
 }
 
-async fn send(out: &mut Replies, item: Value) -> Result<(), AdminError> {
+pub(super) async fn send(out: &mut Replies, item: Value) -> Result<(), AdminError> {
     out.item(item).await.map_err(|error| AdminError::new("gone", error))
 }
 

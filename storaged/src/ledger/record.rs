@@ -314,6 +314,18 @@ actions! {
     KeyDestroyed = "key.destroyed";
     /// The state of the keys was read.
     AdminKekStatus = "admin.kek_status";
+    /// The volumes were read.
+    AdminVolumeList = "admin.volume_list";
+    /// What no ledger knows was listed.
+    AdminVolumeUnclaimed = "admin.volume_unclaimed";
+    /// Something that no ledger knows was moved out of the way.
+    AdminVolumeSetAside = "admin.volume_set_aside";
+    /// What cohorts use was read.
+    AdminUsage = "admin.usage";
+    /// The resumable uploads were read.
+    AdminUploadList = "admin.upload_list";
+    /// A resumable upload was given up in its sender's place.
+    AdminUploadCancel = "admin.upload_cancel";
     /// The holds were read.
     AdminHoldList = "admin.hold_list";
     /// What must go was read.

@@ -27,6 +27,8 @@ pub trait Backend: Send + Sync + Debug + 'static {
     fn remove_temporary(&self, object: FileId) -> io::Result<()>;
     /// Whether neither the object nor its temporary is there: what a cleanup needs to know.
     fn is_absent(&self, object: FileId) -> io::Result<bool>;
+    /// Moves what nobody claims out of the way, to where nothing looks: it is kept.
+    fn set_aside(&self, object: FileId) -> io::Result<()>;
     /// Whether this is still the volume it was at start. What was away and is back is taken back.
     fn check(&self) -> io::Result<()>;
     /// Room.

@@ -7,7 +7,7 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,12 +24,15 @@ use crate::objects::backend::{Found, Reading, Space, Writing};
 pub(super) const OBJECTS: &str = "objects";
 /// Where they are written.
 pub(super) const TEMPORARY: &str = "tmp";
+/// Where an operator has put what nobody claims.
+const ASIDE: &str = "aside";
 
 /// The directories of a volume, held open: a mount that goes away below us fails and does not lead elsewhere.
 #[derive(Debug)]
 pub(super) struct Mounted {
     /// (device, inode) of the volume's directory.
     identity: (u64, u64),
+    volume: File,
     objects: OwnedFd,
     temporary: OwnedFd,
     /// The shards whose names are known to be on the disk, a bit each.
@@ -41,10 +44,12 @@ impl Mounted {
     pub(super) fn open(directory: File) -> io::Result<Mounted> {
         let metadata = directory.metadata()?;
         let below = |name| open_below(&directory, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty());
+        let (objects, temporary) = (below(OBJECTS)?.into(), below(TEMPORARY)?.into());
         Ok(Mounted {
             identity: (metadata.dev(), metadata.ino()),
-            objects: below(OBJECTS)?.into(),
-            temporary: below(TEMPORARY)?.into(),
+            volume: directory,
+            objects,
+            temporary,
             durable_shards: Mutex::default(),
         })
     }
@@ -107,6 +112,28 @@ impl Mounted {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
             Err(error) => Err(error),
         }
+    }
+
+    /// Moves object and temporary, whichever is there, to `aside/`, durably.
+    pub(super) fn set_aside(&self, object: FileId) -> io::Result<()> {
+        let volume = &self.volume;
+        match mkdirat(volume, ASIDE, Mode::from_bits_truncate(0o700)) {
+            Ok(()) | Err(Errno::EEXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let aside = open_below(volume, ASIDE, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty())?;
+        let (shard, name) = place(object);
+        let to = object.to_string();
+        let mut moved = false;
+        if let Ok(directory) = self.shard(&shard) {
+            moved |= rename_if_there(&directory, &name, &aside, &to)?;
+            fsync(&directory)?;
+        }
+        moved |= rename_if_there(&self.temporary, &to, &aside, &format!("{to}.tmp"))?;
+        fsync(&self.temporary)?;
+        fsync(&aside)?;
+        fsync(volume)?;
+        if moved { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 
     /// Room.
@@ -249,6 +276,15 @@ fn shard_bit(id: FileId) -> (usize, u128) {
     (usize::from(shard >> 7), 1 << (shard & 0x7f))
 }
 
+/// Whether there was something to rename.
+fn rename_if_there(from: impl AsFd, name: &str, to: impl AsFd, new_name: &str) -> io::Result<bool> {
+    match renameat(from, name, to, new_name) {
+        Ok(()) => Ok(true),
+        Err(Errno::ENOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// A handle that a server no longer knows is looked up again, once: the name may still lead to the file.
 fn retry_stale<T>(mut step: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     match step() {
@@ -371,6 +407,21 @@ mod tests {
         assert!(!mounted.is_durable(id));
         Mounted::create(&mounted, id).unwrap().publish().unwrap();
         assert!(mounted.is_durable(id) && !mounted.is_durable(other));
+    }
+
+    #[test]
+    fn what_is_set_aside_is_kept_and_no_longer_found() {
+        let (folder, mounted) = made();
+        let id = FileId::from_bytes([0xab; 16]);
+        let mut writing = Mounted::create(&mounted, id).unwrap();
+        writing.write(b"kept").unwrap();
+        writing.publish().unwrap();
+        mounted.set_aside(id).unwrap();
+        let mut found = Vec::new();
+        mounted.walk(&mut |thing| found.push(thing)).unwrap();
+        assert!(found.is_empty(), "{found:?}");
+        assert_eq!(std::fs::read(folder.path().join("v/aside").join(id.to_string())).unwrap(), b"kept");
+        assert_eq!(mounted.set_aside(id).unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
     #[test]

@@ -197,6 +197,10 @@ impl Backend for NasVolume {
         self.mounted.load().is_absent(object)
     }
 
+    fn set_aside(&self, object: FileId) -> io::Result<()> {
+        self.mounted.load().set_aside(object)
+    }
+
     fn check(&self) -> io::Result<()> {
         let directory = open_directory(&self.path)?;
         let marker = read_marker(&self.name, &self.path, &directory).map_err(io::Error::other)?;

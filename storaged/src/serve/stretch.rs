@@ -376,13 +376,13 @@ fn stretch_bytes(offset: u64) -> u64 {
 }
 
 /// The upload as it is now.
-pub(super) fn resumable(store: &Store, upload: FileId) -> Result<Resumable, Refusal> {
+pub(crate) fn resumable(store: &Store, upload: FileId) -> Result<Resumable, Refusal> {
     let found = store.ledger.reader().partial(upload).map_err(unreadable)?;
     found.ok_or(Refusal::of(ProblemKind::UnknownUpload))
 }
 
 /// Removes all that there is of an upload from the volumes, and then ends it. Whoever calls this has the turn.
-pub(super) async fn discard(
+pub(crate) async fn discard(
     store: &Store,
     upload: FileId,
     ending: Ending,

@@ -65,6 +65,11 @@ impl Writers {
         Some(turn)
     }
 
+    /// Whether somebody has or wants the turn.
+    pub fn is_busy(&self, upload: FileId) -> bool {
+        self.all().contains_key(&upload)
+    }
+
     fn all(&self) -> MutexGuard<'_, HashMap<FileId, Arc<Writer>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
