@@ -19,6 +19,7 @@ use ipnet::IpNet;
 use store_proto::ServerRole;
 
 pub use self::raw::Raw;
+use crate::access_monitor::Rule;
 use crate::limits;
 use crate::policy::HostRules;
 
@@ -248,12 +249,14 @@ pub fn describe(config: &Config) -> String {
     fixed.run_as.iter().for_each(|run_as| line("run_as", user(run_as)));
     text.push_str(&format!("# internal keys alive: {}, not shown\n", rules.internal_keys.len()));
     text.push_str(&format!(
-        "\n[limits]\nbody_idle_timeout_seconds = {}\ndrain_timeout_seconds = {}\ntransfers = {}\nconnections = {}\nmax_file_bytes = {}\n",
+        "\n[limits]\nbody_idle_timeout_seconds = {}\ndrain_timeout_seconds = {}\ntransfers = {}\nconnections = {}\nmax_file_bytes = {}\nmax_hourly_access = {}\nenforce_hourly_access = {}\n",
         rules.body_idle.as_secs(),
         fixed.drain.as_secs(),
         fixed.transfers,
         fixed.connections,
-        rules.max_file_bytes
+        rules.max_file_bytes,
+        rules.access.max_hourly_access,
+        rules.access.enforce
     ));
     text.push_str(&format!("upload_expiry_seconds = {}\n", fixed.upload_expiry.as_secs()));
     if let Some(reserve) = fixed.state_reserve_bytes {
@@ -480,7 +483,11 @@ fn rules(
         limits::BODY_IDLE,
     );
     let max_file_bytes = raw.limits.max_file_bytes.unwrap_or(limits::MAX_FILE_BYTES);
-    HostRules { allowed_hosts, internal_keys, body_idle, max_file_bytes }
+    let access = Rule {
+        max_hourly_access: raw.limits.max_hourly_access.unwrap_or(limits::MAX_HOURLY_ACCESS),
+        enforce: raw.limits.enforce_hourly_access.unwrap_or(false),
+    };
+    HostRules { allowed_hosts, internal_keys, body_idle, max_file_bytes, access }
 }
 
 /// They live in the ledger, where each change of them is recorded.

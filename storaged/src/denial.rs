@@ -58,6 +58,8 @@ pub enum Denial {
     Malformed,
     /// The file would be larger than allowed.
     TooLarge,
+    /// The user asked more of the cohort within an hour than the rule lets pass.
+    UnusualAccess,
     /// The upload was begun by somebody else.
     NotYours,
     /// The cohort does not take files of this type.
@@ -68,7 +70,7 @@ pub enum Denial {
 
 impl Denial {
     /// Every reason.
-    pub const ALL: [Denial; 29] = [
+    pub const ALL: [Denial; 30] = [
         Denial::PeerUnanswered,
         Denial::PeerUnknown,
         Denial::PeerNotRegistered,
@@ -95,6 +97,7 @@ impl Denial {
         Denial::Path,
         Denial::Malformed,
         Denial::TooLarge,
+        Denial::UnusualAccess,
         Denial::NotYours,
         Denial::FileType,
         Denial::Withheld,
@@ -129,6 +132,7 @@ impl Denial {
             Denial::Path => "path",
             Denial::Malformed => "malformed",
             Denial::TooLarge => "too_large",
+            Denial::UnusualAccess => "unusual_access",
             Denial::NotYours => "not_yours",
             Denial::FileType => "file_type",
             Denial::Withheld => "withheld",
@@ -168,6 +172,7 @@ impl Denial {
             | Denial::AdminCaller => ProblemKind::CohortForbidden,
             Denial::Path => ProblemKind::InvalidPath,
             Denial::TooLarge => ProblemKind::TooLarge,
+            Denial::UnusualAccess => ProblemKind::RateLimited,
             Denial::NotYours => ProblemKind::UnknownUpload,
             Denial::FileType => ProblemKind::TypeNotAllowed,
             Denial::Withheld => ProblemKind::FileWithheld,

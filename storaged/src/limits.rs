@@ -191,3 +191,6 @@ pub const DELETION_REASON_BYTES: usize = 500;
 pub const SHRED_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// Deletions that are gone on with in one round.
 pub const DELETION_BATCH: usize = 10_000;
+/// Files read, written and listed by one user of one cohort in an hour before that is unusual, unless configured: far
+/// above a person, below a copy of everything.
+pub const MAX_HOURLY_ACCESS: u32 = 5000;

@@ -66,6 +66,8 @@ pub struct Metrics {
     pub cleanups_overdue: IntGauge,
     /// How far the first of them is past it.
     pub cleanup_oldest_overdue_seconds: Gauge,
+    /// Hours in which a user asked more of a cohort than is usual.
+    pub access_anomalies: IntCounter,
     /// Legal holds that stand.
     pub legal_holds: IntGauge,
     objects: IntGauge,
@@ -172,6 +174,10 @@ impl Metrics {
             cleanup_oldest_overdue_seconds: made.float(
                 "cleanup_oldest_overdue_seconds",
                 "How far the most urgent temporary thing is past its deadline; 0 if none is.",
+            )?,
+            access_anomalies: made.counter(
+                "access_anomalies_total",
+                "Times that a user's hour with a cohort became unusual.",
             )?,
             legal_holds: made.gauge("legal_holds", "Legal holds that stand.")?,
             objects: made.gauge("objects", "Files in the store.")?,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use daemon::secret::SecretString;
 use store_proto::{Action, Cohort, EdgeName, FileId, FileType, Role, TokenDigest, UserName};
 
+use crate::access_monitor::Rule;
 use crate::denial::Denial;
 use crate::ledger::access::{Book, Scan};
 use crate::ledger::usage::Quota;
@@ -26,6 +27,8 @@ pub struct HostRules {
     pub body_idle: Duration,
     /// The largest file of any cohort.
     pub max_file_bytes: u64,
+    /// When a user's hour is unusual.
+    pub access: Rule,
 }
 
 /// The rules in force.
@@ -315,6 +318,7 @@ pub(crate) mod tests {
             ],
             body_idle: Duration::from_secs(1),
             max_file_bytes: 100,
+            access: Rule { max_hourly_access: 1000, enforce: false },
         };
         Policy::new(Arc::new(rules), Arc::new(book))
     }

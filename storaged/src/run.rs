@@ -203,6 +203,7 @@ pub fn assemble(
         upload_expiry: fixed.upload_expiry,
         buffers: Buffers::new(fixed.transfers),
         whois: Arc::new(whois),
+        access_monitor: crate::access_monitor::AccessMonitor::default(),
         strangers: crate::strangers::Strangers::default(),
         metrics,
         drain: daemon::drain::Drain::new(fixed.drain),

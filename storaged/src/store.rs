@@ -7,6 +7,7 @@ use daemon::Clock;
 use daemon::drain::Drain;
 use store_proto::{CapabilitySigner, Cohort, FileId, LogicalPath, ServerRole, UserName};
 
+use crate::access_monitor::AccessMonitor;
 use crate::denial::Denial;
 use crate::keys::Keys;
 use crate::ledger::Note;
@@ -51,6 +52,8 @@ pub struct Store {
     pub buffers: Buffers,
     /// Whose address is it?
     pub whois: Arc<Whois>,
+    /// What each user asked of each cohort within the hour.
+    pub access_monitor: AccessMonitor,
     /// Refusals that are not recorded one by one.
     pub strangers: Strangers,
     /// Requests under way, by user.

@@ -297,3 +297,30 @@ async fn testing_says_so_in_every_answer() {
     let told = lab.request(Method::GET, routes::HEALTH).send().await;
     assert!(told.headers.contains_key("culvert-testing"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_unusual_hour_is_told_once_and_refused_where_that_is_the_rule() {
+    for enforced in [false, true] {
+        let lab = Lab::start_edited(&|text| {
+            let text = text.replace("[limits]\n", "");
+            format!("{text}\n[limits]\nmax_hourly_access = 3\nenforce_hourly_access = {enforced}\n")
+        })
+        .await;
+        let list = || lab.request(Method::GET, "/internal/v1/cohorts/c1/files").send();
+        for _ in 0..3 {
+            assert_eq!(list().await.status, 200);
+        }
+        for _ in 0..2 {
+            let told = list().await;
+            if enforced {
+                assert_eq!(told.problem(), "rate-limited");
+            } else {
+                assert_eq!(told.status, 200);
+            }
+        }
+        let vic = lab.request(Method::GET, "/internal/v1/cohorts/c1/files").of_user("vic").send().await;
+        assert_eq!(vic.status, 200, "another user's hour is another");
+        let unusual = lab.trail().into_iter().filter(|(action, _)| *action == Action::AccessUnusual).count();
+        assert_eq!(unusual, 1);
+    }
+}

@@ -45,6 +45,8 @@ pub(super) struct RawLimits {
     pub(super) transfers: Option<u64>,
     pub(super) connections: Option<u64>,
     pub(super) max_file_bytes: Option<u64>,
+    pub(super) max_hourly_access: Option<u32>,
+    pub(super) enforce_hourly_access: Option<bool>,
     pub(super) upload_expiry_seconds: Option<u64>,
     pub(super) state_reserve_bytes: Option<u64>,
 }

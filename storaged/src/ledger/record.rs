@@ -292,6 +292,8 @@ actions! {
     ScratchCleanup = "scratch_cleanup";
     /// A request was refused.
     AccessDenied = "access.denied";
+    /// A user asked more of a cohort within an hour than is usual.
+    AccessUnusual = "access.unusual";
     /// A page of a cohort's file names was served.
     AccessListed = "access.listed";
     /// A file's metadata was served.

@@ -30,7 +30,7 @@ use crate::objects::{Part, Pool, TransferSlot};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, AnswerBody, Refusal};
 use crate::serve::permissions::unreadable;
-use crate::serve::routes::deny_file;
+use crate::serve::routes::{deny_file, watch};
 use crate::serve::upload::unexpected;
 use crate::store::Store;
 
@@ -46,6 +46,7 @@ pub async fn download<B>(
     if let Err(denial) = admitted.authorize(&row.cohort, Asked::Download) {
         return Err(deny_file(store, denial, admitted.origin.clone(), &row).await);
     }
+    watch(store, admitted, &row.cohort).await?;
     let scanner = admitted.is_scanner();
     if !row.state.may_be_read(scanner) {
         return Err(deny_file(store, Denial::Withheld, admitted.origin.clone(), &row).await);

@@ -15,7 +15,7 @@ use crate::ledger::{Action, Ending};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
 use crate::serve::permissions::unreadable;
-use crate::serve::routes::deny;
+use crate::serve::routes::{deny, watch};
 use crate::store::Store;
 
 /// `GET /internal/v1/cohorts/{c}/files?cursor=&limit=`.
@@ -28,6 +28,7 @@ pub async fn list<B>(
     if let Err(denial) = admitted.authorize(cohort, Asked::List) {
         return Err(deny(store, denial, admitted.origin.clone(), Some(cohort), None).await);
     }
+    watch(store, admitted, cohort).await?;
     let Some(page) = Page::parse(request.uri().query().unwrap_or("")) else {
         return Err(deny(store, Denial::Malformed, admitted.origin.clone(), Some(cohort), None).await);
     };

@@ -9,6 +9,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use store_proto::{Cohort, FileId, LogicalPath, ProblemKind, ServerRole, routes};
 
+use crate::access_monitor::Access;
 use crate::denial::Denial;
 use crate::ledger::{Action, Ending, FileRow, Note, Origin};
 use crate::live::{ConnectionEnd, Kind};
@@ -320,6 +321,35 @@ pub(super) async fn deny_file(store: &Store, denial: Denial, origin: Origin, fil
         return Refusal::of(ProblemKind::UnknownFile);
     }
     denial.into()
+}
+
+/// Counts an access that is allowed. An hour that becomes unusual is told once, and refused from then on if that
+/// is the rule.
+pub(super) async fn watch(store: &Store, admitted: &Admitted, cohort: &Cohort) -> Result<(), Refusal> {
+    let rule = admitted.policy().rules().access;
+    let access = store.access_monitor.note(&admitted.user().name, cohort, rule, store.clock.now());
+    match access {
+        Access::Usual => return Ok(()),
+        Access::StillUnusual => {}
+        Access::BecameUnusual { in_the_hour } => {
+            store.metrics.access_anomalies.inc();
+            tracing::warn!(
+                in_the_hour,
+                limit = rule.max_hourly_access,
+                "unusual access pattern: see the trail"
+            );
+            let note = Note {
+                cohort: Some(cohort.clone()),
+                detail: Some(format!("{in_the_hour} within an hour, usual are {}", rule.max_hourly_access)),
+                ..Note::new(Action::AccessUnusual, Ending::Succeeded, admitted.origin.clone())
+            };
+            store.note(note).await?;
+        }
+    }
+    if !rule.enforce {
+        return Ok(());
+    }
+    Err(deny(store, Denial::UnusualAccess, admitted.origin.clone(), Some(cohort), None).await)
 }
 
 #[cfg(test)]

@@ -35,7 +35,7 @@ use crate::serve::incoming::{
 use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::refuse_certain_conflict;
-use crate::serve::routes::deny;
+use crate::serve::routes::{deny, watch};
 use crate::store::Store;
 use crate::volumes::Promise;
 
@@ -72,6 +72,7 @@ pub async fn upload(
         Ok(cohort) => cohort,
         Err(denial) => return Err(refused(denial).await),
     };
+    watch(store, &admitted, &announced.cohort).await?;
     if announced.size.is_some_and(|size| size > cohort.max_file_bytes) {
         return Err(refused(Denial::TooLarge).await);
     }

@@ -31,7 +31,7 @@ use crate::serve::incoming::{linger, over_quota, random_id};
 use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::{read_json, refuse_certain_conflict, unreadable};
-use crate::serve::routes::deny;
+use crate::serve::routes::{deny, watch};
 use crate::serve::stretch::{Bringing, Progress, discard, expires_ms, resumable};
 use crate::serve::upload::unexpected;
 use crate::serve::writers::Turn;
@@ -81,6 +81,7 @@ async fn create(
         Ok(cohort) => cohort,
         Err(denial) => return Err(refused(denial).await),
     };
+    watch(store, &admitted, &new.cohort).await?;
     if new.length.is_some_and(|length| length > cohort.max_file_bytes) {
         return Err(refused(Denial::TooLarge).await);
     }
