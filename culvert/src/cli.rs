@@ -17,6 +17,7 @@ use crate::people::{
 use crate::receipt::ReceiptCommand;
 use crate::reload::ReloadArguments;
 use crate::report::ReportCommand;
+use crate::restore::RestoreArguments;
 use crate::shred::ShredCommand;
 use crate::storage::{UploadCommand, VolumeCommand};
 use crate::transfer::get::GetArguments;
@@ -132,6 +133,15 @@ Examples:\n  \
         #[command(subcommand)]
         command: ShredCommand,
     },
+    /// Bring a stopped storaged, whose ledger and keys were set back, forward again
+    #[command(after_help = "\
+For the start that refuses because the journal mirror is ahead of the ledger: an older state directory was put back. \
+Run it as root while storaged is stopped. Each change is done once, in its order, and kept only if the log then has \
+the head that was signed at the time; what was done stays done if a later one is damaged.\n\n\
+A mirror does not reach over a shred of the keys (`culvert kek shred`): the copy must be from after the last one.\n\n\
+Example:\n  \
+  systemctl stop storaged && culvert restore --replay && systemctl start storaged")]
+    Restore(RestoreArguments),
     /// Documents for auditors
     Report {
         #[command(subcommand)]

@@ -26,6 +26,7 @@ mod problem;
 mod receipt;
 mod reload;
 mod report;
+mod restore;
 mod shred;
 mod storage;
 mod target;
@@ -68,6 +69,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Verify { command: VerifyCommand::Cleanup(at) } => cleanup::verify(at, console),
         Command::VerifyPhiCleanup(at) => cleanup::verify(at, console),
         Command::Shred { command } => shred::run(command, console),
+        Command::Restore(arguments) => restore::run(arguments, console),
         Command::Report { command } => report::run(command, console),
         Command::Ledger { command } => ledger::run(command, console),
         Command::Volume { command } => storage::volume(command, console),

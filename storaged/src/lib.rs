@@ -25,6 +25,7 @@ pub mod policy;
 pub mod policy_in_force;
 pub mod reaper;
 pub mod report;
+pub mod restore;
 pub mod run;
 pub mod sandbox;
 pub mod seen;
