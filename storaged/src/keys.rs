@@ -49,7 +49,7 @@ pub enum StorePurpose {
 }
 
 impl StorePurpose {
-    /// All of them, in the order of [`Self::index`].
+    /// All of them, in the order of `index`.
     pub const ALL: [StorePurpose; 5] = [
         StorePurpose::Rows,
         StorePurpose::Index,
