@@ -206,7 +206,9 @@ impl<'a> Culvert<'a> {
 
     /// Every file below the volume's `objects` and `tmp` on services.
     pub fn stored_files(&self) -> Result<Vec<String>> {
-        let listed = self.lab.services.run(&["find", VOLUME, "-mindepth", "2", "-type", "f"])?.success()?;
+        let journal = format!("{VOLUME}/.journal/*");
+        let find = ["find", VOLUME, "-mindepth", "2", "-type", "f", "-not", "-path", &journal];
+        let listed = self.lab.services.run(&find)?.success()?;
         Ok(listed.lines().map(str::to_owned).collect())
     }
 }
