@@ -239,7 +239,8 @@ mod tests {
 
     #[test]
     fn sizes_are_told_in_units_that_people_read() {
-        for (number, expected) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1 << 40, "1.0 TiB")] {
+        for (number, expected) in [(0, "0 B"), (1023, "1023 B"), (1536, "1.5 KiB"), (1_u64 << 40, "1.0 TiB")]
+        {
             assert_eq!(bytes(&json!(number)), expected);
         }
         assert_eq!(bytes(&Value::Null), "-");

@@ -194,3 +194,6 @@ pub const DELETION_BATCH: usize = 10_000;
 /// Files read, written and listed by one user of one cohort in an hour before that is unusual, unless configured: far
 /// above a person, below a copy of everything.
 pub const MAX_HOURLY_ACCESS: u32 = 5000;
+/// How often the room on the ledger's disk is looked at: one call on a local file system. A reserve has to hold what
+/// uploads can write in between.
+pub const LEDGER_DISK_CHECK: Duration = Duration::from_millis(250);

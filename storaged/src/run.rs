@@ -274,6 +274,7 @@ async fn serve_until_told(
     });
     tokio::spawn(record_events(Arc::clone(&store), told));
     tokio::spawn(Arc::clone(&store).watch_volumes());
+    tokio::spawn(Arc::clone(&store).watch_ledger_disk());
     tokio::spawn(Arc::clone(&store).count_unclaimed());
     tokio::spawn(Arc::clone(&store).settle_strangers_each_minute());
     tokio::spawn(crate::reaper::run(Arc::clone(&store)));

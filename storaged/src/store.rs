@@ -15,7 +15,7 @@ use crate::ledger::access::{self, Change, Refusal, Wish};
 use crate::ledger::capability;
 use crate::ledger::{Action, Ending, Ledger, LedgerUnavailable, Origin, Reader};
 use crate::ledger_disk::LedgerDisk;
-use crate::limits::{STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
+use crate::limits::{LEDGER_DISK_CHECK, STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
 use crate::live::{Ended, LiveRequests};
 use crate::metrics::{Metrics, signed};
 use crate::objects::{Backend, Buffers, Found};
@@ -220,10 +220,18 @@ impl Store {
         self.metrics.operation(action, ending, Some(seconds));
     }
 
-    /// Looks at the volumes and at the ledger's disk again and again, until the runtime ends.
-    pub async fn watch_volumes(self: Arc<Self>) {
+    /// Looks at the ledger's disk again and again, until the runtime ends. Often: small uploads fill megabytes of it
+    /// within a second.
+    pub async fn watch_ledger_disk(self: Arc<Self>) {
         loop {
             self.look_at_ledger_disk();
+            tokio::time::sleep(LEDGER_DISK_CHECK).await;
+        }
+    }
+
+    /// Looks at the volumes again and again, until the runtime ends.
+    pub async fn watch_volumes(self: Arc<Self>) {
+        loop {
             // Each by itself: one that hangs does not keep the others from being looked at.
             futures_util::future::join_all(self.volumes.iter().map(|state| self.look_at(state))).await;
             tokio::time::sleep(VOLUME_CHECK).await;

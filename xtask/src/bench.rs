@@ -46,8 +46,8 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
         Bench::Tunnel(_) => {
             build.args(["--package", "wgd", "--bins"]);
             let mut pace = steps::cargo();
-            pace.args(["build", "--release", "--package", "wg-proto", "--example", "pace"]);
-            ensure!(steps::run(&mut pace)?, "the program pace does not build");
+            pace.args(["build", "--release", "--package", "wg-proto", "--example", "steps"]);
+            ensure!(steps::run(&mut pace)?, "the program steps does not build");
         }
         Bench::Peers(_) | Bench::Transfer(_) => {
             build.args(["--package", "storaged", "--package", "culvert"]);

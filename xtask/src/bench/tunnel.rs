@@ -100,9 +100,9 @@ impl Contender {
     }
 }
 
-/// Prints what the steps of a packet cost by themselves, as the program `pace` says it.
+/// Prints what the steps of a packet cost by themselves, as the program `steps` says it.
 pub(crate) fn steps_alone() -> Result<()> {
-    let mut pace = std::process::Command::new(steps::root().join("target/release/examples/pace"));
+    let mut pace = std::process::Command::new(steps::root().join("target/release/examples/steps"));
     let output = pace.output().context("run pace")?;
     ensure!(output.status.success(), "pace: {}", String::from_utf8_lossy(&output.stderr));
     println!("\nnanoseconds a packet, one core, the quickest of many rounds\n");
