@@ -17,7 +17,7 @@ use crate::ledger::Note;
 use crate::ledger::{Action, Ending, FileRow};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
-use crate::serve::routes::deny;
+use crate::serve::routes::{deny, no_place};
 use crate::store::Store;
 
 /// `POST /internal/v1/permissions`.
@@ -89,7 +89,9 @@ async fn may_upload(
         return Err(deny(store, Denial::TooLarge, admitted.origin.clone(), Some(cohort), Some(path)).await);
     }
     // Only looked at: the room is held when the body comes.
-    drop(store.place(size)?);
+    if let Err(error) = store.place(size) {
+        return Err(no_place(store, error, admitted.origin.clone(), cohort, path).await);
+    }
     if !store.ledger.is_usable() {
         return Err(Refusal::of(ProblemKind::LedgerUnavailable));
     }

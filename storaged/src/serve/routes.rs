@@ -18,6 +18,7 @@ use crate::serve::answer::{self, Answer, LiveBody, Refusal};
 use crate::serve::log::{Audited, Shown};
 use crate::serve::{capabilities, delete, download, listing, log, permissions, upload, uploads, verdict};
 use crate::store::Store;
+use crate::volumes::NoPlace;
 
 /// The routes.
 #[derive(Debug, PartialEq, Eq)]
@@ -321,6 +322,26 @@ pub(super) async fn deny_file(store: &Store, denial: Denial, origin: Origin, fil
         return Refusal::of(ProblemKind::UnknownFile);
     }
     denial.into()
+}
+
+/// There is no place for an upload: recorded as one that failed, though nothing of it was begun.
+pub(super) async fn no_place(
+    store: &Store,
+    error: NoPlace,
+    origin: Origin,
+    cohort: &Cohort,
+    path: &LogicalPath,
+) -> Refusal {
+    let note = Note {
+        cohort: Some(cohort.clone()),
+        path: Some(path.clone()),
+        detail: Some(error.to_string()),
+        ..Note::new(Action::FileUploadedViaStream, Ending::Failed, origin)
+    };
+    match store.note(note).await {
+        Ok(_) => error.into(),
+        Err(error) => error.into(),
+    }
 }
 
 /// Counts an access that is allowed. An hour that becomes unusual is told once, and refused from then on if that

@@ -35,7 +35,7 @@ use crate::serve::incoming::{
 use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::refuse_certain_conflict;
-use crate::serve::routes::{deny, watch};
+use crate::serve::routes::{deny, no_place, watch};
 use crate::store::Store;
 use crate::volumes::Promise;
 
@@ -87,7 +87,13 @@ pub async fn upload(
             return Err(Refusal::of(ProblemKind::Conflict));
         }
     }
-    let promise = store.place(announced.size)?;
+    let promise = match store.place(announced.size) {
+        Ok(promise) => promise,
+        Err(error) => {
+            let origin = admitted.origin.clone();
+            return Err(no_place(store, error, origin, &announced.cohort, &announced.path).await);
+        }
+    };
     let Some(slot) = store.buffers.slot(TRANSFER_WAIT).await else {
         return Err(Refusal::of(ProblemKind::Overloaded));
     };

@@ -31,7 +31,7 @@ use crate::serve::incoming::{linger, over_quota, random_id};
 use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::{read_json, refuse_certain_conflict, unreadable};
-use crate::serve::routes::{deny, watch};
+use crate::serve::routes::{deny, no_place, watch};
 use crate::serve::stretch::{Bringing, Progress, discard, expires_ms, resumable};
 use crate::serve::upload::unexpected;
 use crate::serve::writers::Turn;
@@ -91,7 +91,9 @@ async fn create(
     if new.replaces.is_none() {
         refuse_certain_conflict(store, &new.cohort, &new.path, new.length)?;
     }
-    drop(store.place(new.length)?);
+    if let Err(error) = store.place(new.length) {
+        return Err(no_place(store, error, admitted.origin.clone(), &new.cohort, &new.path).await);
+    }
     let user = admitted.origin.user.clone().ok_or(Refusal::of(ProblemKind::Internal))?;
     let (upload, file_id) = (random_id()?, random_id()?);
     let (_, record_key) = store.keys.new_file_key(&new.cohort, file_id, crate::keys::RECORD_SLOT)?;
