@@ -82,7 +82,8 @@ async fn a_full_disk_is_said_and_leaves_nothing() {
     let lab = Lab::start_in(folder, Some(mount.path.clone()), &|text| text).await;
     let told = lab.upload("big", vec![7; 6_000_000]).send().await;
     assert_eq!((told.status.as_u16(), told.problem().as_str()), (507, "quota"), "{told:?}");
-    assert!(lab.trail().is_empty(), "it does not fit, so it does not begin");
+    // It does not fit, so it does not begin; that it was tried is recorded.
+    assert_eq!(lab.trail(), [(Action::FileUploadedViaStream, Some(Ending::Failed))]);
     // One that does not say how long it is begins, and fails where the disk ends.
     let mut stream = raw_request(&lab, "transfer-encoding: chunked");
     for _ in 0..60 {
