@@ -1,7 +1,7 @@
 //! Files for people: `age-encryption.org/v1` with X25519 recipients, so that any `age` program opens them.
 //!
 //! The format is C2SP's `age.md`. Ours is the smaller half of it, over the primitives of
-//! [`provider`](crate::provider): no passphrases, no plugins, no keys of SSH.
+//! [`crate::provider`]: no passphrases, no plugins, no keys of SSH.
 //!
 //! **Invariant:** each file has a key of its own, and nothing of a chunk is given out before its tag was checked.
 

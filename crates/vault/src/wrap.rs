@@ -1,7 +1,7 @@
 //! A key sealed under another key.
 //!
 //! **Invariant:** a wrapped key opens only under the key that wrapped it and for the use that its associated
-//! data names. The construction is [`row`](crate::row)'s with another label, so one wrapping key wraps any
+//! data names. The construction is [`row`]'s with another label, so one wrapping key wraps any
 //! number of keys.
 
 use zeroize::Zeroizing;
