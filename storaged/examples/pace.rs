@@ -4,16 +4,18 @@
 //! pace pipeline MEBIBYTES                     seal | open, MB/s
 //! pace ledger DIRECTORY WRITERS SECONDS       records/s, the journal mirror beside the ledger
 //! pace fill STATE ROOT_KEY MIRROR RECORDS     records/s, into a store that does not run
+//! pace verify STATE ROOT_KEY                  records/s, the walk over all of its log
 //! ```
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a program whose output is its result")]
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use daemon::Clock;
 use sha2::{Digest as _, Sha256};
 use storaged::init::LEDGER_FILE;
@@ -21,9 +23,10 @@ use storaged::keys::root::RootKey;
 use storaged::keys::{KeyStore, Keys};
 use storaged::ledger::writer::Observer;
 use storaged::ledger::{
-    self, Action, Ending, Ledger, MirrorPlace, Note, Opened, Origin, Phase, Record, StoreId,
+    self, Action, Ending, Ledger, MirrorPlace, Note, Opened, Origin, Phase, Record, StoreId, verify,
 };
 use storaged::metrics::LedgerTime;
+use storaged::offline::Offline;
 use store_proto::{ServerRole, UserName};
 use vault::Key256;
 use vault::stream::{Layout, Opener, SEGMENT_BYTES, SEGMENT_OVERHEAD_BYTES, Sealer};
@@ -39,8 +42,10 @@ fn main() -> Result<()> {
         ["fill", state, root_key, mirror, records] => {
             fill(Path::new(state), root_key, Path::new(mirror), records.parse()?)
         }
+        ["verify", state, root_key] => verify(Path::new(state), root_key),
         _ => bail!(
-            "pipeline MEBIBYTES, ledger DIRECTORY WRITERS SECONDS or fill STATE ROOT_KEY MIRROR RECORDS"
+            "pipeline MEBIBYTES, ledger DIRECTORY WRITERS SECONDS, fill STATE ROOT_KEY MIRROR RECORDS or verify \
+             STATE ROOT_KEY"
         ),
     }
 }
@@ -101,6 +106,16 @@ fn fill(state: &Path, root_key: &str, mirror: &Path, records: u64) -> Result<()>
     let keys: Arc<dyn KeyStore> = Arc::new(Keys::open(state, RootKey::read(root_key)?)?);
     let opened = ledger::open(&state.join(LEDGER_FILE))?;
     run(opened, keys, mirror, 512, End::Records(records))
+}
+
+/// What `culvert ledger verify` does.
+fn verify(state: &Path, root_key: &str) -> Result<()> {
+    let store = Offline::open_at(state, root_key)?;
+    let began = Clock.now();
+    let walked = verify::verify(&store.reader, &store.log_key, &[], |_| ControlFlow::Continue(()))?;
+    ensure!(walked.findings == 0, "the log that was just written has {} findings", walked.findings);
+    println!("records {}", rate(walked.records, began));
+    Ok(())
 }
 
 #[derive(Clone, Copy)]

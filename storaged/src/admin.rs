@@ -6,6 +6,7 @@ mod access;
 mod end_of_life;
 mod keys;
 mod ledger;
+mod ledger_verify;
 mod report;
 mod shred;
 mod storage;
@@ -46,6 +47,8 @@ pub struct Admin {
     lockdown: Value,
     /// One reload at a time, so that the last answer is the one in force.
     reloading: tokio::sync::Mutex<()>,
+    /// One walk over the log at a time.
+    verifying: tokio::sync::Mutex<()>,
 }
 
 impl Admin {
@@ -58,7 +61,15 @@ impl Admin {
         lockdown: &linux::Lockdown,
     ) -> Admin {
         let lockdown = describe_lockdown(lockdown);
-        Admin { store, fixed, environment, started_with, lockdown, reloading: tokio::sync::Mutex::new(()) }
+        Admin {
+            store,
+            fixed,
+            environment,
+            started_with,
+            lockdown,
+            reloading: tokio::sync::Mutex::new(()),
+            verifying: tokio::sync::Mutex::new(()),
+        }
     }
 
     async fn record(
@@ -290,6 +301,7 @@ impl Handler for Admin {
                 "kek.status" => self.kek_status(caller).await,
                 "ledger.checkpoint" => self.ledger_checkpoint(caller).await,
                 "ledger.confirm-time" => self.ledger_confirm_time(caller).await,
+                "ledger.verify" => self.ledger_verify(caller, args, out).await,
                 "reload" => self.reload(caller, args, descriptors).await,
                 "status" => self.status(caller).await,
                 _ => match self.access(caller, verb, &args, out).await {

@@ -32,6 +32,7 @@ pub mod state;
 pub mod tables;
 pub mod upload;
 pub mod usage;
+pub mod verify;
 pub mod writer;
 
 #[cfg(test)]

@@ -21,6 +21,7 @@ pub mod listen;
 pub mod live;
 pub mod metrics;
 pub mod objects;
+pub mod offline;
 pub mod policy;
 pub mod policy_in_force;
 pub mod reaper;

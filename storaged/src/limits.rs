@@ -197,3 +197,10 @@ pub const MAX_HOURLY_ACCESS: u32 = 5000;
 /// How often the room on the ledger's disk is looked at: one call on a local file system. A reserve has to hold what
 /// uploads can write in between.
 pub const LEDGER_DISK_CHECK: Duration = Duration::from_millis(250);
+/// Records that the walk over the log reads at one moment of the ledger: some 100 ms, for which what is replaced
+/// meanwhile is kept.
+pub const VERIFY_STRETCH: u64 = 16 * 1024;
+/// Findings of one walk that are told one by one; of the others the number.
+pub const VERIFY_FINDINGS: u64 = 10_000;
+/// Receipts and checkpoints that one walk is compared with: their line on the admin socket is bounded.
+pub const VERIFY_CLAIMS: usize = 64;

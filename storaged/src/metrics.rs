@@ -75,6 +75,8 @@ pub struct Metrics {
     open_operations: IntGauge,
     ledger_entries: IntGauge,
     ledger_time_hold: IntGauge,
+    ledger_verify_success: IntGauge,
+    ledger_verify_seconds: Gauge,
     mirror_lag_records: IntGauge,
     mirror_up: IntGauge,
     ledger_size_bytes: IntGauge,
@@ -188,6 +190,14 @@ impl Metrics {
                 "ledger_time_hold",
                 "1 while what deletes because of a date waits, for the clock went forward.",
             )?,
+            ledger_verify_success: made.gauge(
+                "ledger_verify_success",
+                "0: the last walk over the whole log found something; 1 until there was one.",
+            )?,
+            ledger_verify_seconds: made.float(
+                "ledger_verify_timestamp_seconds",
+                "When the last walk over the whole log ended, in seconds since 1970; 0: none since the start.",
+            )?,
             mirror_lag_records: made
                 .gauge("journal_mirror_lag_records", "Records that the journal mirror does not hold yet.")?,
             mirror_up: made.gauge("journal_mirror_up", "1 while the journal mirror keeps up.")?,
@@ -208,6 +218,7 @@ impl Metrics {
                 "Operations that were refused because they could not be recorded.",
             )?,
         };
+        metrics.ledger_verify_success.set(1);
         for result in ["succeeded", "failed"] {
             metrics.cleanups.with_label_values(&[result]);
             metrics.shreds.with_label_values(&[result]);
@@ -255,6 +266,12 @@ impl Metrics {
         self.reload_success.set(1);
         let seconds = u32::try_from(now_ms / 1000).unwrap_or(u32::MAX);
         self.reload_seconds.set(f64::from(seconds));
+    }
+
+    /// A walk over the whole log ended.
+    pub fn ledger_verified(&self, fine: bool, now_ms: u64) {
+        self.ledger_verify_success.set(i64::from(fine));
+        self.ledger_verify_seconds.set(Duration::from_millis(now_ms).as_secs_f64());
     }
 
     /// Looks at the ledger; called before each scrape.

@@ -278,7 +278,11 @@ pub(crate) fn require(
     let mut record = about(app, kind.action(), Phase::Intent, origin, &row);
     let id = app.next_index();
     record.cleanup = Some(row.fields(id));
-    app.append(record)?;
+    match kind {
+        // The file's keys go with this very transaction.
+        CleanupKind::DeletedObject => app.append_lasting(record)?,
+        CleanupKind::UnfinishedObject | CleanupKind::WorkCopy => app.append(record)?,
+    };
     app.put(&CLEANUPS, &id.to_be_bytes(), &row)?;
     app.put(&PENDING, &pending_key(expected_by_ms, id), &id)?;
     Ok(id)

@@ -353,6 +353,17 @@ pub(crate) fn list(
     Ok((rows, more))
 }
 
+/// Whether its name leads to it or a newer version, and the listing has it where its record stands.
+pub(crate) fn is_listed(view: &impl View, file: &FileRow) -> Result<bool, CorruptError> {
+    let listed = view.get(&ARRIVALS, &arrival_key(&file.cohort, file.ledger_index))?;
+    let newest = view.get(&PATHS, &name_key(view, &file.cohort, &file.path))?;
+    let newest = match newest {
+        Some(id) if id != file.file_id => find(view, id)?.is_some_and(|newer| newer.version > file.version),
+        found => found.is_some(),
+    };
+    Ok(newest && listed == Some(file.file_id))
+}
+
 fn name_key(view: &impl View, cohort: &Cohort, path: &LogicalPath) -> [u8; 32] {
     view.blind("path", &[cohort.as_str().as_bytes(), path.as_str().as_bytes()])
 }

@@ -45,6 +45,13 @@ pub struct Snapshot {
     seal: Seal,
 }
 
+/// The log's own tables at one moment.
+pub(crate) struct LogTables {
+    pub(crate) records: ReadOnlyTable<u64, &'static [u8]>,
+    pub(crate) tiles: ReadOnlyTable<&'static [u8], &'static [u8; 32]>,
+    pub(crate) by_file: ReadOnlyTable<&'static [u8], ()>,
+}
+
 /// An upload that can be resumed.
 #[derive(Debug, Clone)]
 pub struct Resumable {
@@ -86,6 +93,13 @@ impl Reader {
         let transaction = self.begin()?;
         let state = transaction.open_table(STATE)?;
         Ok(Snapshot { transaction, state, seal: self.seal.clone() })
+    }
+
+    /// The same, for whoever reads many records in a row: keys of files are asked for once.
+    pub(crate) fn snapshot_for_a_walk(&self) -> Result<Snapshot, CorruptError> {
+        let snapshot = self.snapshot()?;
+        let seal = snapshot.seal.remembering();
+        Ok(Snapshot { seal, ..snapshot })
     }
 
     /// The file with this id.
@@ -291,6 +305,20 @@ impl Snapshot {
         let tiles = self.transaction.open_table(TILES)?;
         let mut reader = TileReader::new(|id| log::tile(&tiles, id));
         merkle::inclusion(index, size, |level, index| reader.node(level, index)).map_err(row_error)
+    }
+
+    /// The tables of the log, for whoever walks over all of it.
+    pub(crate) fn log_tables(&self) -> Result<LogTables, CorruptError> {
+        Ok(LogTables {
+            records: self.transaction.open_table(RECORDS)?,
+            tiles: self.transaction.open_table(TILES)?,
+            by_file: self.transaction.open_table(BY_FILE)?,
+        })
+    }
+
+    /// What opens its rows.
+    pub(crate) fn seal(&self) -> &Seal {
+        &self.seal
     }
 
     /// The proof that the tree of `to` leaves begins with that of `from`.

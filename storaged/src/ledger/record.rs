@@ -360,6 +360,8 @@ actions! {
     AdminTimeConfirmed = "admin.time_confirmed";
     /// The newest checkpoint was read.
     AdminCheckpoint = "admin.checkpoint";
+    /// Somebody had storaged walk over the whole log.
+    AdminLedgerVerify = "admin.ledger_verify";
     /// The admin socket was asked for something it does not know or allow.
     AdminRefused = "admin.refused";
     /// A user was made.

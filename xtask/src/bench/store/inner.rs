@@ -19,6 +19,7 @@ const OPEN: Row = row("pipeline in process: opening, MB/s", 0);
 const FILL: Row = row("records into a store at rest, 512 writers, records/s", 0);
 const START: Row = row("start until healthy with all these records, s", 2);
 const START_MEMORY: Row = row("  peak memory of that start, MiB", 1);
+const VERIFY: Row = row("verification of the log (culvert ledger verify), s per million records", 2);
 const LEDGER_BYTES: Row = row("  bytes of the ledger for each record", 0);
 
 /// How often the start is repeated.
@@ -55,6 +56,8 @@ pub(super) fn long_ledger(folder: &Path, options: &Options, figures: &mut Figure
     figures.add(FILL, OURS, after(&said, "records")?);
     let size = fs::metadata(layout.state.join("ledger.redb")).context("look at the ledger")?.len();
     figures.add(LEDGER_BYTES, OURS, super::float(size) / super::float(records));
+    let said = pace(&["verify", &path(&layout.state)?, &path(&root_key)?])?;
+    figures.add(VERIFY, OURS, 1e6 / after(&said, "records")?);
     give_back(&layout.state)?;
     give_back(&mirror)?;
     for _ in 0..STARTS {
