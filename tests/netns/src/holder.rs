@@ -13,18 +13,18 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::statvfs::{FsFlags, statvfs};
 use nix::unistd::{getpid, sethostname};
 
-use crate::host::{DISK, PROGRAMS, TUNNEL_NAMESPACE};
+use crate::host::{DISK, PROGRAMS, TOOLS, TUNNEL_NAMESPACE};
 use crate::link;
 use crate::mounts::{bind, is_virtual, mount_private, mount_tmpfs, mounts};
 use crate::world::write_sysctl;
 
 /// Role `holder`: makes the host's namespaces, says "ready" and stays until it is killed.
 pub(crate) fn hold(arguments: &[OsString]) -> Result<ExitCode> {
-    let [name, disk, programs] = arguments else { bail!("needs NAME DISK PROGRAMS") };
+    let [name, disk, programs, tools] = arguments else { bail!("needs NAME DISK PROGRAMS TOOLS") };
     unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNET)
         .context("unshare")?;
     sethostname(name).context("name the host")?;
-    furnish(Path::new(disk), Path::new(programs))?;
+    furnish(Path::new(disk), Path::new(programs), Path::new(tools))?;
 
     // The first network becomes the tunnel's, the second the host's own.
     link::loopback_up_here()?;
@@ -43,7 +43,7 @@ pub(crate) fn hold(arguments: &[OsString]) -> Result<ExitCode> {
 }
 
 /// Makes the file tree of the host.
-fn furnish(disk: &Path, programs: &Path) -> Result<()> {
+fn furnish(disk: &Path, programs: &Path, tools: &Path) -> Result<()> {
     mount_private()?;
     // First, for a bind of a read-only mount is read-only too.
     bind(disk, Path::new(DISK))?;
@@ -55,6 +55,11 @@ fn furnish(disk: &Path, programs: &Path) -> Result<()> {
         fs::create_dir_all(directory).with_context(|| format!("create {directory}"))?;
     }
     bind(programs, Path::new(PROGRAMS))?;
+    // There are none before a slow scenario was asked for.
+    if tools.is_dir() {
+        fs::create_dir_all(TOOLS).with_context(|| format!("create {TOOLS}"))?;
+        bind(tools, Path::new(TOOLS))?;
+    }
     mount(
         Some("overlay"),
         "/etc",

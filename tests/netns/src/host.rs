@@ -19,6 +19,7 @@ use anyhow::{Context as _, Result, ensure};
 use memchr::memmem;
 use nix::sched::{CloneFlags, setns, unshare};
 
+use crate::lab::tools;
 use crate::link;
 use crate::mounts::{bind, is_virtual, mounts, visible};
 use crate::namespace::Namespace;
@@ -36,6 +37,9 @@ pub(crate) fn use_plain_devices() {
 
 /// Where a host finds the programs under test.
 pub const PROGRAMS: &str = "/run/bin";
+
+/// Where a host finds what [`lab::tools`](crate::lab::tools) names, for that may lie where a host has a directory of its own.
+pub const TOOLS: &str = "/run/tools";
 
 /// Where a host's directory on the real disk is.
 pub const DISK: &str = "/srv";
@@ -81,6 +85,7 @@ impl Host {
             .arg(name)
             .arg(disk)
             .arg(programs)
+            .arg(tools()?)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

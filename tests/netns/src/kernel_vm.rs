@@ -121,7 +121,7 @@ impl KernelVm {
         // It lies in memory twice while it is unpacked.
         let memory = u64::from(machine.mebibytes) + (initrd.len() as u64 >> 19);
         host.write(&format!("{DIRECTORY}/initrd"), initrd)?;
-        let image = kernel.image.to_str().context("the kernel's path is not UTF-8")?;
+        let image = lab::tool_of_host(&kernel.image)?;
         let socket = format!("{DIRECTORY}/serial");
         let _ = fs::remove_file(host.path(&socket));
         let more: Vec<&str> = machine.arguments.iter().map(String::as_str).collect();
@@ -129,7 +129,7 @@ impl KernelVm {
             .program("qemu-system-x86_64")
             .arguments(&["-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", &memory.to_string(), "-smp", "1"])
             .arguments(&["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"])
-            .arguments(&["-kernel", image, "-initrd", &format!("{DIRECTORY}/initrd")])
+            .arguments(&["-kernel", &image, "-initrd", &format!("{DIRECTORY}/initrd")])
             .arguments(&["-append", "console=ttyS0 quiet panic=-1 tsc=reliable mitigations=off"])
             .arguments(&more)
             // What the guest's console says is the program's output.

@@ -16,7 +16,7 @@ use anyhow::{Context as _, Result, ensure};
 
 use crate::capture::Capture;
 use crate::culvert::has_many_users;
-use crate::host::Host;
+use crate::host::{Host, TOOLS};
 use crate::link::{End, Link};
 use crate::log::Level;
 use crate::program::Started;
@@ -217,6 +217,16 @@ pub fn tools() -> Result<PathBuf> {
         return Ok(PathBuf::from(given));
     }
     Ok(programs()?.parent().context("the programs lie nowhere")?.join("tools"))
+}
+
+/// The path at which a host finds a file of [`tools`].
+pub fn tool_of_host(file: &Path) -> Result<String> {
+    let tools = tools()?;
+    let below = file
+        .strip_prefix(&tools)
+        .with_context(|| format!("{} lies outside {}", file.display(), tools.display()))?;
+    let path = Path::new(TOOLS).join(below);
+    Ok(path.to_str().context("the path of a tool is not UTF-8")?.to_owned())
 }
 
 /// Looks for a program of the machine in `PATH`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 
 use crate::host::{Host, Place};
-use crate::lab::tools;
+use crate::lab::{tool_of_host, tools};
 use crate::program::Running;
 
 /// A key pair, in WireGuard's base64.
@@ -87,10 +87,9 @@ pub fn start_wireguard_go(host: &Host, interface: &str, address: &str, config: &
 
 /// Mullvad's gotatun, the same way (`cargo xtask test slow` builds it).
 pub fn start_gotatun(host: &Host, interface: &str, address: &str, config: &str) -> Result<Running> {
-    let program = tools()?.join("bin/gotatun");
-    let program = program.to_str().context("the path of gotatun is not UTF-8")?;
+    let program = tool_of_host(&tools()?.join("bin/gotatun"))?;
     // Else it becomes whoever logged in, and nobody did.
-    start_other(&[program, "--disable-drop-privileges"], host, interface, address, config)
+    start_other(&[&program, "--disable-drop-privileges"], host, interface, address, config)
 }
 
 /// Any daemon that `wg` can configure, which makes `interface` when it is started as `COMMAND -f INTERFACE`.

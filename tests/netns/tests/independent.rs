@@ -9,9 +9,9 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use culvert_netns::host::Place;
-use culvert_netns::lab::tools;
+use culvert_netns::lab::{tool_of_host, tools};
 use culvert_netns::payload::MARKER;
 use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::tunnel::{Endpoint, INTERFACE, Side, Tunnel};
@@ -50,13 +50,13 @@ fn trials(scene: &Scene) -> Result<()> {
     let wgd = tunnel.start_wgd(lab, Side::Services, Endpoint::Learned, Place::Outer)?;
 
     lab.web.write("/run/initiator.py", SCRIPT)?;
-    let python = tools()?.join("noise/bin/python");
+    let python = tool_of_host(&tools()?.join("noise/bin/python"))?;
     let (own, peer) = (tunnel.keys(Side::Web), tunnel.keys(Side::Services));
     let [outer, own_inner, inner] = [Side::Services.outer(), Side::Web.inner(), Side::Services.inner()];
     let names: Vec<&str> = TRIALS.iter().map(|(name, _)| *name).collect();
     let output = lab
         .web
-        .program(python.to_str().context("the path of Python is not UTF-8")?)
+        .program(&python)
         // Its library lies where nothing can be written.
         .arguments(&["-B", "/run/initiator.py", &outer.to_string(), "51820", &own.private, &peer.public])
         .arguments(&[tunnel.preshared_key(), &own_inner.to_string(), &inner.to_string()])
