@@ -15,9 +15,10 @@ use http::header::{
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, SizeHint};
-use store_proto::headers::PROBLEM_JSON;
+use store_proto::headers::{PROBLEM_JSON, UPLOAD_OFFSET};
 use store_proto::{ProblemBody, RequestId, ServerRole};
 
+use crate::limits::TUS_VERSION;
 use crate::refusal::Refusal;
 use crate::stream::{BodyError, DownloadBody};
 
@@ -78,12 +79,18 @@ fn stand(headers: &mut HeaderMap, request_id: &RequestId, role: ServerRole) {
 
 /// A refusal as a problem document (RFC 9457).
 pub fn refusal(refusal: &Refusal) -> Response<Payload> {
+    refusal_with(refusal, refusal.kind().status())
+}
+
+/// The same with another status than the problem's own.
+pub fn refusal_with(refusal: &Refusal, status: u16) -> Response<Payload> {
     let kind = refusal.kind();
     let detail =
         if let Refusal::Store { detail, .. } = refusal { detail.clone() } else { Some(refusal.to_string()) };
-    let body = serde_json::to_vec(&ProblemBody::new(kind, detail)).unwrap_or_default();
+    let body = ProblemBody { status, ..ProblemBody::new(kind, detail) };
+    let body = serde_json::to_vec(&body).unwrap_or_default();
     let mut response = Response::new(Payload::Whole(Full::from(body)));
-    *response.status_mut() = StatusCode::from_u16(kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
     if let Some(seconds) = refusal.retry_after_seconds() {
@@ -91,6 +98,12 @@ pub fn refusal(refusal: &Refusal) -> Response<Payload> {
     }
     if let Refusal::Method { allow } = refusal {
         headers.insert(ALLOW, HeaderValue::from_static(allow));
+    }
+    if let Refusal::Offset { at } = refusal {
+        headers.insert(HeaderName::from_static(UPLOAD_OFFSET), HeaderValue::from(*at));
+    }
+    if *refusal == Refusal::TusVersion {
+        headers.insert(HeaderName::from_static("tus-version"), HeaderValue::from_static(TUS_VERSION));
     }
     if let Refusal::Range { size } = refusal
         && let Ok(value) = HeaderValue::from_str(&format!("bytes */{size}"))

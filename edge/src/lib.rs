@@ -12,6 +12,8 @@ pub mod client_stream;
 pub mod conditional;
 pub mod config;
 pub mod control;
+pub mod dialect;
+pub mod disposition;
 pub mod events;
 pub mod limits;
 mod links;
@@ -21,6 +23,7 @@ pub mod plan;
 pub mod range;
 pub mod refusal;
 pub mod request;
+mod resumable;
 pub mod run;
 pub mod sandbox;
 pub mod store;
@@ -29,6 +32,7 @@ pub mod stream;
 pub mod target;
 pub mod track;
 pub mod tunnel;
+pub mod upload_metadata;
 pub mod witness;
 
 #[cfg(test)]

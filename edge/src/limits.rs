@@ -19,6 +19,12 @@ pub const LINGER_BYTES: usize = 256 * 1024;
 /// How long a refused client may take to notice the refusal.
 pub const LINGER_TIME: Duration = Duration::from_secs(2);
 
+/// The version of tus that is spoken.
+pub const TUS_VERSION: &str = "1.0.0";
+/// The wire formats of the resumable-upload draft that are understood: from 5 (draft -03) on, the headers that are read
+/// here have kept their meaning. A later one may not.
+pub const DRAFT_VERSIONS: std::ops::RangeInclusive<u32> = 5..=8;
+
 // --- our choice ---------------------------------------------------------------------------------
 
 /// Request line and header section. Our longest honest head is a 1,024-byte path, percent-encoded
@@ -60,3 +66,7 @@ pub const PROBES: usize = 3;
 pub const WORKERS: usize = 2;
 /// The body of a request for a link: a handful of numbers and a network.
 pub const PRESIGN_BYTES: usize = 4096;
+/// `Upload-Metadata`: the longest path in base64 and a few short values; it has to fit the head beside the token.
+pub const METADATA_BYTES: usize = 8 * 1024;
+/// Keys in it: clients send a handful.
+pub const METADATA_PAIRS: usize = 32;

@@ -91,6 +91,9 @@ pub fn method_label(method: &http::Method) -> &'static str {
         "GET" => "GET",
         "HEAD" => "HEAD",
         "PUT" => "PUT",
+        "POST" => "POST",
+        "PATCH" => "PATCH",
+        "DELETE" => "DELETE",
         _ => "other",
     }
 }

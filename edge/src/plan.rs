@@ -5,23 +5,28 @@
 //! it says and decides nothing. Every refusal that the head alone justifies comes before the
 //! question, so that it costs no round trip.
 
+mod resumable;
+
 use http::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HOST, IF_MATCH, IF_NONE_MATCH, IF_RANGE,
     RANGE,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version};
-use store_proto::headers::{CULVERT_FILE_TYPE, REPR_DIGEST};
+use store_proto::headers::{CULVERT_FILE_TYPE, CULVERT_REASON, REPR_DIGEST};
 use store_proto::{
     Capability, Cohort, ContentDigest, FileId, FileMeta, FileSelector, FileType, LogicalPath, Permission,
     PermissionRequest, Token,
 };
 
 use crate::conditional::{if_match_holds, if_none_match_names, if_range_holds};
+use crate::dialect::meant_method;
 use crate::limits::CURSOR_BYTES;
 use crate::range::{ByteRange, Selection, select};
 use crate::refusal::Refusal;
 use crate::target::Target;
+
+pub use resumable::{Addition, Beginning, Stretch};
 
 /// What edge itself has to say about any request at this moment.
 #[derive(Clone, Copy, Debug)]
@@ -49,6 +54,20 @@ pub enum Plan {
     Link(Visit),
     /// Pass a page of the listing on.
     List(Token, Page),
+    /// Pass on what storaged tells in a small answer.
+    Show(Token, Shown),
+    /// Have storaged take a file out of the store, with the reason for its records.
+    Delete(Token, FileId, Option<String>),
+    /// Say which uploads are taken: nobody has to show anything for that.
+    Discover,
+    /// Have storaged begin an upload that resumes, and bring its first bytes.
+    Begin(Token, Box<Beginning>),
+    /// Bring more bytes of one.
+    Append(Token, Addition),
+    /// Tell how far it is, in headers.
+    Look(Token, FileId),
+    /// Have storaged give it up.
+    GiveUp(Token, FileId),
     /// Stream the body to storaged.
     Receive(Reception),
     /// 304: the client has these bytes.
@@ -66,6 +85,19 @@ pub struct Page {
     pub cursor: Option<String>,
     /// How many files at most.
     pub limit: Option<u32>,
+}
+
+/// What storaged tells in a small answer of JSON.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// The versions of a name.
+    Versions(Cohort, LogicalPath),
+    /// The proof that a file was stored.
+    Receipt(FileId),
+    /// One's uploads that are not finished.
+    Uploads,
+    /// One of them.
+    Upload(FileId),
 }
 
 /// Somebody with a link.
@@ -90,6 +122,8 @@ pub struct Reception {
     pub file_type: Option<FileType>,
     /// What the client says its hash is; storaged verifies it.
     pub digest: Option<ContentDigest>,
+    /// The content that it replaces by a new version.
+    pub replaces: Option<ContentDigest>,
     /// Its length, if announced.
     pub length: Option<u64>,
     /// The longest body that is taken.
@@ -115,61 +149,80 @@ pub fn plan(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Plan
 fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result<Plan, Refusal> {
     host(head)?;
     let target = Target::parse(head.uri.path())?;
-    let verb = verb(&target, &head.method)?;
-    let upload = match verb {
-        Verb::Put => Some(upload_head(head, policy)?),
-        Verb::Get | Verb::Head | Verb::Post | Verb::Delete => None,
-    };
+    let verb = verb(&target, &meant_method(&head.method, &head.headers))?;
     if let Target::Link(link) = target {
         let range = single(&head.headers, &RANGE, "Range")?.map(str::to_owned);
         standing(policy)?;
         return Ok(Plan::Link(Visit { link, range, with_body: verb == Verb::Get }));
     }
+    let version = version(head, &target, verb)?;
+    if verb == Verb::Options {
+        return Ok(Plan::Discover);
+    }
+    // What the head alone refuses comes before the token: it costs nothing, and tells nothing of the store.
+    let is_put = matches!((&target, verb), (Target::File(..), Verb::Put));
+    let upload = is_put.then(|| upload_head(head, policy)).transpose()?;
     let token = token(&head.headers)?;
-    match target {
-        Target::Link(_) => Err(Refusal::NoRoute),
-        Target::Presign(id) => {
-            standing(policy)?;
-            Ok(Plan::Presign(token, id))
+    let plan = match target {
+        Target::Link(_) => return Err(Refusal::NoRoute),
+        Target::Presign(id) => Plan::Presign(token, id),
+        Target::Presigned(id) => Plan::Unsign(token, id),
+        Target::Files(cohort) => Plan::List(token, page(cohort, head.uri.query())?),
+        Target::Versions(cohort, path) => Plan::Show(token, Shown::Versions(cohort, path)),
+        Target::Receipt(id) => Plan::Show(token, Shown::Receipt(id)),
+        Target::MyUploads => Plan::Show(token, Shown::Uploads),
+        Target::Uploads(cohort) => Plan::Begin(token, Box::new(resumable::beginning(head, cohort, policy)?)),
+        Target::Upload(id) => match verb {
+            Verb::Get => Plan::Show(token, Shown::Upload(id)),
+            Verb::Patch => Plan::Append(token, resumable::addition(head, id, policy)?),
+            Verb::Delete => Plan::GiveUp(token, id),
+            Verb::Head | Verb::Put | Verb::Post | Verb::Options => Plan::Look(token, id),
+        },
+        Target::Stored(id) if verb == Verb::Delete => {
+            let reason = HeaderName::from_static(CULVERT_REASON);
+            let reason = single(&head.headers, &reason, "Culvert-Reason")?.map(str::to_owned);
+            Plan::Delete(token, id, reason)
         }
-        Target::Presigned(id) => {
+        Target::Stored(file_id) => {
             standing(policy)?;
-            Ok(Plan::Unsign(token, id))
-        }
-        Target::Files(cohort) => {
-            let page = page(cohort, head.uri.query())?;
-            standing(policy)?;
-            Ok(Plan::List(token, page))
+            return match granted {
+                None => Ok(Plan::Ask(token, PermissionRequest::DownloadFile { file_id })),
+                Some(Permission::Download(file)) => download(&head.headers, file, verb),
+                Some(Permission::Upload(_) | Permission::List {}) => Err(Refusal::StoreAnswer),
+            };
         }
         Target::File(cohort, path) => {
-            if head.uri.query().is_some() {
-                return Err(Refusal::Query("this resource takes none"));
-            }
             standing(policy)?;
-            match (granted, upload) {
-                (None, Some(upload)) => {
-                    let size = upload.length;
-                    Ok(Plan::Ask(token, PermissionRequest::Upload { cohort, path, size }))
+            return match (granted, upload) {
+                (None, Some(UploadHead { length: size, replaces, .. })) => {
+                    Ok(Plan::Ask(token, PermissionRequest::Upload { cohort, path, size, replaces }))
                 }
                 (None, None) => {
-                    let file = FileSelector::Path(path);
+                    let file = match version {
+                        None => FileSelector::Path(path),
+                        Some(number) => FileSelector::Version { path, number },
+                    };
                     Ok(Plan::Ask(token, PermissionRequest::Download { cohort, file }))
                 }
                 (Some(Permission::Upload(permission)), Some(upload)) => {
-                    let UploadHead { length, digest, file_type } = upload;
+                    let UploadHead { length, digest, replaces, file_type } = upload;
                     let max_bytes = permission.max_bytes.min(policy.max_body_bytes.unwrap_or(u64::MAX));
                     if length.is_some_and(|length| length > max_bytes) {
                         return Err(Refusal::TooLarge { limit: max_bytes });
                     }
-                    Ok(Plan::Receive(Reception { cohort, path, file_type, digest, length, max_bytes }))
+                    let reception =
+                        Reception { cohort, path, file_type, digest, replaces, length, max_bytes };
+                    Ok(Plan::Receive(reception))
                 }
                 (Some(Permission::Download(file)), None) => download(&head.headers, file, verb),
                 // storaged granted something else than was asked for
                 (Some(Permission::Upload(_) | Permission::List {}), None)
                 | (Some(Permission::Download(_) | Permission::List {}), Some(_)) => Err(Refusal::StoreAnswer),
-            }
+            };
         }
-    }
+    };
+    standing(policy)?;
+    Ok(plan)
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -178,28 +231,49 @@ enum Verb {
     Head,
     Put,
     Post,
+    Patch,
     Delete,
+    Options,
 }
 
 fn verb(target: &Target, method: &Method) -> Result<Verb, Refusal> {
     let allow = match target {
-        Target::Files(_) => "GET",
+        Target::Files(_) | Target::Versions(..) | Target::Receipt(_) => "GET",
         Target::File(..) => "GET, HEAD, PUT",
+        Target::Stored(_) => "DELETE, GET, HEAD",
         Target::Presign(_) => "POST",
         Target::Presigned(_) => "DELETE",
         Target::Link(_) => "GET, HEAD",
+        Target::Uploads(_) => "OPTIONS, POST",
+        Target::MyUploads => "GET, OPTIONS",
+        Target::Upload(_) => "DELETE, GET, HEAD, OPTIONS, PATCH",
     };
-    match (target, method.as_str()) {
-        (Target::Files(_) | Target::File(..) | Target::Link(_), "GET") => Ok(Verb::Get),
-        (Target::File(..) | Target::Link(_), "HEAD") => Ok(Verb::Head),
-        (Target::Presign(_), "POST") => Ok(Verb::Post),
-        (Target::Presigned(_), "DELETE") => Ok(Verb::Delete),
-        (Target::File(..), "PUT") => Ok(Verb::Put),
-        (
-            Target::Files(_) | Target::File(..) | Target::Presign(_) | Target::Presigned(_) | Target::Link(_),
-            _,
-        ) => Err(Refusal::Method { allow }),
+    let verb = match method.as_str() {
+        "GET" => Verb::Get,
+        "HEAD" => Verb::Head,
+        "PUT" => Verb::Put,
+        "POST" => Verb::Post,
+        "PATCH" => Verb::Patch,
+        "DELETE" => Verb::Delete,
+        "OPTIONS" => Verb::Options,
+        _ => return Err(Refusal::Method { allow }),
+    };
+    let is_served = allow.split(", ").any(|served| served == method.as_str());
+    if is_served { Ok(verb) } else { Err(Refusal::Method { allow }) }
+}
+
+/// The query of everything but a listing: a file's version, and nothing else.
+fn version(head: &Parts, target: &Target, verb: Verb) -> Result<Option<u32>, Refusal> {
+    let query = match (target, head.uri.query()) {
+        (Target::Files(_), _) | (_, None) => return Ok(None),
+        (_, Some(query)) => query,
+    };
+    if !matches!((target, verb), (Target::File(..), Verb::Get | Verb::Head)) {
+        return Err(Refusal::Query("this resource takes none"));
     }
+    let number = query.strip_prefix("version=").and_then(|text| text.parse().ok());
+    let number = number.filter(|number| *number > 0);
+    number.map(Some).ok_or(Refusal::Query("it takes version, a number from 1"))
 }
 
 /// RFC 9112 §3.2: exactly one, or two readers of the head may take it for two different requests.
@@ -208,6 +282,8 @@ fn host(head: &Parts) -> Result<(), Refusal> {
     match single(&head.headers, &HOST, "Host")? {
         Some(_) => Ok(()),
         None if head.version <= Version::HTTP_10 => Ok(()),
+        // HTTP/2 has it in `:authority` (RFC 9113 §8.3.1).
+        None if head.version > Version::HTTP_11 && head.uri.authority().is_some() => Ok(()),
         None => Err(refuse("HTTP/1.1 needs one")),
     }
 }
@@ -235,6 +311,7 @@ fn token(headers: &HeaderMap) -> Result<Token, Refusal> {
 struct UploadHead {
     length: Option<u64>,
     digest: Option<ContentDigest>,
+    replaces: Option<ContentDigest>,
     file_type: Option<FileType>,
 }
 
@@ -252,11 +329,12 @@ fn upload_head(head: &Parts, policy: &Policy) -> Result<UploadHead, Refusal> {
             "bodies are stored as they come; leave the encoding to the file",
         ));
     }
-    if headers.contains_key(IF_MATCH) {
-        return Err(refuse("If-Match", "files are written once; new versions are not served yet"));
-    }
-    if single(headers, &IF_NONE_MATCH, "If-None-Match")?.is_some_and(|v| v != "*") {
-        return Err(refuse("If-None-Match", "only * is served: files are written once"));
+    let replaces = one_etag(headers, &IF_MATCH, "If-Match")?;
+    match single(headers, &IF_NONE_MATCH, "If-None-Match")? {
+        None => {}
+        Some("*") if replaces.is_none() => {}
+        Some("*") => return Err(refuse("If-None-Match", "it contradicts If-Match")),
+        Some(_) => return Err(refuse("If-None-Match", "only * is served: names are written once")),
     }
     let length = match single(headers, &CONTENT_LENGTH, "Content-Length")? {
         None => None,
@@ -281,7 +359,7 @@ fn upload_head(head: &Parts, policy: &Policy) -> Result<UploadHead, Refusal> {
         .map(FileType::parse)
         .transpose()
         .map_err(|error| refuse("Culvert-File-Type", &error.to_string()))?;
-    Ok(UploadHead { length, digest: repr.or(content), file_type })
+    Ok(UploadHead { length, digest: repr.or(content), replaces, file_type })
 }
 
 fn digest(
@@ -296,6 +374,19 @@ fn digest(
             name,
             rule: "it must hold one sha-256=:BASE64: (RFC 9530)".to_owned(),
         })
+}
+
+/// One strong entity tag of ours: the content that is to be replaced.
+fn one_etag(
+    headers: &HeaderMap,
+    key: &HeaderName,
+    name: &'static str,
+) -> Result<Option<ContentDigest>, Refusal> {
+    let Some(value) = single(headers, key, name)? else { return Ok(None) };
+    let digest = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+    let digest = digest.and_then(|digest| ContentDigest::parse(digest).ok());
+    let rule = || "it names the one ETag of the version that is replaced".to_owned();
+    digest.map(Some).ok_or_else(|| Refusal::Header { name, rule: rule() })
 }
 
 /// The value of a header that may stand once.

@@ -13,7 +13,7 @@ use crate::limits::RETRY_AFTER_SECONDS;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No such route.
-    #[error("files live under /v1/cohorts/COHORT/files/PATH")]
+    #[error("there is nothing here; files live under /v1/cohorts/COHORT/files/PATH")]
     NoRoute,
     /// The route exists, the method does not.
     #[error("this resource answers {allow}")]
@@ -67,6 +67,21 @@ pub enum Refusal {
     SlowBody {
         /// The idle limit.
         after: Duration,
+    },
+    /// The body is of a type that the route does not take.
+    #[error("the body must be of type {wanted}")]
+    MediaType {
+        /// The type that it takes.
+        wanted: &'static str,
+    },
+    /// Another version of tus than ours.
+    #[error("the one version of tus that is spoken here is 1.0.0")]
+    TusVersion,
+    /// The upload is elsewhere than the client goes on.
+    #[error("the upload is at {at}")]
+    Offset {
+        /// Where it is.
+        at: u64,
     },
     /// `If-Match` does not hold.
     #[error("the file is not in the state that If-Match asks for")]
@@ -169,7 +184,9 @@ impl Refusal {
             Refusal::TooLarge { .. } => ProblemKind::TooLarge,
             Refusal::IncompleteBody => ProblemKind::IncompleteBody,
             Refusal::SlowBody { .. } => ProblemKind::BodyTimeout,
-            Refusal::Precondition => ProblemKind::PreconditionFailed,
+            Refusal::Offset { .. } => ProblemKind::OffsetMismatch,
+            Refusal::MediaType { .. } => ProblemKind::UnsupportedMediaType,
+            Refusal::Precondition | Refusal::TusVersion => ProblemKind::PreconditionFailed,
             Refusal::Range { .. } => ProblemKind::RangeNotSatisfiable,
             Refusal::TunnelUnavailable => ProblemKind::TunnelUnavailable,
             Refusal::StoreTimeout => ProblemKind::BackendUnavailable,
@@ -207,6 +224,7 @@ impl Refusal {
             | ProblemKind::BodyTimeout
             | ProblemKind::NotFound
             | ProblemKind::MethodNotAllowed
+            | ProblemKind::UnsupportedMediaType
             | ProblemKind::TypeNotAllowed => Reason::BadRequest,
             ProblemKind::Internal
             | ProblemKind::BadGateway

@@ -9,20 +9,22 @@ use daemon::Clock;
 use daemon::drain::Drain;
 use daemon::readiness::Condition;
 use http::request::Parts;
-use http::{HeaderValue, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::{Body as _, Incoming};
 use store_proto::{Permission, PermissionRequest, RequestId, ServerRole};
 use tokio::sync::Semaphore;
 
 use crate::answer::{self, Answer, Payload};
 use crate::config::Limits;
-use crate::links;
+use crate::dialect::{self, Dialect};
 use crate::metrics::{Handler, Metrics, method_label};
 use crate::plan::{Plan, Policy, plan};
 use crate::refusal::Refusal;
 use crate::store::{Asker, Store};
+use crate::target::Target;
 use crate::track::Track;
 use crate::witness::Witness;
+use crate::{links, resumable};
 
 /// What can be exchanged while edge runs.
 #[derive(Debug)]
@@ -77,8 +79,9 @@ impl Edge {
         };
         let mut response = match result {
             Ok(response) => response,
-            Err(refusal) => self.refuse(&refusal, &request_id, unread),
+            Err(refusal) => self.refuse(&refusal, &request_id, &head.headers, unread),
         };
+        dialect::stand(&head.headers, &mut response);
         track.answered(response.status());
         if self.drain.is_draining() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -86,10 +89,16 @@ impl Edge {
         Answer::new(response, &request_id, self.role, track)
     }
 
-    fn refuse(&self, refusal: &Refusal, request_id: &RequestId, unread: Unread) -> Response<Payload> {
+    fn refuse(
+        &self,
+        refusal: &Refusal,
+        request_id: &RequestId,
+        asked: &HeaderMap,
+        unread: Unread,
+    ) -> Response<Payload> {
         self.metrics.rejected.with_label_values(&[refusal.reason().label()]).inc();
         tracing::debug!(request = %request_id, kind = refusal.kind().name(), "refused");
-        let mut response = answer::refusal(refusal);
+        let mut response = answer::refusal_with(refusal, dialect::status(asked, refusal.kind()));
         if unread.0 {
             // What is left of the body would be read as the next request.
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
@@ -131,6 +140,34 @@ impl Edge {
                 (Plan::List(token, page), _) => {
                     return Asker::new(&self.store, &live, client, request_id, token).list(&page).await;
                 }
+                (Plan::Show(token, shown), _) => {
+                    return Asker::new(&self.store, &live, client, request_id, token).show(&shown).await;
+                }
+                (Plan::Delete(token, id, reason), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                    return asker.delete(id, reason.as_deref()).await;
+                }
+                (Plan::Discover, _) => return Ok(resumable::discover(live.limits.max_body_bytes)),
+                (Plan::Begin(..) | Plan::Append(..), _) if self.witness.refuses() => {
+                    return Err(Refusal::OtherHistory);
+                }
+                (Plan::Begin(token, beginning), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                    return resumable::begin(&asker, *beginning, body).await;
+                }
+                (Plan::Append(token, addition), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                    return resumable::add(&asker, addition, body).await;
+                }
+                (Plan::Look(token, id), _) => {
+                    let dialect = Dialect::of(&head.headers)?;
+                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                    return resumable::look(&asker, id, dialect).await;
+                }
+                (Plan::GiveUp(token, id), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                    return resumable::give_up(&asker, id).await;
+                }
                 (Plan::Presign(token, file), _) => {
                     let asker = Asker::new(&self.store, &live, client, request_id, token);
                     return links::presign(&asker, file, body, live.limits.idle_timeout).await;
@@ -171,14 +208,12 @@ pub fn new_request_id() -> RequestId {
 
 /// The label for a request, from its shape alone.
 fn handler(head: &Parts) -> Handler {
-    match crate::target::Target::parse(head.uri.path()) {
-        Ok(crate::target::Target::Files(_)) => Handler::List,
-        Ok(crate::target::Target::File(..)) if head.method == http::Method::PUT => Handler::Upload,
-        Ok(crate::target::Target::File(..)) => Handler::Download,
-        Ok(crate::target::Target::Link(_)) => Handler::Download,
-        Ok(crate::target::Target::Presign(_) | crate::target::Target::Presigned(_)) | Err(_) => {
-            Handler::Other
-        }
+    match Target::parse(head.uri.path()) {
+        Ok(Target::Files(_) | Target::Versions(..) | Target::MyUploads) => Handler::List,
+        Ok(Target::File(..)) if head.method == Method::PUT => Handler::Upload,
+        Ok(Target::Uploads(_) | Target::Upload(_)) => Handler::Upload,
+        Ok(Target::File(..) | Target::Stored(_) | Target::Link(_)) => Handler::Download,
+        Ok(Target::Receipt(_) | Target::Presign(_) | Target::Presigned(_)) | Err(_) => Handler::Other,
     }
 }
 

@@ -16,18 +16,19 @@ use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use store_proto::headers::{
-    CULVERT_COHORT, CULVERT_CONTEXT, CULVERT_FILE_TYPE, CULVERT_PATH, REPR_DIGEST, X_INTERNAL_KEY,
+    CULVERT_COHORT, CULVERT_CONTEXT, CULVERT_FILE_TYPE, CULVERT_PATH, CULVERT_REASON, REPR_DIGEST,
+    X_INTERNAL_KEY,
 };
 use store_proto::{
-    Capability, ContentDigest, EdgeName, FileMeta, Permission, PermissionRequest, ProblemBody, ProblemKind,
-    Proof, RequestContext, RequestId, ServerRole, Token, UploadReceipt, routes,
+    Capability, ContentDigest, EdgeName, FileId, FileMeta, Permission, PermissionRequest, ProblemBody,
+    ProblemKind, Proof, RequestContext, RequestId, ServerRole, Token, UploadReceipt, routes,
 };
 use tokio::time::{sleep, timeout};
 
 use crate::answer::Payload;
 use crate::limits::{COMMIT_TIMEOUT, PERMISSION_TIMEOUT, PROOF_OF_LIFE};
 use crate::metrics::{Metrics, Side, UpstreamFailure};
-use crate::plan::{Page, Reception, Transmission};
+use crate::plan::{Page, Reception, Shown, Transmission};
 use crate::refusal::Refusal;
 use crate::request::Live;
 use crate::store_client::{Collected, Exchange, StoreClient, StoreError};
@@ -57,6 +58,16 @@ pub struct Asker<'a> {
     client: IpAddr,
     request_id: &'a RequestId,
     proof: Proof,
+}
+
+/// A body for storaged, and where it goes.
+pub(crate) struct Bringing {
+    /// The request's head.
+    pub(crate) builder: Builder,
+    /// The client's bytes.
+    pub(crate) body: Incoming,
+    /// The longest body that is taken.
+    pub(crate) max_bytes: u64,
 }
 
 /// What a health request found.
@@ -244,6 +255,52 @@ impl<'a> Asker<'a> {
         answer
     }
 
+    /// storaged's time of day is ours within a minute: good enough to say how long something lasts.
+    pub(crate) fn unix_milliseconds(&self) -> u64 {
+        self.store.clock.unix_milliseconds()
+    }
+
+    /// Passes a problem of storaged's on.
+    pub(crate) fn problem(&self, collected: &Collected) -> Refusal {
+        self.store.problem(collected)
+    }
+
+    /// Reads an answer of the protocol.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, collected: &Collected) -> Result<T, Refusal> {
+        self.store.parse(collected)
+    }
+
+    /// Streams a body to storaged and waits for its answer, which comes when the bytes are durable.
+    pub(crate) async fn bring(&self, bringing: Bringing) -> Result<Collected, Refusal> {
+        let Bringing { builder, body, max_bytes } = bringing;
+        let metrics = &self.store.metrics;
+        let (body, verdict, mut wanted) =
+            UploadBody::new(body, max_bytes, self.live.limits.idle_timeout, metrics);
+        let request = builder.body(Outgoing::Upload(body)).map_err(|_| Refusal::StoreAnswer)?;
+        let aborted = |side: Side| metrics.upload_aborted.with_label_values(&[side.label()]).inc();
+        let answered = async { self.store.send(request).await?.collect().await };
+        let committing = async {
+            wanted.ended().await;
+            sleep(COMMIT_TIMEOUT).await;
+        };
+        let answered = tokio::select! {
+            answered = answered => answered,
+            () = committing => return Err(self.store.slow()),
+        };
+        match (answered, verdict.error()) {
+            (Ok(collected), None) => Ok(collected),
+            // The client's fault goes before storaged's, which only follows from it.
+            (_, Some(error)) => {
+                aborted(Side::Client);
+                Err(error.refusal())
+            }
+            (Err(error), None) => {
+                aborted(Side::Upstream);
+                Err(self.store.failed(&error))
+            }
+        }
+    }
+
     /// Streams a body to storaged; `location` is the client's own name for the file.
     pub async fn upload(
         &self,
@@ -251,8 +308,6 @@ impl<'a> Asker<'a> {
         body: Incoming,
         location: &str,
     ) -> Result<Response<Payload>, Refusal> {
-        let metrics = &self.store.metrics;
-        let idle = self.live.limits.idle_timeout;
         let mut builder = self
             .request(Method::POST, routes::UPLOAD)
             .header(CULVERT_COHORT, reception.cohort.as_str())
@@ -267,31 +322,11 @@ impl<'a> Asker<'a> {
         if let Some(file_type) = &reception.file_type {
             builder = builder.header(CULVERT_FILE_TYPE, file_type.as_str());
         }
-        let (body, verdict, mut wanted) = UploadBody::new(body, reception.max_bytes, idle, metrics);
-        let request = builder.body(Outgoing::Upload(body)).map_err(|_| Refusal::StoreAnswer)?;
-        let aborted = |side: Side| metrics.upload_aborted.with_label_values(&[side.label()]).inc();
-        let answered = async { self.store.send(request).await?.collect().await };
-        let committing = async {
-            wanted.ended().await;
-            sleep(COMMIT_TIMEOUT).await;
-        };
-        let answered = tokio::select! {
-            answered = answered => answered,
-            () = committing => return Err(self.store.slow()),
-        };
-        let collected = match (answered, verdict.error()) {
-            (Ok(collected), None) => collected,
-            // The client's fault goes before storaged's, which only follows from it.
-            (_, Some(error)) => {
-                aborted(Side::Client);
-                return Err(error.refusal());
-            }
-            (Err(error), None) => {
-                aborted(Side::Upstream);
-                return Err(self.store.failed(&error));
-            }
-        };
-        drop(wanted);
+        if let Some(replaced) = &reception.replaces {
+            builder = builder.header(header::IF_MATCH, replaced.to_etag());
+        }
+        let bringing = Bringing { builder, body, max_bytes: reception.max_bytes };
+        let collected = self.bring(bringing).await?;
         let status = collected.head.status;
         if !matches!(status, StatusCode::CREATED | StatusCode::OK) {
             return Err(self.store.problem(&collected));
@@ -299,10 +334,9 @@ impl<'a> Asker<'a> {
         let receipt: UploadReceipt = self.store.parse(&collected)?;
         let json = collected.body.clone();
         collected.settle().await;
-        let mut response = Response::new(Payload::Whole(Full::new(json)));
+        let mut response = json_answer(json);
         *response.status_mut() = status;
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         insert(headers, header::ETAG, &receipt.etag);
         insert(headers, header::LOCATION, location);
         Ok(response)
@@ -354,7 +388,34 @@ impl<'a> Asker<'a> {
         if !query.is_empty() {
             path = format!("{path}?{}", query.join("&"));
         }
-        let request = || self.request(Method::GET, &path).body(empty());
+        self.json(Method::GET, &path).await
+    }
+
+    /// Passes on what storaged tells in a small answer.
+    pub async fn show(&self, shown: &Shown) -> Result<Response<Payload>, Refusal> {
+        let path = match shown {
+            Shown::Versions(cohort, path) => {
+                format!("{}?path={}", routes::versions(cohort), path.to_percent_encoded())
+            }
+            Shown::Receipt(id) => routes::file_receipt(*id),
+            Shown::Uploads => routes::UPLOADS.to_owned(),
+            Shown::Upload(id) => routes::upload(*id),
+        };
+        self.json(Method::GET, &path).await
+    }
+
+    /// Has storaged take a file out of the store.
+    pub async fn delete(&self, id: FileId, reason: Option<&str>) -> Result<Response<Payload>, Refusal> {
+        let mut request = self.request(Method::DELETE, &routes::file(id));
+        if let Some(reason) = reason {
+            request = request.header(CULVERT_REASON, reason);
+        }
+        let told = self.committed(request).await?;
+        Ok(json_answer(told))
+    }
+
+    async fn json(&self, method: Method, path: &str) -> Result<Response<Payload>, Refusal> {
+        let request = || self.request(method.clone(), path).body(empty());
         let sent =
             timeout(PERMISSION_TIMEOUT, self.store.ask(request)).await.map_err(|_| self.store.slow())?;
         let exchange = sent.map_err(|error| self.store.failed(&error))?;
@@ -366,6 +427,22 @@ impl<'a> Asker<'a> {
         let mut response = Response::new(self.pass(exchange, length));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
         Ok(response)
+    }
+
+    /// A request without a body that makes something durable: sent once, and given a commit's time.
+    pub(crate) async fn committed(&self, request: Builder) -> Result<Bytes, Refusal> {
+        let asked = async {
+            let request = request.body(empty()).map_err(|_| StoreError::Answer)?;
+            self.store.send(request).await?.collect().await
+        };
+        let collected = timeout(COMMIT_TIMEOUT, asked).await.map_err(|_| self.store.slow())?;
+        let collected = collected.map_err(|error| self.store.failed(&error))?;
+        let answer = match collected.head.status {
+            StatusCode::OK => Ok(collected.body.clone()),
+            _ => Err(self.store.problem(&collected)),
+        };
+        collected.settle().await;
+        answer
     }
 
     /// A small question with a small answer; `expected` is what it is answered with if it may be.
@@ -431,6 +508,12 @@ fn health_of(status: StatusCode, body: &[u8]) -> Health {
     Health::Unwell { status: status.as_u16(), problem }
 }
 
+fn json_answer(json: Bytes) -> Response<Payload> {
+    let mut response = Response::new(Payload::Whole(Full::new(json)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
 pub(crate) fn empty() -> Outgoing {
     Outgoing::Message(Full::default())
 }
@@ -458,7 +541,7 @@ fn disposition(name: &str) -> String {
 }
 
 /// Inserts a header whose value is built from parsed parts; one that is no header value is left out.
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+pub(crate) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         headers.insert(name, value);
     }

@@ -16,6 +16,18 @@ pub enum Target {
     Files(Cohort),
     /// `/v1/cohorts/{c}/files/{path…}`
     File(Cohort, LogicalPath),
+    /// `/v1/cohorts/{c}/versions/{path…}`
+    Versions(Cohort, LogicalPath),
+    /// `/v1/cohorts/{c}/uploads`
+    Uploads(Cohort),
+    /// `/v1/uploads`
+    MyUploads,
+    /// `/v1/uploads/{id}`
+    Upload(FileId),
+    /// `/v1/files/{id}`
+    Stored(FileId),
+    /// `/v1/files/{id}/receipt`
+    Receipt(FileId),
     /// `/v1/files/{id}/presign`
     Presign(FileId),
     /// `/v1/presign/{id}`
@@ -37,24 +49,37 @@ impl Target {
         if let Some(text) = path.strip_prefix("/v1/presign/") {
             return id(text).map(Target::Presigned);
         }
-        if let Some(text) = path.strip_prefix("/v1/files/").and_then(|rest| rest.strip_suffix("/presign")) {
-            return id(text).map(Target::Presign);
+        if let Some(text) = path.strip_prefix("/v1/files/") {
+            return match text.split_once('/') {
+                None => id(text).map(Target::Stored),
+                Some((text, "presign")) => id(text).map(Target::Presign),
+                Some((text, "receipt")) => id(text).map(Target::Receipt),
+                Some(_) => Err(Refusal::NoRoute),
+            };
+        }
+        if let Some(text) = path.strip_prefix("/v1/uploads") {
+            return match text.strip_prefix('/') {
+                None if text.is_empty() => Ok(Target::MyUploads),
+                None => Err(Refusal::NoRoute),
+                Some(text) => id(text).map(Target::Upload),
+            };
         }
         let rest = path.strip_prefix("/v1/cohorts/").ok_or(Refusal::NoRoute)?;
         let (cohort, rest) = rest.split_once('/').ok_or(Refusal::NoRoute)?;
-        let file = match rest.split_once('/') {
-            None if rest == "files" => None,
-            Some(("files", file)) => Some(file),
-            None | Some(_) => return Err(Refusal::NoRoute),
-        };
+        let (kind, file) = rest.split_once('/').map_or((rest, None), |(kind, file)| (kind, Some(file)));
+        if !matches!((kind, file), ("files" | "uploads", None) | ("files" | "versions", Some(_))) {
+            return Err(Refusal::NoRoute);
+        }
         let cohort = decode(cohort).map_err(|rule| Refusal::CohortName(rule.to_owned()))?;
         let cohort = Cohort::parse(&cohort).map_err(|error| Refusal::CohortName(error.to_string()))?;
-        let Some(file) = file else { return Ok(Target::Files(cohort)) };
+        let Some(file) = file else {
+            return Ok(if kind == "uploads" { Target::Uploads(cohort) } else { Target::Files(cohort) });
+        };
         let bad = |rule: &str| Refusal::Path(rule.to_owned());
         let segments = file.split('/').map(decode).collect::<Result<Vec<_>, _>>().map_err(bad)?;
         let path =
             LogicalPath::parse(&segments.join("/")).map_err(|error| Refusal::Path(error.to_string()))?;
-        Ok(Target::File(cohort, path))
+        Ok(if kind == "versions" { Target::Versions(cohort, path) } else { Target::File(cohort, path) })
     }
 }
 
@@ -82,6 +107,12 @@ mod tests {
         let seen = match Target::parse(path) {
             Ok(Target::Files(cohort)) => format!("list {}", cohort.as_str()),
             Ok(Target::File(cohort, path)) => format!("file {} {}", cohort.as_str(), path.as_str()),
+            Ok(Target::Versions(cohort, path)) => format!("versions {} {}", cohort.as_str(), path.as_str()),
+            Ok(Target::Uploads(cohort)) => format!("uploads {}", cohort.as_str()),
+            Ok(Target::MyUploads) => "my uploads".to_owned(),
+            Ok(Target::Upload(id)) => format!("upload {id}"),
+            Ok(Target::Stored(id)) => format!("stored {id}"),
+            Ok(Target::Receipt(id)) => format!("receipt {id}"),
             Ok(Target::Presign(id)) => format!("presign {id}"),
             Ok(Target::Presigned(id)) => format!("presigned {id}"),
             Ok(Target::Link(link)) => format!("link to {}", link.unverified_file_id()),
@@ -91,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn files_and_listings_are_the_only_resources() {
+    fn only_the_documented_resources_exist() {
         check("/v1/cohorts/alpha/files", "list alpha");
         check("/v1/cohorts/alpha/files/a.csv", "file alpha a.csv");
         check("/v1/cohorts/alpha/files/2026/b%20c.csv", "file alpha 2026/b c.csv");
@@ -100,13 +131,27 @@ mod tests {
         let id = "01".repeat(16);
         check(&format!("/v1/files/{id}/presign"), &format!("presign {id}"));
         check(&format!("/v1/presign/{id}"), &format!("presigned {id}"));
+        check(&format!("/v1/files/{id}"), &format!("stored {id}"));
+        check(&format!("/v1/files/{id}/receipt"), &format!("receipt {id}"));
+        check("/v1/cohorts/alpha/versions/a/b.csv", "versions alpha a/b.csv");
+        check("/v1/cohorts/alpha/files/versions", "file alpha versions");
+        check("/v1/cohorts/alpha/uploads", "uploads alpha");
+        check("/v1/uploads", "my uploads");
+        check(&format!("/v1/uploads/{id}"), &format!("upload {id}"));
         for path in [
             "/p/",
             "/p/cvc_",
             "/p/cvt_AAAA",
             "/v1/presign/",
             "/v1/presign/../x",
+            "/v1/files/",
             "/v1/files//presign",
+            "/v1/files/0101/presign/x",
+            "/v1/uploads/",
+            "/v1/uploads/x",
+            "/v1/uploadsx",
+            "/v1/cohorts/alpha/uploads/x",
+            "/v1/cohorts/alpha/versions",
             "/v1/files/x/presign",
             "/",
             "",

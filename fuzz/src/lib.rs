@@ -31,6 +31,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("repr_digest", repr_digest),
     ("byte_range", byte_range),
     ("request_target", request_target),
+    ("upload_metadata", upload_metadata),
+    ("content_disposition", content_disposition),
     ("receipt", receipt),
     ("signed_checkpoint", signed_checkpoint),
     ("merkle_proofs", merkle_proofs),
@@ -218,6 +220,25 @@ pub fn byte_range(data: &[u8]) {
 }
 
 /// The path of a request from anybody: what names a file names the same one when it is written anew, and was
+/// `Upload-Metadata`: what is taken of it is a path that cannot climb; a refusal repeats nothing of it.
+pub fn upload_metadata(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(read) = edge::upload_metadata::UploadMetadata::parse(text)
+        && let Some(path) = read.path
+    {
+        assert!(LogicalPath::parse(path.as_str()).is_ok(), "a path that is none");
+    }
+}
+
+/// `Content-Disposition`: a name is no longer than what it was read from.
+pub fn content_disposition(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    if let Ok(read) = edge::disposition::Disposition::parse(text) {
+        let names = [read.name, read.filename].into_iter().flatten();
+        assert!(names.map(|name| name.len()).sum::<usize>() <= text.len(), "a name came from nowhere");
+    }
+}
+
 /// decoded once.
 pub fn request_target(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

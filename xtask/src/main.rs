@@ -8,6 +8,7 @@ mod bench;
 mod check;
 mod conformance;
 mod demo;
+mod javascript;
 mod netns;
 mod packages;
 #[cfg(test)]

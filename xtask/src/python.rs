@@ -31,6 +31,9 @@ pub(crate) const AGE: Library = Library { name: "age", requirement: "pyrage==1.4
 pub(crate) const TLOG: Library =
     Library { name: "tlog", requirement: "aics-tlog==0.2.1", options: &["--ignore-requires-python"] };
 
+/// Resumable uploads by tus, for the scenarios with clients.
+pub(crate) const TUSPY: Library = Library { name: "tuspy", requirement: "tuspy==1.1.0", options: &[] };
+
 const PYTHON: [Program; 1] = [Program { name: "python3", package: "python3-venv" }];
 
 /// Makes an environment, unless it is there.

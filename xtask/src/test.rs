@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::Result;
 
 use crate::results::Results;
-use crate::{conformance, packages, python, slow_tools, steps};
+use crate::{conformance, javascript, packages, python, slow_tools, steps};
 
 /// What the scenarios start.
 const PROGRAMS: [&str; 4] = ["wgd", "edge", "storaged", "culvert"];
@@ -72,6 +72,8 @@ pub(crate) fn scenarios(
     variables: &[(&str, &str)],
 ) -> Result<()> {
     const SUITE: &str = "namespace scenarios";
+    python::provide(&python::TUSPY)?;
+    javascript::provide(&javascript::TUS)?;
     let mut build = steps::cargo();
     build.arg("build").args(PROGRAMS.iter().flat_map(|program| ["--package", program]));
     if !steps::run(&mut build)? {

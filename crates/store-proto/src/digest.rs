@@ -21,6 +21,9 @@ pub enum DigestError {
     /// Not a dictionary of `name=:base64:` (RFC 9530).
     #[error("`Repr-Digest` must be `sha-256=:BASE64:` (RFC 9530)")]
     Field,
+    /// Not `sha256 BASE64`.
+    #[error("`Upload-Checksum` must be `sha256` and 32 bytes in base64: the one algorithm")]
+    Checksum,
     /// The field holds no `sha-256`, or two.
     #[error("`Repr-Digest` must hold one `sha-256`")]
     Algorithm,
@@ -58,6 +61,18 @@ impl ContentDigest {
             }
         }
         found.ok_or(DigestError::Algorithm)
+    }
+
+    /// Takes an `Upload-Checksum` field, as tus writes it: `sha256 BASE64`.
+    pub fn from_upload_checksum(field: &str) -> Result<Self, DigestError> {
+        let encoded = field.strip_prefix("sha256 ").ok_or(DigestError::Checksum)?;
+        let bytes = STANDARD.decode(encoded).map_err(|_| DigestError::Checksum)?;
+        bytes.try_into().map(Self).map_err(|_| DigestError::Checksum)
+    }
+
+    /// The value of an `Upload-Checksum` field.
+    pub fn to_upload_checksum(&self) -> String {
+        format!("sha256 {}", STANDARD.encode(self.0))
     }
 
     /// The value of a `Repr-Digest` field.
@@ -123,6 +138,15 @@ mod tests {
             assert!(ContentDigest::from_repr_digest(bad).is_err(), "{bad}");
         }
         assert_eq!(ContentDigest::from_repr_digest(&format!("{good},{good}")), Err(DigestError::Algorithm));
+    }
+
+    #[test]
+    fn upload_checksum_there_and_back() {
+        let digest = ContentDigest::from_bytes([7; 32]);
+        assert_eq!(ContentDigest::from_upload_checksum(&digest.to_upload_checksum()), Ok(digest));
+        for bad in ["", "sha1 AAAA", "sha256", "sha256 ", "sha256 ====", "sha256 AAAA:, sha-256=:AAAA"] {
+            assert_eq!(ContentDigest::from_upload_checksum(bad), Err(DigestError::Checksum), "{bad}");
+        }
     }
 
     #[test]

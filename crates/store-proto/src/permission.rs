@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Cohort, FileId, FileMeta, LogicalPath};
+use crate::{Action, Cohort, ContentDigest, FileId, FileMeta, LogicalPath};
 
 /// The body of `POST /internal/v1/permissions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -17,6 +17,9 @@ pub enum PermissionRequest {
         /// How long it will be, if the client said.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         size: Option<u64>,
+        /// The content that it replaces by a new version (`If-Match`); none: the name must be free.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        replaces: Option<ContentDigest>,
     },
     /// May this file be read?
     Download {
@@ -25,6 +28,11 @@ pub enum PermissionRequest {
         /// Which.
         #[serde(flatten)]
         file: FileSelector,
+    },
+    /// May the file with this id be read, wherever it is?
+    DownloadFile {
+        /// Which.
+        file_id: FileId,
     },
     /// May the cohort be listed?
     List {
@@ -38,27 +46,35 @@ impl PermissionRequest {
     pub fn action(&self) -> Action {
         match self {
             PermissionRequest::Upload { .. } => Action::Upload,
-            PermissionRequest::Download { .. } => Action::Download,
+            PermissionRequest::Download { .. } | PermissionRequest::DownloadFile { .. } => Action::Download,
             PermissionRequest::List { .. } => Action::List,
         }
     }
 
-    /// The cohort it is about.
-    pub fn cohort(&self) -> &Cohort {
+    /// The cohort it is about; `None`: only the file's row says that.
+    pub fn cohort(&self) -> Option<&Cohort> {
         match self {
             PermissionRequest::Upload { cohort, .. }
             | PermissionRequest::Download { cohort, .. }
-            | PermissionRequest::List { cohort } => cohort,
+            | PermissionRequest::List { cohort } => Some(cohort),
+            PermissionRequest::DownloadFile { .. } => None,
         }
     }
 }
 
-/// A file, by name or by id: `"path": …` or `"file_id": …`.
+/// A file, by name, by name and version, or by id: `"path": …`, `"version": {"path": …, "number": …}` or `"file_id": …`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileSelector {
     /// By its name in the cohort.
     Path(LogicalPath),
+    /// A version of a name, from 1.
+    Version {
+        /// Its name in the cohort.
+        path: LogicalPath,
+        /// Which one.
+        number: u32,
+    },
     /// By its id.
     FileId(FileId),
 }
@@ -92,7 +108,7 @@ mod tests {
     fn the_json_is_the_documented_one() {
         let table = [
             (
-                PermissionRequest::Upload { cohort: c(), path: p(), size: Some(5) },
+                PermissionRequest::Upload { cohort: c(), path: p(), size: Some(5), replaces: None },
                 json!({"action": "upload", "cohort": "c1", "path": "a/b", "size": 5}),
             ),
             (
@@ -105,6 +121,17 @@ mod tests {
                     file: FileSelector::FileId(FileId::from_bytes([1; 16])),
                 },
                 json!({"action": "download", "cohort": "c1", "file_id": "01".repeat(16)}),
+            ),
+            (
+                PermissionRequest::Download {
+                    cohort: c(),
+                    file: FileSelector::Version { path: p(), number: 2 },
+                },
+                json!({"action": "download", "cohort": "c1", "version": {"path": "a/b", "number": 2}}),
+            ),
+            (
+                PermissionRequest::DownloadFile { file_id: FileId::from_bytes([1; 16]) },
+                json!({"action": "download_file", "file_id": "01".repeat(16)}),
             ),
             (PermissionRequest::List { cohort: c() }, json!({"action": "list", "cohort": "c1"})),
         ];

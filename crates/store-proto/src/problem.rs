@@ -88,6 +88,8 @@ problems! {
     TooLarge = "too-large", 413, "The body is too large";
     /// The file's type is not on the list.
     TypeNotAllowed = "type-not-allowed", 415, "The file type is not allowed";
+    /// The body is of a media type that the route does not take.
+    UnsupportedMediaType = "unsupported-media-type", 415, "The body's media type is not taken here";
     /// The `Range` does not lie in the file.
     RangeNotSatisfiable = "range-not-satisfiable", 416, "The range does not lie in the file";
     /// The Host header names none of ours, or the store of another cohort.

@@ -35,6 +35,9 @@ pub fn versions(cohort: &Cohort) -> String {
 /// `POST`: make a link; `GET`: list one's own; with `/{id}` behind it `DELETE`: end one.
 pub const CAPABILITIES: &str = "/internal/v1/capabilities";
 
+/// `GET`: what the user may upload, and how large.
+pub const POLICY: &str = "/internal/v1/policy";
+
 /// Where the log is shown.
 pub const LEDGER: &str = "/internal/v1/ledger/";
 /// `GET`: the newest signed checkpoint of the log, as a note; its key is in the header `Culvert-Log-Key`.

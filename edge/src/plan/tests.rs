@@ -77,14 +77,48 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
     let plan = plan(&head, granted.as_ref(), &Policy { max_body_bytes, tunnel_up, draining });
     let seen = match plan {
         Plan::Refuse(refusal) => format!("{} {}", refusal.kind().status(), refusal.kind().name()),
-        Plan::Ask(_, PermissionRequest::Upload { cohort, path, size }) => {
-            format!("ask upload {cohort} {path} {}", words(size))
+        Plan::Ask(_, PermissionRequest::Upload { cohort, path, size, replaces }) => {
+            let instead = if replaces.is_some() { " instead" } else { "" };
+            format!("ask upload {cohort} {path} {}{instead}", words(size))
         }
         Plan::Ask(_, PermissionRequest::Download { cohort, file }) => match file {
             FileSelector::Path(path) => format!("ask download {cohort} {path}"),
+            FileSelector::Version { path, number } => {
+                format!("ask download {cohort} {path}, version {number}")
+            }
             FileSelector::FileId(id) => format!("ask download {cohort} by id {id}"),
         },
         Plan::Ask(_, PermissionRequest::List { cohort }) => format!("ask list {cohort}"),
+        Plan::Ask(_, PermissionRequest::DownloadFile { file_id }) => format!("ask download of {file_id}"),
+        Plan::Show(_, Shown::Versions(cohort, path)) => format!("show versions of {cohort} {path}"),
+        Plan::Show(_, Shown::Receipt(id)) => format!("show receipt {id}"),
+        Plan::Show(_, Shown::Uploads) => "show uploads".to_owned(),
+        Plan::Show(_, Shown::Upload(id)) => format!("show upload {id}"),
+        Plan::Delete(_, id, reason) => format!("delete {id}: {}", reason.as_deref().unwrap_or("-")),
+        Plan::Discover => "discover".to_owned(),
+        Plan::Begin(_, beginning) => {
+            let Beginning { new, dialect, first } = *beginning;
+            let last = if first.is_last { ", the last" } else { "" };
+            let checked = if first.checksum.is_some() { ", checked" } else { "" };
+            format!(
+                "begin {dialect:?} {} {} of {}, type {}, digest {}{}; brings {}{checked}{last}",
+                new.cohort,
+                new.path,
+                words(new.length),
+                new.file_type.map_or("-".into(), String::from),
+                new.sha256.map_or("-", |_| "given"),
+                new.replaces.map_or("", |_| ", instead"),
+                words(first.content_length),
+            )
+        }
+        Plan::Append(_, Addition { upload, dialect, offset, length, stretch }) => {
+            let last = if stretch.is_last { ", the last" } else { "" };
+            let checked = if stretch.checksum.is_some() { ", checked" } else { "" };
+            let (length, bytes) = (words(length), words(stretch.content_length));
+            format!("append {dialect:?} {upload} at {offset} of {length}; brings {bytes}{checked}{last}")
+        }
+        Plan::Look(_, id) => format!("look at {id}"),
+        Plan::GiveUp(_, id) => format!("give up {id}"),
         Plan::List(_, page) => {
             let cursor = page.cursor.as_deref().unwrap_or("-");
             format!("list {} from {cursor}, {}", page.cohort, words(page.limit.map(u64::from)))
@@ -125,6 +159,173 @@ fn each_route_asks_before_anything_else() {
     check(&format!("GET {FILE}"), &[], NOTHING, "ask download alpha a/b.csv");
     check(&format!("HEAD {FILE}"), &[], NOTHING, "ask download alpha a/b.csv");
     check(&format!("GET {LIST}"), &[], NOTHING, "list alpha from -, -");
+}
+
+#[test]
+fn small_routes_lead_where_they_say() {
+    let id = "01".repeat(16);
+    let file = format!("/v1/files/{id}");
+    check(&format!("GET {file}"), &[], NOTHING, &format!("ask download of {id}"));
+    check(&format!("HEAD {file}"), &[], granted(Grant::File(3)), "send all 3, head only");
+    check(&format!("GET {file}"), &["Range: bytes=1-1"], granted(Grant::File(3)), "send 1-1");
+    check(&format!("GET {file}/receipt"), &[], NOTHING, &format!("show receipt {id}"));
+    check(&format!("DELETE {file}"), &[], NOTHING, &format!("delete {id}: -"));
+    check(&format!("DELETE {file}"), &["Culvert-Reason: twice"], NOTHING, &format!("delete {id}: twice"));
+    check("GET /v1/cohorts/alpha/versions/a/b.csv", &[], NOTHING, "show versions of alpha a/b.csv");
+    check(&format!("GET {FILE}?version=2"), &[], NOTHING, "ask download alpha a/b.csv, version 2");
+    for query in ["version=0", "version=x", "version=1&version=2", "version", "cursor=x"] {
+        check(&format!("GET {FILE}?{query}"), &[], NOTHING, "400 bad-request");
+    }
+    for line in
+        [format!("PUT {FILE}?version=1"), format!("GET {file}?version=1"), format!("GET {file}/receipt?x")]
+    {
+        check(&line, &[], NOTHING, "400 bad-request");
+    }
+    for line in [format!("DELETE {file}"), format!("GET {file}/receipt")] {
+        check(&line, &["anonymous"], NOTHING, "401 unauthenticated");
+        check(&line, &[], Given { tunnel_up: false, ..NOTHING }, "503 tunnel-unavailable");
+    }
+}
+
+const UPLOADS: &str = "/v1/cohorts/alpha/uploads";
+const TUS: &str = "Tus-Resumable: 1.0.0";
+/// `filename` with `a.csv`.
+const NAMED: &str = "Upload-Metadata: filename YS5jc3Y=";
+
+#[test]
+fn tus_begins_an_upload_with_a_length_or_none() {
+    let post = format!("POST {UPLOADS}");
+    let begun = |rest: &str| format!("begin Tus alpha a.csv of {rest}");
+    let expected = begun("10, type -, digest -; brings -");
+    check(&post, &[TUS, NAMED, "Upload-Length: 10"], NOTHING, &expected);
+    let deferred = begun("-, type -, digest -; brings -");
+    check(&post, &[TUS, NAMED, "Upload-Defer-Length: 1"], NOTHING, &deferred);
+    let with_bytes = [
+        TUS,
+        NAMED,
+        "Upload-Length: 9",
+        "Content-Length: 4",
+        "Content-Type: application/offset+octet-stream",
+    ];
+    check(&post, &with_bytes, NOTHING, &begun("9, type -, digest -; brings 4"));
+    let typed = "Upload-Metadata: path YS5jc3Y=,culvert-file-type cmF3X2Nzdg==";
+    check(&post, &[TUS, typed, "Upload-Length: 0"], NOTHING, &begun("0, type raw_csv, digest -; brings -"));
+    for (headers, expected) in [
+        (&[TUS, NAMED][..], "400 bad-request"),
+        (&[TUS, NAMED, "Upload-Length: 1", "Upload-Defer-Length: 1"], "400 bad-request"),
+        (&[TUS, NAMED, "Upload-Defer-Length: 2"], "400 bad-request"),
+        (&[TUS, NAMED, "Upload-Length: -1"], "400 bad-request"),
+        (&[TUS, NAMED, "Upload-Length: "], "400 bad-request"),
+        (&[TUS, "Upload-Length: 1"], "400 bad-request"),
+        (&[TUS, "Upload-Metadata: filename Li4veA==", "Upload-Length: 1"], "400 bad-request"),
+        (&["Tus-Resumable: 0.2.2", NAMED, "Upload-Length: 1"], "412 precondition-failed"),
+        (&[NAMED, "Upload-Length: 1"], "400 bad-request"),
+        (
+            &[TUS, NAMED, "Upload-Length: 1", "Content-Length: 1", "Content-Type: text/csv"],
+            "415 unsupported-media-type",
+        ),
+        (&["anonymous", TUS, NAMED, "Upload-Length: 1"], "401 unauthenticated"),
+    ] {
+        check(&post, headers, NOTHING, expected);
+    }
+    let small = Given { max_body_bytes: Some(9), ..NOTHING };
+    check(&post, &[TUS, NAMED, "Upload-Length: 10"], small, "413 too-large");
+    check(&format!("OPTIONS {UPLOADS}"), &["anonymous"], NOTHING, "discover");
+    check(
+        &format!("OPTIONS {UPLOADS}"),
+        &["anonymous", TUS],
+        Given { tunnel_up: false, ..NOTHING },
+        "discover",
+    );
+    check(&format!("GET {UPLOADS}"), &[], NOTHING, "405 method-not-allowed");
+}
+
+#[test]
+fn the_draft_begins_an_upload_that_may_be_whole() {
+    let post = format!("POST {UPLOADS}");
+    let begun = |rest: &str| format!("begin Draft alpha a.csv of {rest}");
+    let interop = "Upload-Draft-Interop-Version: 6";
+    let more = [interop, NAMED, "Upload-Complete: ?0"];
+    check(&post, &more, NOTHING, &begun("-, type -, digest -; brings -"));
+    let all =
+        ["Upload-Complete: ?1", "Content-Length: 7", "Content-Disposition: attachment; filename=\"a.csv\""];
+    check(&post, &all, NOTHING, &begun("7, type -, digest -; brings 7, the last"));
+    let digest = ContentDigest::from_bytes([1; 32]).to_repr_digest();
+    let (repr, content) = (format!("Repr-Digest: {digest}"), format!("Content-Digest: {digest}"));
+    let checked = [&repr, &content, NAMED, "Upload-Complete: ?0", "Upload-Length: 7"];
+    check(&post, &checked, NOTHING, &begun("7, type -, digest given; brings -, checked"));
+    for headers in [
+        &[interop, NAMED][..],
+        &[NAMED, "Upload-Complete: 1"],
+        &["Upload-Draft-Interop-Version: 3", NAMED, "Upload-Complete: ?0"],
+        &["Upload-Complete: ?0", "Content-Disposition: attachment; filename=\"../a\""],
+        &["Upload-Complete: ?0"],
+    ] {
+        let refused = if headers.len() == 2 && headers[1].contains("../") {
+            "400 invalid-path"
+        } else {
+            "400 bad-request"
+        };
+        check(&post, headers, NOTHING, refused);
+    }
+}
+
+#[test]
+fn bytes_go_where_their_head_says() {
+    let id = "01".repeat(16);
+    let patch = format!("PATCH /v1/uploads/{id}");
+    let bytes = "Content-Type: application/offset+octet-stream";
+    let tus = |rest: &str| format!("append Tus {id} at {rest}");
+    check(&patch, &[TUS, bytes, "Upload-Offset: 3", "Content-Length: 4"], NOTHING, &tus("3 of -; brings 4"));
+    let checksum = "Upload-Checksum: sha256 AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    check(&patch, &[TUS, bytes, "Upload-Offset: 0", checksum], NOTHING, &tus("0 of -; brings -, checked"));
+    check(&patch, &[TUS, bytes, "Upload-Offset: 0", "Upload-Length: 9"], NOTHING, &tus("0 of 9; brings -"));
+    let as_post = ["X-HTTP-Method-Override: PATCH", TUS, bytes, "Upload-Offset: 0"];
+    check(&format!("POST /v1/uploads/{id}"), &as_post, NOTHING, &tus("0 of -; brings -"));
+    check(&format!("POST /v1/uploads/{id}"), &[TUS], NOTHING, "405 method-not-allowed");
+    let part = "Content-Type: application/partial-upload";
+    let draft = |rest: &str| format!("append Draft {id} at {rest}");
+    let last = [part, "Upload-Complete: ?1", "Upload-Offset: 3", "Content-Length: 4"];
+    check(&patch, &last, NOTHING, &draft("3 of 7; brings 4, the last"));
+    check(
+        &patch,
+        &["Upload-Complete: ?1", "Upload-Offset: 3"],
+        NOTHING,
+        &draft("3 of -; brings -, the last"),
+    );
+    check(&patch, &["Upload-Complete: ?0", "Upload-Offset: 3"], NOTHING, &draft("3 of -; brings -"));
+    for (headers, expected) in [
+        (&[TUS, bytes][..], "400 bad-request"),
+        (&[TUS, "Upload-Offset: 0"], "415 unsupported-media-type"),
+        (&[TUS, bytes, "Upload-Offset: x"], "400 bad-request"),
+        (&[TUS, bytes, "Upload-Offset: 0", "Upload-Checksum: md5 AAAA"], "400 bad-request"),
+        (&[bytes, "Upload-Offset: 0"], "400 bad-request"),
+        (
+            &["Content-Type: text/csv", "Upload-Complete: ?0", "Upload-Offset: 0"],
+            "415 unsupported-media-type",
+        ),
+        (
+            &[part, "Upload-Complete: ?1", "Upload-Offset: 0", "Content-Length: 4", "Upload-Length: 5"],
+            "400 bad-request",
+        ),
+        (&[TUS, bytes, "Upload-Offset: 18446744073709551615", "Content-Length: 1"], "413 too-large"),
+    ] {
+        check(&patch, headers, NOTHING, expected);
+    }
+    let small = Given { max_body_bytes: Some(9), ..NOTHING };
+    check(&patch, &[TUS, bytes, "Upload-Offset: 6", "Content-Length: 4"], small, "413 too-large");
+    check(&format!("HEAD /v1/uploads/{id}"), &[], NOTHING, &format!("look at {id}"));
+    check(&format!("GET /v1/uploads/{id}"), &[], NOTHING, &format!("show upload {id}"));
+    check(&format!("DELETE /v1/uploads/{id}"), &[TUS], NOTHING, &format!("give up {id}"));
+    check("GET /v1/uploads", &[], NOTHING, "show uploads");
+}
+
+#[test]
+fn a_new_version_names_what_it_replaces() {
+    let put = format!("PUT {FILE}");
+    let tag = format!("If-Match: {}", meta(1).etag);
+    check(&put, &[&tag], NOTHING, "ask upload alpha a/b.csv - instead");
+    check(&put, &[&tag, "If-None-Match: *"], NOTHING, "400 bad-request");
 }
 
 #[test]
@@ -189,6 +390,7 @@ fn what_would_change_the_meaning_of_a_put_is_refused() {
         "Content-Range: bytes 0-1/2",
         "Content-Encoding: gzip",
         "If-Match: \"x\"",
+        "If-Match: *",
         "If-None-Match: \"x\"",
         "Repr-Digest: sha-256=:xx:",
         "Repr-Digest: md5=:AAAA:",

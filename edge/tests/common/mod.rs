@@ -177,7 +177,14 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
                 PermissionRequest::Download { cohort, file: FileSelector::Path(path) } if size > 0 => {
                     json(200, &Permission::Download(meta(cohort, path, size)))
                 }
-                PermissionRequest::Download { .. } => problem(ProblemKind::UnknownFile),
+                PermissionRequest::DownloadFile { file_id } if size > 0 => {
+                    let alpha = store_proto::Cohort::parse("alpha").unwrap();
+                    let path = store_proto::LogicalPath::parse("a.bin").unwrap();
+                    json(200, &Permission::Download(FileMeta { file_id, ..meta(alpha, path, size) }))
+                }
+                PermissionRequest::Download { .. } | PermissionRequest::DownloadFile { .. } => {
+                    problem(ProblemKind::UnknownFile)
+                }
                 PermissionRequest::List { .. } => json(200, &Permission::List {}),
             }
         }

@@ -9,15 +9,17 @@ use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use store_proto::limits::MAX_PERMISSION_REQUEST_BYTES;
 use store_proto::{
-    Cohort, FileSelector, LogicalPath, Permission, PermissionRequest, ProblemKind, UploadPermission,
+    Action as Asked, Cohort, ContentDigest, FileSelector, LogicalPath, Permission, PermissionRequest,
+    ProblemKind, UploadPermission,
 };
 
 use crate::denial::Denial;
 use crate::ledger::Note;
 use crate::ledger::{Action, Ending, FileRow};
+use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
-use crate::serve::routes::{deny, no_place};
+use crate::serve::routes::{deny, deny_file, no_place};
 use crate::store::Store;
 
 /// `POST /internal/v1/permissions`.
@@ -27,30 +29,54 @@ pub async fn permissions(
     store: &Arc<Store>,
 ) -> Result<Answer, Refusal> {
     let asked: PermissionRequest = read_json(request, admitted, store).await?;
-    let cohort = match admitted.authorize(asked.cohort(), asked.action()) {
-        Ok(cohort) => cohort,
-        Err(denial) => {
-            return Err(deny(store, denial, admitted.origin.clone(), Some(asked.cohort()), None).await);
-        }
-    };
     let permission = match &asked {
-        PermissionRequest::Upload { cohort: name, path, size } => {
-            may_upload(store, admitted, name, path, *size, cohort.max_file_bytes).await?
+        PermissionRequest::Upload { cohort, path, size, replaces } => {
+            let rules = authorized(store, admitted, cohort, asked.action()).await?;
+            let wanted = Wanted { cohort, path, size: *size, replaces: *replaces };
+            may_upload(store, admitted, wanted, rules.max_file_bytes).await?
         }
-        PermissionRequest::Download { cohort: name, file } => {
-            let row = find(store, name, file)?;
-            let note = Note {
-                cohort: Some(row.cohort.clone()),
-                path: Some(row.path.clone()),
-                file_id: Some(row.file_id),
-                ..Note::new(Action::AccessMetadata, Ending::Succeeded, admitted.origin.clone())
-            };
-            store.note(note).await?;
-            Permission::Download(row.to_meta())
+        PermissionRequest::Download { cohort, file } => {
+            authorized(store, admitted, cohort, asked.action()).await?;
+            describe(store, admitted, find(store, cohort, file)?).await?
         }
-        PermissionRequest::List { .. } => Permission::List {},
+        PermissionRequest::DownloadFile { file_id } => {
+            let row = store.ledger.reader().file(*file_id).map_err(unreadable)?;
+            let row = row.ok_or(Refusal::of(ProblemKind::UnknownFile))?;
+            if let Err(denial) = admitted.authorize(&row.cohort, asked.action()) {
+                return Err(deny_file(store, denial, admitted.origin.clone(), &row).await);
+            }
+            describe(store, admitted, row).await?
+        }
+        PermissionRequest::List { cohort } => {
+            authorized(store, admitted, cohort, asked.action()).await?;
+            Permission::List {}
+        }
     };
     Ok(answer::json(StatusCode::OK, &permission))
+}
+
+async fn authorized(
+    store: &Store,
+    admitted: &Admitted,
+    cohort: &Cohort,
+    action: Asked,
+) -> Result<CohortPolicy, Refusal> {
+    match admitted.authorize(cohort, action) {
+        Ok(rules) => Ok(rules),
+        Err(denial) => Err(deny(store, denial, admitted.origin.clone(), Some(cohort), None).await),
+    }
+}
+
+/// What is known of a file is data too: telling it is recorded first.
+async fn describe(store: &Store, admitted: &Admitted, row: FileRow) -> Result<Permission, Refusal> {
+    let note = Note {
+        cohort: Some(row.cohort.clone()),
+        path: Some(row.path.clone()),
+        file_id: Some(row.file_id),
+        ..Note::new(Action::AccessMetadata, Ending::Succeeded, admitted.origin.clone())
+    };
+    store.note(note).await?;
+    Ok(Permission::Download(row.to_meta()))
 }
 
 /// A small body that is JSON of the protocol.
@@ -77,14 +103,21 @@ pub(super) async fn read_json<T: DeserializeOwned>(
     }
 }
 
+/// What is to be uploaded.
+struct Wanted<'a> {
+    cohort: &'a Cohort,
+    path: &'a LogicalPath,
+    size: Option<u64>,
+    replaces: Option<ContentDigest>,
+}
+
 async fn may_upload(
     store: &Store,
     admitted: &Admitted,
-    cohort: &Cohort,
-    path: &LogicalPath,
-    size: Option<u64>,
+    wanted: Wanted<'_>,
     max_bytes: u64,
 ) -> Result<Permission, Refusal> {
+    let Wanted { cohort, path, size, replaces } = wanted;
     if size.is_some_and(|size| size > max_bytes) {
         return Err(deny(store, Denial::TooLarge, admitted.origin.clone(), Some(cohort), Some(path)).await);
     }
@@ -95,7 +128,15 @@ async fn may_upload(
     if !store.ledger.is_usable() {
         return Err(Refusal::of(ProblemKind::LedgerUnavailable));
     }
-    refuse_certain_conflict(store, cohort, path, size)?;
+    match replaces {
+        None => refuse_certain_conflict(store, cohort, path, size).map(drop)?,
+        Some(expected) => {
+            let existing = store.ledger.reader().file_at(cohort, path).map_err(unreadable)?;
+            if existing.is_none_or(|existing| existing.sha256 != expected) {
+                return Err(Refusal::of(ProblemKind::PreconditionFailed));
+            }
+        }
+    }
     Ok(Permission::Upload(UploadPermission { max_bytes }))
 }
 
@@ -117,6 +158,9 @@ fn find(store: &Store, cohort: &Cohort, file: &FileSelector) -> Result<FileRow, 
     let reader = store.ledger.reader();
     let row = match file {
         FileSelector::Path(path) => reader.file_at(cohort, path),
+        FileSelector::Version { path, number } => reader
+            .versions(cohort, path)
+            .map(|versions| versions.into_iter().find(|row| row.version == *number)),
         FileSelector::FileId(id) => reader.file(*id),
     };
     let row = row.map_err(unreadable)?.filter(|row| row.cohort == *cohort);

@@ -11,6 +11,7 @@
 pub mod capture;
 mod cpio;
 pub mod culvert;
+pub mod cutter;
 mod enter;
 mod holder;
 pub mod host;

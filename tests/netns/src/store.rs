@@ -5,6 +5,7 @@
 
 mod connection;
 mod daemon;
+mod edge;
 pub mod exports;
 pub mod faults;
 pub mod fuse;
@@ -25,6 +26,7 @@ use tunnel_events::{Answer, Message, PeerIdentity};
 
 pub use connection::{Connection, Receipt, connect, read_sized, receipt};
 pub use daemon::Daemon;
+pub use edge::Edge;
 
 use crate::culvert::{COHORT, STORAGED_USER, USER, has_many_users};
 use crate::lab;
@@ -184,6 +186,13 @@ impl Store {
         let mut command = Command::new(self.programs.join("culvert"));
         command.args(arguments).arg("--socket").arg(self.layout.folder.join("admin.sock"));
         Ok(String::from_utf8_lossy(&finished(command)?).into_owned())
+    }
+
+    /// Verifies a receipt against a file, as anybody could who has both.
+    pub fn verify_receipt(&self, receipt: &str, file: &str) -> Result<()> {
+        let mut command = Command::new(self.programs.join("culvert"));
+        command.args(["receipt", "verify", receipt, file]);
+        finished(command).map(drop)
     }
 
     /// The audit trail, oldest first.

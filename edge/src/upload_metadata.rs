@@ -1,0 +1,100 @@
+//! `Upload-Metadata`, as tus writes it: `key BASE64,key2 BASE64,…`.
+//!
+//! **Invariant:** what is read from it went through the types that every other name goes through; what it says beside
+//! that is read for its form alone, and dropped.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use store_proto::{FileType, LogicalPath};
+
+use crate::limits::{METADATA_BYTES, METADATA_PAIRS};
+
+/// The keys that may name the file, the surest first: what the client's own form calls it comes last.
+const NAMES: [&str; 3] = ["path", "filename", "name"];
+/// The key of the file's type: the name of the header that says it elsewhere.
+const FILE_TYPE: &str = "culvert-file-type";
+
+/// What it says of the file.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct UploadMetadata {
+    /// Its name in the cohort.
+    pub path: Option<LogicalPath>,
+    /// What kind of data it is.
+    pub file_type: Option<FileType>,
+}
+
+impl UploadMetadata {
+    /// Reads the header's value. The error is a rule, without what broke it.
+    pub fn parse(value: &str) -> Result<UploadMetadata, String> {
+        if value.len() > METADATA_BYTES {
+            return Err(format!("it may have {METADATA_BYTES} bytes"));
+        }
+        let mut pairs: Vec<(&str, String)> = Vec::new();
+        for pair in value.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
+            let (key, encoded) = pair.split_once(' ').unwrap_or((pair, ""));
+            if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err("a key is printable ASCII without spaces and commas".to_owned());
+            }
+            if pairs.iter().any(|(known, _)| *known == key) {
+                return Err("a key stands there twice".to_owned());
+            }
+            if pairs.len() == METADATA_PAIRS {
+                return Err(format!("it may have {METADATA_PAIRS} keys"));
+            }
+            let decoded = STANDARD.decode(encoded.trim()).map_err(|_| "a value is not base64".to_owned())?;
+            // Only what we take is text for certain.
+            pairs.push((key, String::from_utf8_lossy(&decoded).into_owned()));
+        }
+        let value = |wanted: &str| pairs.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value);
+        let name = NAMES.iter().find_map(|name| value(name));
+        let path =
+            name.map(|name| LogicalPath::parse(name)).transpose().map_err(|error| error.to_string())?;
+        let file_type = value(FILE_TYPE).map(|text| FileType::parse(text)).transpose();
+        Ok(UploadMetadata { path, file_type: file_type.map_err(|error| error.to_string())? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(key: &str, value: &str) -> String {
+        format!("{key} {}", STANDARD.encode(value))
+    }
+
+    #[test]
+    fn the_surest_name_is_taken() {
+        let read = |pairs: &[(&str, &str)]| {
+            let text: Vec<_> = pairs.iter().map(|(key, value)| pair(key, value)).collect();
+            let read = UploadMetadata::parse(&text.join(",")).unwrap();
+            (read.path.map(String::from), read.file_type.map(String::from))
+        };
+        assert_eq!(read(&[("filename", "ü b.csv"), ("filetype", "text/csv")]).0.unwrap(), "ü b.csv");
+        assert_eq!(read(&[("name", "x"), ("filename", "y"), ("path", "2026/z")]).0.unwrap(), "2026/z");
+        assert_eq!(read(&[("name", "x"), ("culvert-file-type", "raw_csv")]).1.unwrap(), "raw_csv");
+        assert_eq!(UploadMetadata::parse(""), Ok(UploadMetadata::default()));
+        assert_eq!(UploadMetadata::parse("is_confidential"), Ok(UploadMetadata::default()));
+    }
+
+    #[test]
+    fn what_is_not_tus_is_refused_without_being_repeated() {
+        let twice = format!("{},{}", pair("a", "1"), pair("a", "2"));
+        let many: Vec<_> = (0..=METADATA_PAIRS).map(|n| pair(&n.to_string(), "x")).collect();
+        let long = pair("filename", &"patient-4711".repeat(1000));
+        for bad in [
+            "filename !!!!",
+            "filename YQ",
+            "fïlename YQ==",
+            &twice,
+            &many.join(","),
+            &long,
+            &pair("path", "../patient-4711"),
+            &pair("filename", "/patient-4711"),
+            &pair("filename", ""),
+            &pair("culvert-file-type", "Patient-4711"),
+        ] {
+            let error = UploadMetadata::parse(bad).unwrap_err();
+            assert!(!error.contains("4711"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! See `fuzz::upload_metadata`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::upload_metadata(data));

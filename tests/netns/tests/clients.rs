@@ -1,0 +1,258 @@
+//! Clients that nobody here wrote, against the real edge before a real store: tus-js-client, tuspy, curl.
+//!
+//! ```text
+//!  client ── bad line (cuts) ── edge ── storaged ─┬─ ledger, keys
+//!                                                 └─ volume
+//! ```
+//!
+//! Everything is on the loopback of the world, in role testing: the tunnel is other scenarios' matter.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context as _, Result, ensure};
+use culvert_netns::culvert::COHORT;
+use culvert_netns::cutter::Cutter;
+use culvert_netns::lab::tools;
+use culvert_netns::payload::{Payload, sha256};
+use culvert_netns::runner::{self, Scenario, Scene};
+use culvert_netns::store::{Daemon, Edge, Layout, Store};
+use serde_json::{Value, json};
+
+const PROGRAMS: &[&str] = &["edge", "storaged", "culvert"];
+
+fn main() -> ExitCode {
+    runner::main(&[
+        Scenario::new("tus_js_client_uploads_in_every_mode", tus_js_modes).needs(PROGRAMS),
+        Scenario::new("tuspy_uploads_with_and_without_checksums", tuspy_modes).needs(PROGRAMS),
+        Scenario::new("uploads_cut_12_times_end_with_the_right_hash", |scene| cut(scene, 12)).needs(PROGRAMS),
+        Scenario::new("uploads_cut_100_times_end_with_the_right_hash", |scene| cut(scene, 100))
+            .needs(PROGRAMS)
+            .slow(),
+        Scenario::new("an_upload_goes_on_through_another_edge", other_edge).needs(PROGRAMS),
+        Scenario::new("curl_uploads_downloads_and_resumes", curl).needs(PROGRAMS),
+    ])
+}
+
+/// A store, an edge before it, and files to send.
+struct Site {
+    store: Store,
+    _storaged: Daemon,
+    edge: Edge,
+    folder: PathBuf,
+}
+
+impl Site {
+    fn start(scene: &Scene) -> Result<Site> {
+        let folder = scene.world.data().join("site");
+        let store = Store::init(Layout::below(&folder)?)?;
+        let storaged = store.start()?;
+        let edge = store.start_edge("edge", "")?;
+        Ok(Site { store, _storaged: storaged, edge, folder })
+    }
+
+    /// A file of `bytes` bytes, and its SHA-256.
+    fn file(&self, name: &str, bytes: u64, seed: u64) -> Result<(String, String)> {
+        let path = self.folder.join(name);
+        let mut payload = Payload::new(bytes, seed);
+        let expected = payload.sha256();
+        let mut file = fs::File::create(&path).context("make a file to send")?;
+        std::io::copy(&mut payload, &mut file).context("fill a file to send")?;
+        Ok((path.display().to_string(), expected))
+    }
+
+    fn url(&self, below: &str) -> String {
+        format!("http://{}/v1/{below}", self.edge.public())
+    }
+
+    fn curl(&self, arguments: &[&str]) -> Result<String> {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--show-error", "--fail-with-body", "--max-time", "60"]);
+        curl.args(["--header", &format!("Authorization: Bearer {}", self.store.token())]);
+        run(curl.args(arguments)).map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+    }
+
+    /// What lies under a path must be what was sent.
+    fn holds(&self, path: &str, expected: &str) -> Result<()> {
+        let back = self.folder.join("back");
+        let url = self.url(&format!("cohorts/{COHORT}/files/{path}"));
+        self.curl(&["--output", &back.display().to_string(), &url]).with_context(|| self.edge.log())?;
+        let found = sha256(&fs::read(&back)?);
+        ensure!(found == expected, "{path} has {found}, sent was {expected}");
+        Ok(())
+    }
+}
+
+fn run(command: &mut Command) -> Result<Vec<u8>> {
+    let output = command.output().with_context(|| format!("run {:?}", command.get_program()))?;
+    ensure!(
+        output.status.success(),
+        "{:?} ended with {}: {}{}",
+        command.get_program(),
+        output.status,
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(output.stdout)
+}
+
+fn script(name: &str) -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts")).join(name)
+}
+
+fn with_fields(base: Value, more: &Value) -> String {
+    let mut all = base;
+    if let (Some(all), Some(more)) = (all.as_object_mut(), more.as_object()) {
+        all.extend(more.clone());
+    }
+    all.to_string()
+}
+
+/// Uploads with tus-js-client and gives what it was told at the end.
+fn tus_js(site: &Site, edge: SocketAddr, file: &str, path: &str, options: &Value) -> Result<Value> {
+    let asked = json!({
+        "endpoint": format!("http://{edge}/v1/cohorts/{COHORT}/uploads"), "token": site.store.token(),
+        "file": file, "path": path,
+    });
+    let mut node = Command::new("node");
+    node.env("NODE_PATH", tools()?.join("tus-js-client/node_modules"));
+    node.arg(script("upload_tus.cjs")).arg(with_fields(asked, options));
+    let said = run(&mut node).with_context(|| site.edge.log())?;
+    serde_json::from_slice(&said).context("read what tus-js-client said")
+}
+
+/// Uploads with tuspy.
+fn tuspy(site: &Site, edge: SocketAddr, file: &str, path: &str, options: &Value) -> Result<()> {
+    let asked = json!({
+        "endpoint": format!("http://{edge}/v1/cohorts/{COHORT}/uploads"), "token": site.store.token(),
+        "file": file, "path": path,
+    });
+    let mut python = Command::new(tools()?.join("tuspy/bin/python"));
+    python.arg(script("upload_tus.py")).arg(with_fields(asked, options));
+    run(&mut python).with_context(|| site.edge.log()).map(drop)
+}
+
+fn tus_js_modes(scene: &Scene) -> Result<()> {
+    let site = Site::start(scene)?;
+    let (file, sent) = site.file("visits.csv", 3_000_000, 1)?;
+    let modes = [
+        ("tus", json!({"protocol": "tus-v1"})),
+        ("tus-chunks", json!({"protocol": "tus-v1", "chunkSize": 700_000})),
+        (
+            "tus-first",
+            json!({"protocol": "tus-v1", "uploadDataDuringCreation": true, "chunkSize": 1_000_000}),
+        ),
+        ("tus-post", json!({"protocol": "tus-v1", "overridePatchMethod": true})),
+        ("tus-deferred", json!({"protocol": "tus-v1", "uploadLengthDeferred": true, "chunkSize": 1_000_000})),
+        ("draft-03", json!({"protocol": "ietf-draft-03"})),
+        ("draft-03-chunks", json!({"protocol": "ietf-draft-03", "chunkSize": 700_000})),
+        ("draft-05", json!({"protocol": "ietf-draft-05"})),
+        ("draft-05-chunks", json!({"protocol": "ietf-draft-05", "chunkSize": 700_000})),
+        ("draft-05-first", json!({"protocol": "ietf-draft-05", "uploadDataDuringCreation": true})),
+    ];
+    for (mode, options) in &modes {
+        let path = format!("js/{mode}.csv");
+        tus_js(&site, site.edge.public(), &file, &path, options).with_context(|| (*mode).to_owned())?;
+        site.holds(&path, &sent).with_context(|| (*mode).to_owned())?;
+    }
+    let (empty, nothing) = site.file("empty", 0, 0)?;
+    for (mode, options) in [&modes[0], &modes[5], &modes[7]] {
+        let path = format!("js/{mode}-empty.csv");
+        tus_js(&site, site.edge.public(), &empty, &path, options).with_context(|| (*mode).to_owned())?;
+        site.holds(&path, &nothing).with_context(|| (*mode).to_owned())?;
+    }
+    site.edge.stop()
+}
+
+fn tuspy_modes(scene: &Scene) -> Result<()> {
+    let site = Site::start(scene)?;
+    let (file, sent) = site.file("visits.csv", 3_000_000, 2)?;
+    for (path, options) in [
+        ("py/whole.csv", json!({"chunk_size": 10_000_000, "checksum": false})),
+        ("py/chunks.csv", json!({"chunk_size": 700_000, "checksum": false})),
+        ("py/checked.csv", json!({"chunk_size": 700_000, "checksum": true})),
+    ] {
+        tuspy(&site, site.edge.public(), &file, path, &options).with_context(|| path.to_owned())?;
+        site.holds(path, &sent).with_context(|| path.to_owned())?;
+    }
+    site.edge.stop()
+}
+
+fn cut(scene: &Scene, cuts: u32) -> Result<()> {
+    let site = Site::start(scene)?;
+    // Large enough for as many cuts, each of which lets at least one byte of the next stretch pass on average.
+    let bytes = u64::from(cuts) * 400_000;
+    let (file, sent) = site.file("visits.csv", bytes, 3)?;
+    let modes = [("tus", json!({"protocol": "tus-v1"})), ("draft-05", json!({"protocol": "ietf-draft-05"}))];
+    for (seed, (mode, options)) in (1..).zip(&modes) {
+        let line = Cutter::start(site.edge.public(), seed, cuts / 2, 600_000)?;
+        let path = format!("cut/{mode}.csv");
+        tus_js(&site, line.address(), &file, &path, options).with_context(|| (*mode).to_owned())?;
+        site.holds(&path, &sent).with_context(|| (*mode).to_owned())?;
+        ensure!(line.cuts() >= cuts / 2, "{mode} was cut {} times only", line.cuts());
+    }
+    site.edge.stop()
+}
+
+fn other_edge(scene: &Scene) -> Result<()> {
+    let site = Site::start(scene)?;
+    let (file, sent) = site.file("visits.csv", 20_000_000, 4)?;
+    let first = site.store.start_edge("first", "")?;
+    // Cut once, and then led elsewhere: the first edge is gone by then.
+    let line = Cutter::start(first.public(), 9, 3, 4_000_000)?;
+    let (leading, public) = (line.clone(), site.edge.public());
+    let killing = std::thread::spawn(move || -> Result<()> {
+        culvert_netns::wait::until_true("a cut", std::time::Duration::from_secs(30), || leading.cuts() > 0)?;
+        leading.lead_to(public);
+        first.kill()
+    });
+    tus_js(&site, line.address(), &file, "other.csv", &json!({"protocol": "tus-v1"}))?;
+    killing.join().map_err(|_| anyhow::anyhow!("the killing panicked"))??;
+    site.holds("other.csv", &sent)?;
+    site.edge.stop()
+}
+
+fn curl(scene: &Scene) -> Result<()> {
+    let site = Site::start(scene)?;
+    let (file, sent) = site.file("visits.csv", 5_000_000, 5)?;
+    let url = |path: &str| site.url(&format!("cohorts/{COHORT}/files/{path}"));
+    // -T, with `Expect: 100-continue`, and from a pipe without a length.
+    site.curl(&["--upload-file", &file, &url("curl/file.csv")])?;
+    site.holds("curl/file.csv", &sent)?;
+    let piped = format!("curl --silent --show-error --fail-with-body -T - -H \"$0\" \"$1\" < \"$2\"");
+    let token = format!("Authorization: Bearer {}", site.store.token());
+    run(Command::new("sh").args(["-c", &piped, &token, &url("curl/pipe.csv"), &file]))?;
+    site.holds("curl/pipe.csv", &sent)?;
+
+    // A download that broke off goes on where it was.
+    let part = site.folder.join("part");
+    fs::write(&part, &fs::read(&file)?[..1_234_567])?;
+    let part_name = part.display().to_string();
+    site.curl(&["--continue-at", "-", "--output", &part_name, &url("curl/file.csv")])?;
+    ensure!(sha256(&fs::read(&part)?) == sent, "the rest does not fit");
+    let first = site.curl(&["--range", "0-9", &url("curl/file.csv")])?;
+    ensure!(first.as_bytes() == &fs::read(&file)?[..10], "{first}");
+
+    // The receipt stands by itself.
+    let found: Value = serde_json::from_str(&site.curl(&[&site.url(&format!("cohorts/{COHORT}/files"))])?)?;
+    let id = found["files"][0]["file_id"].as_str().context("the listing has no file")?;
+    let receipt = site.folder.join("receipt.json");
+    site.curl(&["--output", &receipt.display().to_string(), &site.url(&format!("files/{id}/receipt"))])?;
+    site.store.verify_receipt(&receipt.display().to_string(), &file)?;
+
+    // A new version is made of what is named, and the old one stays.
+    let (newer, newer_sent) = site.file("newer.csv", 1_000_000, 6)?;
+    let tag = format!("If-Match: \"{sent}\"");
+    let refused = site.curl(&["--upload-file", &newer, &url("curl/file.csv")]);
+    ensure!(
+        format!("{:#}", refused.expect_err("the name is taken")).contains("urn:culvert:problem:conflict")
+    );
+    site.curl(&["--header", &tag, "--upload-file", &newer, &url("curl/file.csv")])?;
+    site.holds("curl/file.csv", &newer_sent)?;
+    site.holds("curl/file.csv?version=1", &sent)?;
+    let versions = site.curl(&[&site.url(&format!("cohorts/{COHORT}/versions/curl/file.csv"))])?;
+    ensure!(versions.contains(&sent) && versions.contains(&newer_sent), "{versions}");
+    site.edge.stop()
+}
