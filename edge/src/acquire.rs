@@ -1,4 +1,4 @@
-//! What edge takes hold of before it gives its rights up: listeners, sockets, the internal key.
+//! What edge takes hold of before it gives its rights up: listeners, sockets, keys and certificates.
 
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
@@ -16,7 +16,8 @@ use linux::{ListenFds, Privileged, User};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use receipt::SignedCheckpoint;
 
-use crate::config::{Config, Environment, Users};
+use crate::config::{Config, Encryption, Environment, Users};
+use crate::tls::{Named, Tls};
 use crate::witness::Witness;
 
 /// Owner and group may talk to edge's sockets; who they are is then checked by credentials.
@@ -122,6 +123,21 @@ pub fn internal_key(config: &Config, environment: &Environment) -> anyhow::Resul
         (None, None) => anyhow::bail!("no internal key"), // `Config::parse` demands one of both
     };
     key_header(&secret)
+}
+
+/// The certificate and its key; `None` on a plain listener.
+pub fn tls(config: &Config, now_s: u64) -> anyhow::Result<Option<Tls>> {
+    let Encryption::Tls(files) = &config.encryption else { return Ok(None) };
+    let open = |key: &str, reference: &str| -> anyhow::Result<Named> {
+        let wrong =
+            |error: &dyn std::fmt::Display| exit::fail(exit::CONFIG, anyhow::anyhow!("{key}: {error}"));
+        let path = reference_path(reference).map_err(|error| wrong(&error))?;
+        Named::open(path).map_err(|error| wrong(&error))
+    };
+    let chain = open("tls_certificate_file", &files.certificate)?;
+    let key = open("tls_key_file", &files.key)?;
+    let tls = Tls::read(chain, key, files.oldest, now_s).map_err(|error| exit::fail(exit::CONFIG, error))?;
+    Ok(Some(tls))
 }
 
 /// What is known of storaged's log before the first look at it.

@@ -16,7 +16,8 @@ A configuration (TOML) that starts:
   name = \"web1\"                                  # this edge's WireGuard peer name at storaged
   role = \"web\"                                   # no default
   listen = \"0.0.0.0:8000\"                        # unless systemd hands in a listener named `public`
-  plain_http = true                              # has to be said: TLS is not built yet
+  tls_certificate_file = \"/etc/culvert/chain.pem\"  # its own certificate first
+  tls_key_file = \"credential:tls-key\"          # or a path; not readable by everyone
   services_url = \"http://10.100.0.11:8001\"       # a literal address inside tunnel_prefix
   tunnel_prefix = \"10.100.0.0/24\"
   internal_api_key_file = \"credential:internal\"  # or a path
@@ -32,7 +33,7 @@ Exit codes: 0 stopped, 64 usage, 71 the system refused (an occupied port), 77 a 
 
 Try it:
   edge --config edge.toml --check-config
-  curl -T a.csv -H \"Authorization: Bearer $TOKEN\" http://HOST:8000/v1/cohorts/C/files/a.csv
+  curl -T a.csv -H \"Authorization: Bearer $TOKEN\" https://HOST:8000/v1/cohorts/C/files/a.csv
   curl http://127.0.0.1:9587/readyz?verbose";
 
 /// What was asked for.

@@ -7,6 +7,7 @@
 //! - **hyper's own refusals.** A head that hyper cannot read is answered by hyper, bare. As long as
 //!   no request has reached the service, whatever is written is such an answer, and our problem
 //!   document takes its place. Later on it cannot be told from a body, and is left alone.
+//! - **Floods.** On HTTP/2 each frame is looked at as it passes ([`FrameWatch`]).
 
 use std::future::Future;
 use std::io::{self, IoSlice};
@@ -18,24 +19,33 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::frame_watch::FrameWatch;
 use crate::limits::{LINGER_BYTES, LINGER_TIME};
+use crate::transport::Transport;
 
 /// Makes the answer that takes the place of hyper's bare one with this status.
 pub type OwnRefusal = Box<dyn Fn(u16) -> Bytes + Send + Sync>;
 
 /// A client's connection.
 pub struct ClientStream {
-    stream: TcpStream,
+    stream: Transport,
     /// Set by the service with the first request.
     served: Arc<AtomicBool>,
     own_refusal: OwnRefusal,
+    /// On HTTP/2.
+    frames: Option<Frames>,
     /// What is left to write of our answer in hyper's place.
     own: Bytes,
     stall: Stall,
     linger: Linger,
+}
+
+struct Frames {
+    watch: FrameWatch,
+    /// Told once when the client floods.
+    flooded: Box<dyn Fn() + Send + Sync>,
 }
 
 struct Stall {
@@ -51,15 +61,37 @@ enum Linger {
 }
 
 impl ClientStream {
-    /// Wraps an accepted connection. `served` is to be set when a request reaches the service.
-    pub fn new(
-        stream: TcpStream,
+    /// Wraps a connection that speaks HTTP/1.1. `served` is to be set when a request reaches the service.
+    pub fn http1(
+        stream: Transport,
         served: Arc<AtomicBool>,
         own_refusal: OwnRefusal,
         stall_after: Duration,
     ) -> Self {
         let stall = Stall { after: stall_after, timer: Box::pin(sleep(stall_after)), running: false };
-        ClientStream { stream, served, own_refusal, own: Bytes::new(), stall, linger: Linger::NotYet }
+        ClientStream {
+            stream,
+            served,
+            own_refusal,
+            frames: None,
+            own: Bytes::new(),
+            stall,
+            linger: Linger::NotYet,
+        }
+    }
+
+    /// Wraps a connection that speaks HTTP/2; `flooded` is told when it is ended for what it sends.
+    pub fn http2(
+        stream: Transport,
+        flooded: impl Fn() + Send + Sync + 'static,
+        stall_after: Duration,
+    ) -> Self {
+        // What hyper writes there is never HTTP/1.1, so nothing is put in its place.
+        let served = Arc::new(AtomicBool::new(true));
+        let mut this = Self::http1(stream, served, Box::new(|_| Bytes::new()), stall_after);
+        let watch = FrameWatch::new(Instant::now());
+        this.frames = Some(Frames { watch, flooded: Box::new(flooded) });
+        this
     }
 
     fn is_hypers_refusal(&self, bytes: &[u8]) -> Option<u16> {
@@ -68,6 +100,12 @@ impl ClientStream {
         }
         let status = bytes.strip_prefix(b"HTTP/1.1 ")?.get(..3)?;
         std::str::from_utf8(status).ok()?.parse().ok()
+    }
+
+    fn note_sent(&mut self, written: &Poll<io::Result<usize>>) {
+        if let (Some(frames), Poll::Ready(Ok(length))) = (&mut self.frames, written) {
+            frames.watch.sent(*length);
+        }
     }
 
     fn poll_own(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -102,7 +140,15 @@ impl AsyncRead for ClientStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buf)
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        if let Some(frames) = &mut self.frames
+            && let Err(flood) = frames.watch.came(&buf.filled()[before..], Instant::now())
+        {
+            (frames.flooded)();
+            return Poll::Ready(Err(io::Error::other(flood)));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -115,6 +161,7 @@ impl AsyncWrite for ClientStream {
             return Poll::Ready(Ok(buf.len()));
         }
         let result = Pin::new(&mut this.stream).poll_write(cx, buf);
+        this.note_sent(&result);
         this.stall.watch(cx, result)
     }
 
@@ -129,6 +176,7 @@ impl AsyncWrite for ClientStream {
         }
         let this = &mut *self;
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
+        this.note_sent(&result);
         this.stall.watch(cx, result)
     }
 

@@ -1,13 +1,12 @@
 //! The configuration: what the file, the environment and the command line come to.
 //!
 //! A [`Config`] that exists is coherent: storaged stands at a literal address inside the tunnel, the
-//! role was said and is one edge can be, and plain HTTP on the public side was asked for in words.
+//! role was said and is one edge can be, and the public side has TLS unless plain HTTP was asked for in words.
 //! All mistakes in values are reported together, each with its key.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use daemon::config::{ConfigError, Problems};
 use daemon::secret::SecretString;
@@ -16,7 +15,11 @@ use linux::User;
 use receipt::LogKey;
 use store_proto::{EdgeName, ServerRole};
 
+mod encryption;
+mod limits;
 mod raw;
+pub use encryption::{Encryption, TlsFiles};
+pub use limits::Limits;
 pub use raw::RawConfig;
 
 const DEFAULT_LISTEN: &str = "0.0.0.0:8000";
@@ -45,6 +48,10 @@ pub struct Config {
     pub profile: Profile,
     /// The public address, unless a listener is handed in.
     pub listen: SocketAddr,
+    /// TLS, or plain HTTP because the file says so.
+    pub encryption: Encryption,
+    /// Balancers that say whose connection they pass on.
+    pub proxies: Vec<IpNet>,
     /// storaged.
     pub services: SocketAddr,
     /// The tunnel's addresses.
@@ -80,40 +87,6 @@ pub struct Users {
     pub wgd: Option<User>,
     /// Who edge becomes.
     pub own: Option<User>,
-}
-
-/// Limits a site can set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The largest body; `None`: storaged alone decides.
-    pub max_body_bytes: Option<u64>,
-    /// Connections at once; more wait in the kernel's queue.
-    pub max_connections: usize,
-    /// Requests under way at once; more are refused.
-    pub max_requests: usize,
-    /// From the first byte of a head (or the end of the last request) to its end.
-    pub header_timeout: Duration,
-    /// The longest pause within a body, in either direction.
-    pub idle_timeout: Duration,
-    /// How long a stop waits for what is under way.
-    pub drain_timeout: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Limits {
-            max_body_bytes: None,
-            // An idle connection costs a few KiB.
-            max_connections: 1024,
-            // With bodies passing, about 220 KiB each were measured at 64 at once: 256 stay within 64 MiB.
-            max_requests: 256,
-            header_timeout: Duration::from_secs(15),
-            // A laptop that changes its network is back within a minute.
-            idle_timeout: Duration::from_secs(60),
-            // Below systemd's TimeoutStopSec of 90 s.
-            drain_timeout: Duration::from_secs(60),
-        }
-    }
 }
 
 /// What the environment says: the names that the platform's deployments use.
@@ -161,12 +134,10 @@ impl Config {
         let role = role.and_then(|text| problems.take("role", role_of(text)));
         let profile = problems.take("profile", profile_of(raw.profile.as_deref().unwrap_or("production")));
         let listen = address(&mut problems, "listen", raw.listen.as_deref().unwrap_or(DEFAULT_LISTEN));
-        if !raw.plain_http {
-            problems.add(
-                "plain_http",
-                "must be true: TLS on the public side is not built yet, so it has to be said",
-            );
-        }
+        let encryption = encryption::encryption(&mut problems, &raw);
+        let proxies = (raw.proxy_protocol_from.iter())
+            .filter_map(|text| problems.take("proxy_protocol_from", network(text)))
+            .collect();
         let prefix_text = raw.tunnel_prefix.as_deref().unwrap_or(DEFAULT_PREFIX);
         let prefix = prefix_text
             .parse::<IpNet>()
@@ -192,15 +163,22 @@ impl Config {
             problems
                 .add("checkpoint_floor_file", "needs log_key: a checkpoint is worth what its signature is");
         }
-        let limits = limits(&mut problems, &raw.limits);
+        let limits = limits::limits(&mut problems, &raw.limits);
         let path = |text: Option<String>, default: &str| {
             let text = text.unwrap_or_else(|| default.to_owned());
             (!text.is_empty()).then(|| PathBuf::from(text))
         };
         problems.finish()?;
-        let all_said = (name, role, profile, listen, services, tunnel_prefix);
-        let (Some(name), Some(role), Some(profile), Some(listen), Some(services), Some(tunnel_prefix)) =
-            all_said
+        let all_said = (name, role, profile, listen, encryption, services, tunnel_prefix);
+        let (
+            Some(name),
+            Some(role),
+            Some(profile),
+            Some(listen),
+            Some(encryption),
+            Some(services),
+            Some(tunnel_prefix),
+        ) = all_said
         else {
             // every `None` above came with a problem
             return Err(ConfigError::Values(vec![format!("{file}: incomplete")]));
@@ -210,6 +188,8 @@ impl Config {
             role,
             profile,
             listen,
+            encryption,
+            proxies,
             services,
             tunnel_prefix,
             internal_api_key_file: raw.internal_api_key_file,
@@ -246,6 +226,8 @@ impl Config {
             ("role", self.role != other.role),
             ("profile", self.profile != other.profile),
             ("listen", self.listen != other.listen),
+            ("plain_http", self.encryption.is_plain() != other.encryption.is_plain()),
+            ("proxy_protocol_from", self.proxies != other.proxies),
             ("services_url", self.services != other.services),
             ("tunnel_prefix", self.tunnel_prefix != other.tunnel_prefix),
             ("metrics_listen", self.metrics_listen != other.metrics_listen),
@@ -275,7 +257,9 @@ impl fmt::Display for Config {
         writeln!(f, "role = {:?}", self.role.name())?;
         writeln!(f, "profile = {profile:?}")?;
         writeln!(f, "listen = \"{}\"", self.listen)?;
-        writeln!(f, "plain_http = true")?;
+        write!(f, "{}", self.encryption)?;
+        let proxies: Vec<String> = self.proxies.iter().map(IpNet::to_string).collect();
+        writeln!(f, "proxy_protocol_from = {proxies:?}")?;
         writeln!(f, "services_url = \"http://{}\"", self.services)?;
         writeln!(f, "tunnel_prefix = \"{}\"", self.tunnel_prefix)?;
         match &self.internal_api_key_file {
@@ -300,13 +284,7 @@ impl fmt::Display for Config {
         if let Some(reference) = &self.checkpoint_floor_file {
             writeln!(f, "checkpoint_floor_file = {reference:?}")?;
         }
-        writeln!(f, "\n[limits]")?;
-        writeln!(f, "max_body_bytes = {}", self.limits.max_body_bytes.unwrap_or(0))?;
-        writeln!(f, "max_connections = {}", self.limits.max_connections)?;
-        writeln!(f, "max_requests = {}", self.limits.max_requests)?;
-        writeln!(f, "header_timeout = \"{}ms\"", self.limits.header_timeout.as_millis())?;
-        writeln!(f, "idle_timeout = \"{}ms\"", self.limits.idle_timeout.as_millis())?;
-        writeln!(f, "drain_timeout = \"{}ms\"", self.limits.drain_timeout.as_millis())
+        write!(f, "\n{}", self.limits)
     }
 }
 
@@ -364,55 +342,15 @@ fn services_address(url: &str, tunnel: IpNet, testing: bool) -> Result<SocketAdd
     Err(format!("{url:?} lies outside the tunnel ({tunnel}): what edge sends would not be encrypted"))
 }
 
+/// A network, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    text.parse::<IpNet>()
+        .or_else(|_| text.parse::<IpAddr>().map(IpNet::from))
+        .map_err(|_| format!("{text:?} is neither an address nor a network such as 192.0.2.0/24"))
+}
+
 fn is_loopback(address: IpAddr) -> bool {
     address.is_loopback()
-}
-
-fn limits(problems: &mut Problems, raw: &raw::RawLimits) -> Limits {
-    let default = Limits::default();
-    let mut duration = |key: &str, text: &Option<String>, default: Duration| match text {
-        None => default,
-        Some(text) => problems.take(key, duration_of(text)).unwrap_or(default),
-    };
-    let header_timeout = duration("limits.header_timeout", &raw.header_timeout, default.header_timeout);
-    let idle_timeout = duration("limits.idle_timeout", &raw.idle_timeout, default.idle_timeout);
-    let drain_timeout = duration("limits.drain_timeout", &raw.drain_timeout, default.drain_timeout);
-    let mut count = |key: &str, value: Option<usize>, default: usize| match value {
-        None => default,
-        Some(value @ 1..=65_536) => value,
-        Some(value) => {
-            problems.add(key, format!("{value} is not between 1 and 65536"));
-            default
-        }
-    };
-    Limits {
-        max_body_bytes: raw.max_body_bytes.filter(|limit| *limit != 0),
-        max_connections: count("limits.max_connections", raw.max_connections, default.max_connections),
-        max_requests: count("limits.max_requests", raw.max_requests, default.max_requests),
-        header_timeout,
-        idle_timeout,
-        drain_timeout,
-    }
-}
-
-/// `250ms`, `10s`, `2m`, `1h`; zero would mean never or at once, so it is neither.
-fn duration_of(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-    let unit = match &text[digits.len()..] {
-        "ms" => Some(1),
-        "s" => Some(1000),
-        "m" => Some(60_000),
-        "h" => Some(3_600_000),
-        _ => None,
-    };
-    let milliseconds =
-        digits.parse::<u64>().ok().zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
-    match milliseconds {
-        Some(milliseconds @ 1..=86_400_000) => Ok(Duration::from_millis(milliseconds)),
-        Some(_) | None => {
-            Err(format!("{text:?} is not a duration such as \"500ms\", \"30s\" or \"5m\", up to a day"))
-        }
-    }
 }
 
 #[cfg(test)]

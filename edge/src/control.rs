@@ -18,8 +18,9 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::acquire::key_header;
-use crate::config::{Config, Environment};
+use crate::config::{Config, Encryption, Environment};
 use crate::request::{Edge, Live};
+use crate::tls::{Named, Tls};
 use crate::witness::{Fault, Standing};
 
 /// Answers on the admin socket.
@@ -93,6 +94,7 @@ impl Control {
         json!({
             "daemon": "edge",
             "version": env!("CARGO_PKG_VERSION"),
+            "tls_not_after": self.edge.live.load().tls.as_ref().map(|tls| tls.not_after_s),
             "circuit": if self.edge.tunnel.holds() { "closed" } else { "open" },
             "draining": self.edge.drain.is_draining(),
             "requests_in_flight": max_requests.saturating_sub(self.edge.places.available_permits()),
@@ -182,7 +184,23 @@ impl Control {
             (None, Some((path, file))) => read_key(&path, file)?,
             (None, None) => return Err(malformed("the file \"internal_api_key_file\" is missing".into())),
         };
-        self.edge.live.store(Arc::new(Live { limits: config.limits, internal_key }));
+        let tls = match &config.encryption {
+            Encryption::Plain => None,
+            Encryption::Tls(files) => {
+                let mut named = |key: &str| {
+                    let missing = || malformed(format!("the file {key:?} is missing"));
+                    take(key).map(|(path, file)| Named { path, file }).ok_or_else(missing)
+                };
+                let (chain, key) = (named("tls_certificate_file")?, named("tls_key_file")?);
+                let now_s = self.edge.clock.unix_milliseconds() / 1000;
+                Some(Tls::read(chain, key, files.oldest, now_s).map_err(|error| bad(&error))?)
+            }
+        };
+        self.edge.metrics.certificate_in_use(tls.as_ref());
+        if let Some(tls) = &tls {
+            tracing::info!(not_after = tls.not_after_s, "new connections get the certificate just read");
+        }
+        self.edge.live.store(Arc::new(Live { limits: config.limits, internal_key, tls }));
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(json!("taken"))
     }

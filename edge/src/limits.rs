@@ -70,3 +70,32 @@ pub const PRESIGN_BYTES: usize = 4096;
 pub const METADATA_BYTES: usize = 8 * 1024;
 /// Keys in it: clients send a handful.
 pub const METADATA_PAIRS: usize = 32;
+/// A certificate chain or a key: four certificates of RSA 4096 come to 8 KiB.
+pub const TLS_FILE_BYTES: usize = 64 * 1024;
+/// Streams of one HTTP/2 connection at once; RFC 9113 advises 100 at least, so that nobody opens a second.
+pub const H2_STREAMS: u32 = 100;
+/// What a client may send ahead on a stream, and on all of a connection: the product of rate and round trip that
+/// an upload can fill. 1 MiB carries 160 Mbit/s over 50 ms.
+pub const H2_WINDOW: u32 = 1024 * 1024;
+/// HTTP/2 connections at once; the next ones are offered HTTP/1.1. Each may fill its window while storaged is
+/// slow, so this many times [`H2_WINDOW`] is what strangers can make edge hold.
+pub const H2_CONNECTIONS: usize = 96;
+/// The frame that every client must take; a larger one only delays the other streams.
+pub const H2_FRAME_BYTES: u32 = 16 * 1024;
+/// Streams that were reset before edge saw them, until the connection is given up (rapid reset).
+pub const H2_PENDING_RESETS: usize = 20;
+/// Streams that edge itself had to reset for a client's fault, until the connection is given up.
+pub const H2_FAULTS: usize = 64;
+/// A ping asks a silent client whether it lives; two of them missed end the connection.
+pub const H2_PING: Duration = Duration::from_secs(20);
+/// Frames that carry nothing (PING, SETTINGS, RST_STREAM, PRIORITY, empty DATA …) which a connection may send at
+/// once: opening, a page that is left with all its downloads, a change of the network.
+pub const H2_CONTROL_BURST: u32 = 256;
+/// And how many more each second.
+pub const H2_CONTROL_PER_SECOND: u32 = 32;
+/// A client may give room back in steps as small as this; a window's update for less is work without worth.
+pub const H2_UPDATE_BYTES: u64 = 256;
+/// What a PROXY header may have in addresses and extras: the addresses take 36 bytes, extras are skipped.
+pub const PROXY_HEADER_BYTES: usize = 1024;
+/// A balancer sends its header with the first packet.
+pub const PROXY_HEADER_TIME: Duration = Duration::from_secs(3);

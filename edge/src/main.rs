@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
+use daemon::Clock;
 use daemon::exit;
 use daemon::logging::LogOptions;
 use daemon::notify::Notify;
@@ -40,6 +41,7 @@ fn try_main() -> anyhow::Result<()> {
         return Ok(write!(std::io::stdout(), "{config}")?);
     }
     let internal_key = acquire::internal_key(&config, &environment)?;
+    let tls = acquire::tls(&config, Clock.unix_milliseconds() / 1000)?;
     let witness = acquire::witness(&config)?;
     if cli.check_config {
         return Ok(());
@@ -60,6 +62,7 @@ fn try_main() -> anyhow::Result<()> {
     let confined = privileged.confine(&confinement).map_err(|error| exit::fail(exit::PERMISSION, error))?;
     let workers = Workers::start(&confined, notify)?;
     let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| exit::fail(exit::PERMISSION, error))?;
-    let start = Start { config, users, environment, internal_key, witness, listeners, registry, process };
+    let start =
+        Start { config, users, environment, internal_key, tls, witness, listeners, registry, process };
     edge::run::run(&sealed, workers, start)
 }

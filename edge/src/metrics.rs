@@ -6,6 +6,7 @@ use prometheus::{
 };
 
 use crate::refusal::Reason;
+use crate::tls::Tls;
 
 /// What a request was about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,54 @@ impl Side {
         match self {
             Side::Client => "client",
             Side::Upstream => "upstream",
+        }
+    }
+}
+
+/// How a TLS handshake ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Handshake {
+    /// The connection is encrypted.
+    Done,
+    /// No version, cipher or protocol in common, or no TLS at all.
+    Failed,
+    /// The client took longer than a head may take.
+    TimedOut,
+}
+
+impl Handshake {
+    const ALL: [Handshake; 3] = [Handshake::Done, Handshake::Failed, Handshake::TimedOut];
+
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Handshake::Done => "done",
+            Handshake::Failed => "failed",
+            Handshake::TimedOut => "timeout",
+        }
+    }
+}
+
+/// Why a client's connection was closed, not its request refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed {
+    /// Its address has as many as it may have.
+    Address,
+    /// A balancer that did not say whose connection it is.
+    Proxy,
+    /// HTTP/2 frames that carry nothing, too many of them.
+    Flood,
+}
+
+impl Closed {
+    const ALL: [Closed; 3] = [Closed::Address, Closed::Proxy, Closed::Flood];
+
+    /// The label's value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Closed::Address => "address",
+            Closed::Proxy => "proxy",
+            Closed::Flood => "flood",
         }
     }
 }
@@ -111,6 +160,9 @@ pub struct Metrics {
     pub rejected: IntCounterVec,
     pub connections_active: IntGauge,
     pub connections_accepted: IntCounter,
+    pub connections_closed: IntCounterVec,
+    pub tls_handshakes: IntCounterVec,
+    pub tls_not_after: IntGauge,
     pub upstream_up: IntGauge,
     pub upstream_request_duration: Histogram,
     pub upstream_connections: IntGaugeVec,
@@ -167,6 +219,18 @@ impl Metrics {
             connections_accepted: IntCounter::new(
                 "edge_connections_accepted_total",
                 "Client connections accepted.",
+            )?,
+            connections_closed: IntCounterVec::new(
+                Opts::new("edge_connections_closed_total", "Client connections closed for what they did."),
+                &["reason"],
+            )?,
+            tls_handshakes: IntCounterVec::new(
+                Opts::new("edge_tls_handshakes_total", "TLS handshakes, by how they ended."),
+                &["result"],
+            )?,
+            tls_not_after: IntGauge::new(
+                "edge_tls_certificate_not_after_timestamp_seconds",
+                "When the certificate in use, or one of its chain, runs out; 0 on a plain listener.",
             )?,
             upstream_up: IntGauge::new(
                 "edge_upstream_up",
@@ -227,7 +291,7 @@ impl Metrics {
             "edge_local_payload_bytes",
             "Payload on this machine's file systems: 0, for the process can write to no file.",
         )?;
-        let all: [Box<dyn Collector>; 22] = [
+        let all: [Box<dyn Collector>; 25] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_duration.clone()),
             Box::new(self.time_to_first_byte.clone()),
@@ -237,6 +301,9 @@ impl Metrics {
             Box::new(self.rejected.clone()),
             Box::new(self.connections_active.clone()),
             Box::new(self.connections_accepted.clone()),
+            Box::new(self.connections_closed.clone()),
+            Box::new(self.tls_handshakes.clone()),
+            Box::new(self.tls_not_after.clone()),
             Box::new(self.upstream_up.clone()),
             Box::new(self.upstream_request_duration.clone()),
             Box::new(self.upstream_connections.clone()),
@@ -259,6 +326,12 @@ impl Metrics {
         for reason in Reason::ALL {
             self.rejected.with_label_values(&[reason.label()]);
         }
+        for handshake in Handshake::ALL {
+            self.tls_handshakes.with_label_values(&[handshake.label()]);
+        }
+        for closed in Closed::ALL {
+            self.connections_closed.with_label_values(&[closed.label()]);
+        }
         for handler in Handler::ALL {
             self.requests_in_flight.with_label_values(&[handler.label()]);
         }
@@ -274,6 +347,21 @@ impl Metrics {
         for state in ["idle", "busy"] {
             self.upstream_connections.with_label_values(&[state]);
         }
+    }
+
+    /// A client's connection was closed for what it did.
+    pub fn closed(&self, why: Closed) {
+        self.connections_closed.with_label_values(&[why.label()]).inc();
+    }
+
+    /// A handshake ended.
+    pub fn handshake(&self, how: Handshake) {
+        self.tls_handshakes.with_label_values(&[how.label()]).inc();
+    }
+
+    /// From now on connections get this certificate.
+    pub fn certificate_in_use(&self, tls: Option<&Tls>) {
+        self.tls_not_after.set(tls.map_or(0, |tls| i64::try_from(tls.not_after_s).unwrap_or(i64::MAX)));
     }
 
     /// Counts a failure towards storaged.

@@ -11,6 +11,7 @@ use daemon::readiness::Condition;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::{Body as _, Incoming};
+use ipnet::IpNet;
 use store_proto::{Permission, PermissionRequest, RequestId, ServerRole};
 use tokio::sync::Semaphore;
 
@@ -22,6 +23,7 @@ use crate::plan::{Plan, Policy, plan};
 use crate::refusal::Refusal;
 use crate::store::{Asker, Store};
 use crate::target::Target;
+use crate::tls::Tls;
 use crate::track::Track;
 use crate::witness::Witness;
 use crate::{links, resumable};
@@ -33,6 +35,8 @@ pub struct Live {
     pub limits: Limits,
     /// The internal key, marked as sensitive.
     pub internal_key: HeaderValue,
+    /// The certificate in use; `None` on a plain listener.
+    pub tls: Option<Tls>,
 }
 
 /// What every request needs; one for the process.
@@ -50,6 +54,8 @@ pub struct Edge {
     pub drain: Drain,
     /// Counters.
     pub metrics: Metrics,
+    /// Balancers that are asked whose connection they pass on.
+    pub proxies: Vec<IpNet>,
     /// Places for requests under way.
     pub places: Arc<Semaphore>,
     /// The banner on answers.

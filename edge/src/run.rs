@@ -30,6 +30,7 @@ use crate::metrics::Metrics;
 use crate::request::{Edge, Live};
 use crate::store::Store;
 use crate::store_client::StoreClient;
+use crate::tls::Tls;
 use crate::witness::Witness;
 use crate::{events, listen, tunnel};
 
@@ -73,6 +74,8 @@ pub struct Start {
     pub environment: Environment,
     /// The internal key.
     pub internal_key: HeaderValue,
+    /// The certificate and its key.
+    pub tls: Option<Tls>,
     /// storaged's log, from the floor on.
     pub witness: Witness,
     /// Open sockets.
@@ -103,12 +106,13 @@ async fn serve(
     notify: Arc<Notify>,
     start: Start,
 ) -> anyhow::Result<()> {
-    let Start { config, users, environment, internal_key, witness, listeners, registry, process } = start;
+    let Start { config, users, environment, internal_key, tls, witness, listeners, registry, process } =
+        start;
     let readiness = Readiness::new();
     let serving = readiness.condition("serving", true);
     let store_well = readiness.condition("store", false);
     let metrics = Metrics::new(&registry)?;
-    let edge = edge(&config, internal_key, witness, &readiness, metrics);
+    let edge = edge(&config, Live { limits: config.limits, internal_key, tls }, witness, &readiness, metrics);
     edge.metrics.reload_successful.set(1);
     edge.metrics
         .reload_success_timestamp
@@ -136,6 +140,9 @@ async fn serve(
         };
         let allowed = users.admins.iter().map(|user| user.uid).collect();
         tasks.spawn(admin::serve(listener, allowed, Arc::new(control)));
+    }
+    if config.encryption.is_plain() {
+        tracing::warn!("plain HTTP, as configured: tokens and files can be read on their way to edge");
     }
     tracing::info!(listen = %listeners.public.local_addr()?, role = config.role.name(), "serving");
     tasks.spawn(listen::serve(Arc::clone(&edge), listeners.public));
@@ -166,7 +173,7 @@ async fn serve(
 /// Puts the shared state together; tests do it the same way.
 pub fn edge(
     config: &Config,
-    internal_key: HeaderValue,
+    live: Live,
     witness: Witness,
     readiness: &Readiness,
     metrics: Metrics,
@@ -180,13 +187,15 @@ pub fn edge(
         clock: Clock,
         metrics: metrics.clone(),
     };
+    metrics.certificate_in_use(live.tls.as_ref());
     Arc::new(Edge {
-        live: ArcSwap::from_pointee(Live { limits: config.limits, internal_key }),
+        live: ArcSwap::from_pointee(live),
         store,
         witness,
         tunnel: readiness.condition("tunnel", false),
         drain: Drain::new(config.limits.drain_timeout),
         metrics,
+        proxies: config.proxies.clone(),
         places: Arc::new(Semaphore::new(config.limits.max_requests)),
         role: config.role,
         clock: Clock,

@@ -3,7 +3,7 @@
 //! There is no `openat`, no `execve`, no `memfd_create`, no `clone`: the threads that run are all
 //! there will be. New sockets are TCP to storaged's port alone (Landlock holds the port).
 
-use daemon::sandbox::{BASE, SERVE, TOKIO};
+use daemon::sandbox::{BASE, HANDED_IN_FILES, SERVE, TOKIO};
 use linux::Confinement;
 use linux::seccomp::Condition::{Equals, Masked};
 use linux::seccomp::{SyscallRule, allow, allow_when};
@@ -11,7 +11,7 @@ use linux::seccomp::{SyscallRule, allow, allow_when};
 use crate::config::{Config, Profile, Users};
 
 /// The tables, in the order of reading.
-pub const SYSCALLS: &[&[SyscallRule]] = &[BASE, TOKIO, SERVE, UPSTREAM];
+pub const SYSCALLS: &[&[SyscallRule]] = &[BASE, TOKIO, SERVE, HANDED_IN_FILES, UPSTREAM];
 
 /// The low four bits of a socket's type are the type; the rest are flags (net.h, `SOCK_TYPE_MASK`).
 const TYPE_MASK: u64 = 0xf;

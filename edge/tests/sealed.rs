@@ -6,146 +6,14 @@
 mod common;
 
 use std::fs::File;
-use std::io::Write;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
+use common::program::{Program, command, write};
 use common::{Client, Fake, GET, KEY, PUT, authorization};
 use serde_json::json;
-use tempfile::TempDir;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
-
-struct Program {
-    child: Child,
-    folder: TempDir,
-    public: SocketAddr,
-    metrics: SocketAddr,
-}
-
-fn free_port() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
-}
-
-fn write(path: &Path, text: &str) {
-    File::create(path).unwrap().write_all(text.as_bytes()).unwrap();
-}
-
-fn command(config: &Path) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_edge"));
-    command.arg("--config").arg(config).stderr(Stdio::piped()).kill_on_drop(true).env_clear();
-    command
-}
-
-impl Program {
-    async fn start(fake: &Fake) -> Program {
-        Self::start_as(fake, None).await
-    }
-
-    /// With a listener, it is handed in as systemd does it, and the configured address is not bound.
-    async fn start_as(fake: &Fake, handed_in: Option<std::net::TcpListener>) -> Program {
-        let folder = tempfile::tempdir().unwrap();
-        let (public, metrics) = (free_port(), free_port());
-        write(&folder.path().join("key"), KEY);
-        let path = folder.path().display();
-        let text = format!(
-            "name = \"web1\"\nrole = \"testing\"\nprofile = \"lab\"\nplain_http = true\nlisten = \"{public}\"\n\
-             services_url = \"http://{}\"\ninternal_api_key_file = \"{path}/key\"\nmetrics_listen = \"{metrics}\"\n\
-             admin_socket = \"{path}/edge.sock\"\nevents_socket = \"{path}/edge.events\"\n",
-            fake.address
-        );
-        write(&folder.path().join("edge.toml"), &text);
-        let config = folder.path().join("edge.toml");
-        let mut child = match handed_in {
-            None => command(&config),
-            Some(listener) => {
-                let script = "export LISTEN_PID=$$; exec \"$0\" --config \"$1\" 3<&0 0</dev/null";
-                let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", script, env!("CARGO_BIN_EXE_edge")]).arg(&config).env_clear();
-                shell.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", "public");
-                shell.stdin(std::os::fd::OwnedFd::from(listener)).stderr(Stdio::piped()).kill_on_drop(true);
-                shell
-            }
-        }
-        .spawn()
-        .unwrap();
-        let mut stderr = child.stderr.take().unwrap();
-        // Its lines appear with those of the test that they belong to.
-        tokio::spawn(async move {
-            let mut text = vec![0; 4096];
-            while let Ok(length @ 1..) = stderr.read(&mut text).await {
-                eprint!("{}", String::from_utf8_lossy(&text[..length]));
-            }
-        });
-        let program = Program { child, folder, public, metrics };
-        for _ in 0..500 {
-            if TcpStream::connect(metrics).await.is_ok()
-                && program.scrape("/readyz").await.starts_with("HTTP/1.1 200")
-            {
-                return program;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("edge is not ready after 10 s");
-    }
-
-    async fn scrape(&self, path: &str) -> String {
-        let mut stream = TcpStream::connect(self.metrics).await.unwrap();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: e\r\nConnection: close\r\n\r\n");
-        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
-        let mut text = String::new();
-        stream.read_to_string(&mut text).await.unwrap();
-        text
-    }
-
-    async fn connect(&self) -> Client {
-        Client { stream: TcpStream::connect(self.public).await.unwrap() }
-    }
-
-    fn proc(&self, file: &str) -> PathBuf {
-        PathBuf::from(format!("/proc/{}/{file}", self.child.id().expect("it runs")))
-    }
-
-    fn status_field(&self, file: &str, key: &str) -> String {
-        let text = std::fs::read_to_string(self.proc(file)).unwrap();
-        let line = text.lines().find(|line| line.starts_with(key)).unwrap_or_default();
-        line.split_whitespace().nth(1).unwrap_or_default().to_owned()
-    }
-
-    fn file(&self, name: &str) -> PathBuf {
-        self.folder.path().join(name)
-    }
-
-    async fn reload(&self) -> Result<serde_json::Value, String> {
-        let socket = self.file("edge.sock");
-        let (config, key) = (self.file("edge.toml"), self.file("key"));
-        let call = move || {
-            let files = [File::open(&config).unwrap(), File::open(&key).unwrap()];
-            let named =
-                json!([{"key": "config", "path": config}, {"key": "internal_api_key_file", "path": key}]);
-            let fds: Vec<_> = files.iter().map(|file| file.as_fd()).collect();
-            daemon::admin::call(&socket, "reload", json!({ "files": named }), &fds, |_| {})
-                .map_err(|e| e.to_string())
-        };
-        tokio::task::spawn_blocking(call).await.unwrap()
-    }
-
-    fn terminate(&self) {
-        let pid = nix::unistd::Pid::from_raw(self.child.id().unwrap().cast_signed());
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
-    }
-
-    async fn stop(mut self) -> i32 {
-        self.terminate();
-        let status = tokio::time::timeout(Duration::from_secs(10), self.child.wait()).await.unwrap().unwrap();
-        status.code().unwrap_or(-1)
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn half_a_gibibyte_passes_in_both_directions_and_memory_stays_flat() {
@@ -358,7 +226,7 @@ async fn what_is_wrong_at_the_start_is_named_with_its_exit_code() {
             71,
             "another process has this port",
         ),
-        (good.replace("plain_http = true", ""), 78, "plain_http: must be true"),
+        (good.replace("plain_http = true", ""), 78, "tls_certificate_file: is missing"),
         (good.replace("listen =", "listn ="), 78, "unknown field `listn`"),
         (good.replace(&key.display().to_string(), "/nonexistent/key"), 78, "secret file /nonexistent/key"),
     ];

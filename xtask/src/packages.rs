@@ -21,7 +21,7 @@ pub(crate) struct Program {
     pub(crate) package: &'static str,
 }
 
-const PROGRAMS: [Program; 9] = [
+const PROGRAMS: [Program; 11] = [
     Program { name: "wg", package: "wireguard-tools" },
     Program { name: "wireguard-go", package: "wireguard-go" },
     Program { name: "iperf3", package: "iperf3" },
@@ -31,6 +31,8 @@ const PROGRAMS: [Program; 9] = [
     Program { name: "nft", package: "nftables" },
     Program { name: "ethtool", package: "ethtool" },
     Program { name: "strace", package: "strace" },
+    Program { name: "openssl", package: "openssl" },
+    Program { name: "h2load", package: "nghttp2-client" },
 ];
 
 /// Makes every program available and returns the `PATH` to run tests with.

@@ -12,6 +12,11 @@ pub struct RawConfig {
     pub(super) listen: Option<String>,
     #[serde(default)]
     pub(super) plain_http: bool,
+    pub(super) tls_certificate_file: Option<String>,
+    pub(super) tls_key_file: Option<String>,
+    pub(super) tls_min_version: Option<String>,
+    #[serde(default)]
+    pub(super) proxy_protocol_from: Vec<String>,
     pub(super) services_url: Option<String>,
     pub(super) tunnel_prefix: Option<String>,
     pub(super) internal_api_key_file: Option<String>,
@@ -33,6 +38,7 @@ pub struct RawConfig {
 pub(super) struct RawLimits {
     pub(super) max_body_bytes: Option<u64>,
     pub(super) max_connections: Option<usize>,
+    pub(super) max_connections_per_address: Option<usize>,
     pub(super) max_requests: Option<usize>,
     pub(super) header_timeout: Option<String>,
     pub(super) idle_timeout: Option<String>,

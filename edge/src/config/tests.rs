@@ -57,7 +57,7 @@ fn all_mistakes_are_reported_at_once_with_key_and_value() {
         "edge.toml: role: edge cannot be \"services\"",
         "profile: \"prod\"",
         "listen: \"8000\"",
-        "plain_http: must be true",
+        "tls_certificate_file: is missing",
         "services_url: \"http://192.0.2.1:8001\" lies outside the tunnel (10.100.0.0/24)",
         "internal_api_key_file: is missing",
         "metrics_listen: \"x\"",
@@ -113,6 +113,30 @@ fn the_environment_goes_before_the_file() {
     assert_eq!(config.role, ServerRole::Testing);
     assert_eq!(config.services.port(), 7);
     assert!(!config.to_string().contains("0123456789abcdef"));
+}
+
+#[test]
+fn the_public_side_has_tls_unless_plain_http_is_said_in_words() {
+    let pair = "tls_certificate_file = \"chain.pem\"\ntls_key_file = \"credential:tls\"\n";
+    let with = |lines: &str| GOOD.replace("plain_http = true\n", lines);
+    let config = parse(&with(pair)).unwrap();
+    let Encryption::Tls(files) = &config.encryption else { panic!("{:?}", config.encryption) };
+    assert_eq!(files.oldest, crate::tls::MinVersion::Tls13);
+    assert!(config.to_string().contains(pair), "{config}");
+    assert!(parse(&with(&format!("{pair}tls_min_version = \"1.2\"\n"))).is_ok());
+    for (lines, part) in [
+        (format!("{pair}plain_http = true\n"), "plain_http: cannot be true"),
+        (format!("{pair}tls_min_version = \"1.1\"\n"), "tls_min_version: \"1.1\""),
+        ("tls_key_file = \"k\"\n".into(), "tls_certificate_file: is missing"),
+        ("tls_certificate_file = \"c\"\n".into(), "tls_key_file: is missing"),
+        ("plain_http = true\ntls_min_version = \"1.2\"\n".into(), "tls_min_version: means nothing"),
+        ("plain_http = true\nproxy_protocol_from = [\"lb\"]\n".into(), "proxy_protocol_from: \"lb\""),
+    ] {
+        let message = message(&with(&lines));
+        assert!(message.contains(part), "{part:?} in:\n{message}");
+    }
+    let plain = parse(GOOD).unwrap();
+    assert_eq!(plain.needs_restart(&config), ["plain_http"]);
 }
 
 #[test]

@@ -4,7 +4,10 @@
 #![allow(unreachable_pub, reason = "shared by the test files")]
 #![allow(missing_docs, clippy::unwrap_used, clippy::panic, reason = "test code")]
 
+pub mod certificate;
+pub mod h2;
 pub mod log;
+pub mod program;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -331,6 +334,18 @@ impl TestEdge {
         test
     }
 
+    /// With TLS, and a folder with `chain.pem` and `key.pem`.
+    pub async fn start_tls(fake: &Fake, limits: &str) -> (TestEdge, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        certificate::Certificate::made().put(folder.path());
+        let path = folder.path().display();
+        let lines =
+            format!("tls_certificate_file = \"{path}/chain.pem\"\ntls_key_file = \"{path}/key.pem\"\n");
+        let test = Self::of_text(&config_text(fake.address, limits).replace("plain_http = true\n", &lines));
+        until("the circuit closes", || test.edge.tunnel.holds()).await;
+        (test, folder)
+    }
+
     /// With lines that go before the limits.
     pub async fn start_with(fake: &Fake, lines: &str) -> TestEdge {
         let test = Self::of_text(&format!("{lines}{}", config_text(fake.address, "")));
@@ -347,7 +362,9 @@ impl TestEdge {
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let readiness = Readiness::new();
         let witness = edge::witness::Witness::new(config.log_key.clone(), None);
-        let edge = edge::run::edge(&config, KEY.parse().unwrap(), witness, &readiness, metrics);
+        let tls = edge::acquire::tls(&config, daemon::Clock.unix_milliseconds() / 1000).unwrap();
+        let live = edge::request::Live { limits: config.limits, internal_key: KEY.parse().unwrap(), tls };
+        let edge = edge::run::edge(&config, live, witness, &readiness, metrics);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();

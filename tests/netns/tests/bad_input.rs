@@ -116,7 +116,7 @@ fn edge(scene: &Scene) -> Result<()> {
     web.write_secret("/etc/culvert/internal.key", "0123456789abcdef0123456789abcdef0123456789a\n")?;
     for (from, to, words) in [
         ("profile", "profil", vec!["edge.toml:3", "profil"]),
-        ("plain_http = true\n", "", vec!["edge.toml", "plain_http"]),
+        ("plain_http = true\n", "", vec!["edge.toml", "tls_certificate_file", "plain_http"]),
         ("role = \"web\"\n", "", vec!["edge.toml", "role"]),
         (
             "http://10.100.0.11",
