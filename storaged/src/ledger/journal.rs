@@ -190,6 +190,16 @@ impl Envelope {
     }
 }
 
+/// Which of the frames that can be read are on the disk, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDisk {
+    /// All of them, once the file was synced: no sync of it has failed that we know of.
+    OnceSynced,
+    /// Those before this place. A sync failed, and what it was to bring to the disk may be read from memory and
+    /// take no part in the next sync: it is written again.
+    Before(u64),
+}
+
 /// The end of a journal, for writing.
 #[derive(Debug)]
 pub(crate) struct Journal {
@@ -220,8 +230,12 @@ pub(crate) struct End {
 }
 
 impl Journal {
-    /// Opens the journal in this directory, and makes it if there is none.
-    pub(crate) fn open(directory: &Path, envelope: Envelope) -> Result<Journal, JournalError> {
+    /// Opens the journal in this directory, and makes it if there is none. Its end is durable.
+    pub(crate) fn open(
+        directory: &Path,
+        envelope: Envelope,
+        on_disk: OnDisk,
+    ) -> Result<Journal, JournalError> {
         make(directory)?;
         let files = files(directory)?;
         let mut journal = Journal {
@@ -240,7 +254,17 @@ impl Journal {
             };
             let (mut whole, mut chain) = (reading.offset, reading.chain);
             let mut end = None;
-            while let Some(frame) = reading.next(true)? {
+            let before = match on_disk {
+                OnDisk::OnceSynced => {
+                    // A process that died between its write and its sync left frames in memory alone.
+                    File::open(path).and_then(|file| file.sync_all()).map_err(io_error("sync", path))?;
+                    u64::MAX
+                }
+                OnDisk::Before(sequence) => sequence,
+            };
+            while reading.chain.sequence < before
+                && let Some(frame) = reading.next(true)?
+            {
                 if !frame.more {
                     end = Some(End { group: frame.last, size: frame.size, root: frame.root });
                     (whole, chain) = (reading.offset, reading.chain);
@@ -261,6 +285,11 @@ impl Journal {
 
     pub(crate) fn end(&self) -> Option<End> {
         self.end
+    }
+
+    /// The place of the next frame: all before it are durable.
+    pub(crate) fn next_place(&self) -> u64 {
+        self.chain.sequence
     }
 
     /// Appends frames and makes them durable.
@@ -422,7 +451,7 @@ fn files(directory: &Path) -> Result<Vec<PathBuf>, JournalError> {
     let mut files = Vec::new();
     for entry in std::fs::read_dir(directory).map_err(io_error("read", directory))? {
         let path = entry.map_err(io_error("read", directory))?.path();
-        if path.to_str().is_some_and(|name| name.ends_with(SUFFIX)) {
+        if path.as_os_str().as_encoded_bytes().ends_with(SUFFIX.as_bytes()) {
             files.push(path);
         }
     }

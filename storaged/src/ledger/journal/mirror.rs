@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::ledger::journal::{Envelope, Frame, Journal, JournalError};
+use crate::ledger::journal::{Envelope, Frame, Journal, JournalError, OnDisk};
 use crate::ledger::read::{Reader, Snapshot};
 use crate::ledger::redo::{Redo, Write};
 use crate::ledger::writer::LedgerUnavailable;
@@ -58,7 +58,8 @@ impl Mirror {
         reader: Reader,
         patience: Duration,
     ) -> Result<(Mirror, JoinHandle<()>), JournalError> {
-        let mut worker = Worker { directory, envelope, reader, journal: None };
+        let on_disk = OnDisk::OnceSynced;
+        let mut worker = Worker { directory, envelope, reader, journal: None, on_disk };
         let mirrored = worker.catch_up()?;
         let shared = Arc::new(Shared {
             queue: Mutex::new(Queue { mirrored, ..Queue::default() }),
@@ -118,7 +119,7 @@ impl Mirror {
         let mut mirrored = self.shared.mirrored.subscribe();
         match tokio::time::timeout(self.patience, mirrored.wait_for(|mirrored| *mirrored >= group)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(self.lost_patience()),
+            Ok(Err(_)) | Err(_) => self.lost_patience(group),
         }
     }
 
@@ -129,16 +130,21 @@ impl Mirror {
         let waited = self.shared.progress.wait_timeout_while(queue, self.patience, behind);
         let (queue, waited) = waited.unwrap_or_else(PoisonError::into_inner);
         drop(queue);
-        if waited.timed_out() { Err(self.lost_patience()) } else { Ok(()) }
+        if waited.timed_out() { self.lost_patience(group) } else { Ok(()) }
     }
 
-    fn lost_patience(&self) -> LedgerUnavailable {
+    /// Whoever waited in vain says so; unless it has come meanwhile, for then nothing may come that says otherwise.
+    fn lost_patience(&self, group: u64) -> Result<(), LedgerUnavailable> {
+        let queue = self.shared.lock();
+        if queue.mirrored >= group {
+            return Ok(());
+        }
         if !self.shared.hangs.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 "the journal mirror does not keep up; what must be in it is refused until it does"
             );
         }
-        LedgerUnavailable
+        Err(LedgerUnavailable)
     }
 }
 
@@ -148,10 +154,13 @@ impl Shared {
     }
 
     fn reached(&self, group: u64) {
-        self.lock().mirrored = group;
+        let mut queue = self.lock();
+        queue.mirrored = group;
+        let hung = self.hangs.swap(false, Ordering::Relaxed);
+        drop(queue);
         self.mirrored.send_replace(group);
         self.progress.notify_all();
-        if self.hangs.swap(false, Ordering::Relaxed) {
+        if hung {
             tracing::info!("the journal mirror keeps up again");
         }
     }
@@ -163,6 +172,8 @@ struct Worker {
     reader: Reader,
     /// None after a failure: what is on the disk must be looked at anew.
     journal: Option<Journal>,
+    /// What may be believed of it then.
+    on_disk: OnDisk,
 }
 
 enum Work {
@@ -187,8 +198,10 @@ impl Worker {
                     shared.reached(group);
                 }
                 Err(error) => {
-                    // A failed sync may have lost anything: the file is read again before it is written.
-                    self.journal = None;
+                    // A failed sync may have lost what it was to write, whatever the file seems to hold.
+                    if let Some(journal) = self.journal.take() {
+                        self.on_disk = OnDisk::Before(journal.next_place());
+                    }
                     if !std::mem::replace(&mut failing, true) {
                         tracing::error!(%error, "the journal mirror cannot be written; it is tried again");
                     }
@@ -245,7 +258,7 @@ impl Worker {
     fn catch_up(&mut self) -> Result<u64, JournalError> {
         let journal = match self.journal.take() {
             Some(journal) => journal,
-            None => Journal::open(&self.directory, self.envelope.clone())?,
+            None => Journal::open(&self.directory, self.envelope.clone(), self.on_disk)?,
         };
         let journal = self.journal.insert(journal);
         let snapshot = self.reader.snapshot()?;
@@ -313,5 +326,29 @@ impl Snapshot {
             writes.push(Write { place, key, value });
         }
         Ok(Some(Redo { writes, keys }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_came_just_too_late_leaves_no_hang_behind() {
+        let shared = Arc::new(Shared {
+            queue: Mutex::default(),
+            grown: Condvar::new(),
+            mirrored: watch::Sender::new(0),
+            records: AtomicU64::new(0),
+            progress: Condvar::new(),
+            hangs: AtomicBool::new(false),
+        });
+        let mirror = Mirror { shared: Arc::clone(&shared), patience: Duration::ZERO };
+        assert_eq!(mirror.wait_blocking(1), Err(LedgerUnavailable));
+        assert!(mirror.hangs());
+        // The thread was faster than whoever had just stopped waiting: nothing comes after this group.
+        shared.reached(1);
+        assert_eq!(mirror.lost_patience(1), Ok(()));
+        assert!(!mirror.hangs());
     }
 }

@@ -7,7 +7,7 @@ use redb::{ReadableDatabase as _, ReadableTable as _};
 
 use super::*;
 use crate::ledger::journal::replay::replay;
-use crate::ledger::journal::{self, JournalError};
+use crate::ledger::journal::{self, Envelope, Frame, Journal, JournalError, OnDisk};
 use crate::ledger::tables::{META, RECORDS, STATE, TILES};
 use crate::ledger::writer::StartError;
 
@@ -76,6 +76,27 @@ fn a_mirror_that_lost_its_tail_gets_it_again() {
     replay(&lab.journal(), &opened.database, STORE, &keys).unwrap();
     drop((opened, keys));
     assert_same(&lab, &before);
+}
+
+#[test]
+fn what_a_failed_sync_should_have_brought_to_the_disk_is_written_again() {
+    let lab = Lab::new();
+    lab.run(0..2);
+    let (_, keys) = lab.open();
+    let open = |on_disk| Journal::open(&lab.journal(), Envelope::new(STORE, Arc::clone(&keys)), on_disk);
+    let whole = open(OnDisk::OnceSynced).unwrap();
+    // The last frame can be read, and a sync of it failed.
+    let mut journal = open(OnDisk::Before(whole.next_place() - 1)).unwrap();
+    let (group, end) = (journal.end().unwrap().group, whole.end().unwrap());
+    assert_eq!(group, end.group - 1, "it is not taken for durable");
+    let length = || lab.newest_file().metadata().unwrap().len();
+    let before = length();
+    let redo = crate::ledger::redo::Redo::default();
+    let frame =
+        Frame { first: end.group, last: end.group, more: false, size: end.size, root: end.root, redo };
+    journal.append(&[&frame]).unwrap();
+    assert!(length() < before, "the new frame is shorter than the one whose place it takes");
+    assert_eq!(open(OnDisk::OnceSynced).unwrap().end(), Some(end));
 }
 
 #[test]
