@@ -114,6 +114,11 @@ pub const UPLOAD_EXPIRY: Duration = Duration::from_secs(24 * 60 * 60);
 pub const EXPIRY_CHECK: Duration = Duration::from_secs(60);
 /// How long a new request waits for the one that it pre-empts to make its bytes durable.
 pub const PREEMPTION_WAIT: Duration = Duration::from_secs(20);
+/// Uploads that one user may have begun and not ended: a folder at once from a few machines. What they hold of
+/// the ledger (a tail of a segment each) stays below 100 MB.
+pub const UPLOADS_PER_USER: usize = 256;
+/// Rows of uploads that are looked at together; each holds a tail of up to a segment.
+pub const UPLOADS_BATCH: usize = 32;
 /// Versions of a name that one answer lists.
 pub const MAX_VERSIONS: usize = 1000;
 

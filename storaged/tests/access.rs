@@ -162,7 +162,7 @@ async fn shutting_a_user_out_ends_what_they_have_open_within_a_second() {
     let closed = lab.store.end_what_is_open(Origin::default(), &user("ada")).await.unwrap();
     assert_eq!((closed.links, closed.requests.uploads, closed.requests.downloads), (1, 1, 1));
     assert_eq!(closed.partial_uploads, 1);
-    assert_eq!(lab.store.ledger.reader().partials().unwrap(), []);
+    assert_eq!(lab.store.ledger.reader().partials(None).unwrap(), []);
     support::eventually("both have ended", || lab.store.metrics.transfers.get() == 0).await;
     assert!(daemon::Clock.now().duration_since(begun) < Duration::from_secs(1));
     let mut rest = Vec::new();

@@ -254,6 +254,78 @@ async fn an_upload_that_is_given_up_or_expires_leaves_nothing() {
     assert_eq!(lab.on_volume().len(), 1);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upload_whose_removal_broke_off_is_not_gone_on_with() {
+    let lab = recorded(Lab::start().await.stop().await, &Sealed::default()).await;
+    let bytes = content(1_000_000);
+    let id = created(&lab, "f", Some(bytes.len())).await;
+    append(&lab, &id, 0, &bytes[..600_000]).await;
+    // What was sent is removed, and there the process might as well have died.
+    let sealed = Sealed { removal_breaks: Arc::new(true.into()), ..Sealed::default() };
+    let lab = recorded(lab.stop().await, &sealed).await;
+    assert_eq!(
+        lab.request(Method::DELETE, &upload(&id)).send().await.status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert!(lab.on_volume().is_empty());
+    let told = append(&lab, &id, 600_000, &bytes[600_000..]).await;
+    assert_eq!(told.problem(), "unknown-upload", "no file may come of what lacks its beginning");
+    // Its end is not forgotten.
+    sealed.removal_breaks.store(false, std::sync::atomic::Ordering::Relaxed);
+    storaged::serve::expiry::expire_now(&lab.store).await;
+    nothing_is_left(&lab, Ending::Aborted);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_length_that_nobody_said_has_no_bound_but_the_cohorts() {
+    let lab = Lab::start().await;
+    let bytes = Bytes::from(content(70_000_001));
+    let id = created(&lab, "f", None).await;
+    let asking = lab.request(Method::PATCH, &upload(&id)).with(headers::UPLOAD_OFFSET, "0");
+    let told = asking.body(bytes.clone()).send().await;
+    assert_eq!((told.status, told_offset(&told)), (StatusCode::OK, 70_000_001), "{told:?}");
+    let last = lab.request(Method::PATCH, &upload(&id)).with(headers::UPLOAD_OFFSET, "70000001");
+    let told = last.with(headers::UPLOAD_LENGTH, "70000001").body("").send().await;
+    assert_eq!(told.json()["receipt"]["sha256"], digest(&bytes).to_string());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_file_leaves_the_uploads_of_others_alone() {
+    let lab = Lab::start().await;
+    let done = created(&lab, "f", Some(3)).await;
+    let receipt = append(&lab, &done, 0, b"abc").await.json()["receipt"].clone();
+    let other = created(&lab, "g", Some(3)).await;
+    let file = routes::file(FileId::parse(receipt["file_id"].as_str().unwrap()).unwrap());
+    let told = lab.request(Method::DELETE, &file).of_user("adm").send().await;
+    assert_eq!(told.status, StatusCode::OK, "{told:?}");
+    assert_eq!(look_status(&lab, &done).await, 404);
+    let told = lab.request(Method::GET, routes::UPLOADS).send().await;
+    assert_eq!(told.json()["uploads"].as_array().map(Vec::len), Some(1), "{told:?}");
+    let rows = lab.store.ledger.reader().partials(None).unwrap();
+    assert_eq!(rows.len(), 2, "whoever looks for expired ones can read all");
+    assert_eq!(append(&lab, &other, 0, b"abc").await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_user_does_not_begin_uploads_without_end() {
+    let lab = Lab::start().await;
+    let mut ids = Vec::new();
+    for number in 0..storaged::limits::UPLOADS_PER_USER {
+        ids.push(created(&lab, &format!("f{number}"), Some(1)).await);
+    }
+    let told = create(&lab, "more", Some(1)).await;
+    assert_eq!((told.status.as_u16(), told.problem().as_str()), (429, "rate-limited"));
+    let told = lab.request(Method::POST, routes::UPLOADS).of_user("adm");
+    let told = told.body(json!({"cohort": "c1", "path": "g"}).to_string()).send().await;
+    assert_eq!(told.status, StatusCode::CREATED, "{told:?}");
+    // One that ends, in either way, makes room.
+    append(&lab, &ids[0], 0, b"x").await;
+    lab.request(Method::DELETE, &upload(&ids[1])).send().await;
+    created(&lab, "more", Some(1)).await;
+    created(&lab, "and more", Some(1)).await;
+    assert_eq!(create(&lab, "too much", Some(1)).await.status.as_u16(), 429);
+}
+
 /// What a client and the world do.
 #[derive(Debug, Clone)]
 enum Step {
@@ -348,13 +420,17 @@ async fn one_file(steps: &[Step]) {
 
 /// The header of each stream (its salt makes the key of its segments) and what was written under it.
 #[derive(Debug, Clone, Default)]
-struct Sealed(Arc<Mutex<Vec<Vec<u8>>>>);
+struct Sealed {
+    streams: Arc<Mutex<Vec<Vec<u8>>>>,
+    /// Whether what was removed is answered with an error.
+    removal_breaks: Arc<std::sync::atomic::AtomicBool>,
+}
 
 impl Sealed {
     /// With one salt for each stream, and each stream written once from its begin to its end, no segment was
     /// sealed twice under one key.
     fn assert_once(&self) {
-        let streams = self.0.lock().unwrap();
+        let streams = self.streams.lock().unwrap();
         let distinct: HashSet<&Vec<u8>> = streams.iter().collect();
         assert_eq!(distinct.len(), streams.len(), "a salt was used twice");
         assert!(streams.iter().all(|header| header.len() == 40 && header[0] == 40));
@@ -392,7 +468,11 @@ impl Backend for Recording {
         self.inner.open(object)
     }
     fn remove(&self, object: FileId) -> std::io::Result<()> {
-        self.inner.remove(object)
+        self.inner.remove(object)?;
+        match self.sealed.removal_breaks.load(std::sync::atomic::Ordering::Relaxed) {
+            true => Err(std::io::Error::other("gone, and so is whoever asked")),
+            false => Ok(()),
+        }
     }
     fn remove_temporary(&self, object: FileId) -> std::io::Result<()> {
         self.inner.remove_temporary(object)
@@ -425,7 +505,7 @@ impl Writing for RecordingWriting {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         if !self.begun {
             self.begun = true;
-            self.sealed.0.lock().unwrap().push(bytes[..40].to_vec());
+            self.sealed.streams.lock().unwrap().push(bytes[..40].to_vec());
         }
         self.inner.write(bytes)
     }

@@ -124,25 +124,28 @@ impl Admin {
     /// `upload.list`: the uploads that can be resumed.
     pub(super) async fn upload_list(&self, caller: Caller, out: &mut Replies) -> Result<Value, AdminError> {
         self.record(Action::AdminUploadList, Ending::Succeeded, caller, String::new()).await?;
-        let mut open = 0_u64;
-        for (upload, row) in self.store.ledger.reader().partials().map_err(unavailable)? {
-            if row.finished {
-                continue;
+        let (mut open, mut after) = (0_u64, None);
+        loop {
+            let some = self.store.ledger.reader().partials(after).map_err(unavailable)?;
+            after = some.last().map(|(upload, _)| *upload);
+            if after.is_none() {
+                return Ok(json!({ "uploads": open }));
             }
-            open += 1;
-            let item = json!({
-                "upload": upload,
-                "user": row.user,
-                "offset": row.offset,
-                "length": row.length,
-                "parts": row.parts,
-                "created_at": tables::rfc3339(row.created_ms),
-                "expires_at": tables::rfc3339(row.expires_ms),
-                "being_written": self.store.writers.is_busy(upload),
-            });
-            send(out, item).await?;
+            for (upload, row) in some.into_iter().filter(|(_, row)| !row.finished) {
+                open += 1;
+                let item = json!({
+                    "upload": upload,
+                    "user": row.user,
+                    "offset": row.offset,
+                    "length": row.length,
+                    "parts": row.parts,
+                    "created_at": tables::rfc3339(row.created_ms),
+                    "expires_at": tables::rfc3339(row.expires_ms),
+                    "being_written": self.store.writers.is_busy(upload),
+                });
+                send(out, item).await?;
+            }
         }
-        Ok(json!({ "uploads": open }))
     }
 
     /// `upload.cancel`: gives one up in its sender's place.

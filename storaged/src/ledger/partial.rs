@@ -21,17 +21,22 @@ use crate::ledger::state::{StateTable, View};
 use crate::ledger::tables::{CorruptError, Counter};
 use crate::ledger::upload::{self, Announced};
 use crate::ledger::usage::{self, Bytes, Quota, Wanted};
-use crate::limits::{MAX_PARTS, RESERVE_STEP_BYTES};
+use crate::limits::{MAX_PARTS, RESERVE_STEP_BYTES, UPLOADS_PER_USER};
 
 /// Upload id → how far it is.
 pub const PARTIAL: StateTable<PartialRow> = StateTable::new("partial");
 /// Upload id ‖ number of the part, big-endian → the part.
 pub const PARTIAL_PARTS: StateTable<PartRow> = StateTable::new("partial_parts");
+/// The user, blinded ‖ upload id → the upload id: which uploads of a user have not ended.
+const OF_USER: StateTable<FileId> = StateTable::new("partial_of_user");
 
 /// How far an upload is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PartialRow {
+    /// Whether its objects are being removed: nothing may go on behind what is no longer there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub condemned: bool,
     /// When it began.
     pub created_ms: u64,
     /// When it is given up, unless more arrives.
@@ -142,6 +147,8 @@ pub enum Command {
         keys: Vec<KeyChange>,
         /// What the cohort may use.
         quota: Quota,
+        /// Bytes that must fit: a body with a checksum is taken as a whole or not at all.
+        at_least: u64,
     },
     /// A stretch has ended, well or by a break: what arrived is durable.
     Save {
@@ -171,6 +178,11 @@ pub enum Command {
         sha256: ContentDigest,
         /// When it is forgotten.
         expires_ms: u64,
+    },
+    /// Its objects are about to be removed: from here on it can only be ended.
+    Condemn {
+        /// The upload.
+        upload: FileId,
     },
     /// Nothing of it is left on the volumes: end it.
     Abandon {
@@ -212,6 +224,8 @@ pub enum Outcome {
     TooManyParts,
     /// The cohort's quota is used up.
     OverQuota,
+    /// The user has as many uploads under way as may be.
+    TooManyUploads,
     /// How far it is now.
     Saved(Box<PartialRow>),
     /// The file is part of the store.
@@ -239,15 +253,20 @@ impl Area for Command {
             Command::Save { .. }
             | Command::GiveUp { .. }
             | Command::Finish { .. }
+            | Command::Condemn { .. }
             | Command::Abandon { .. }
             | Command::Forget { .. } => &[],
         }
     }
 
-    /// A sender who is told an offset may delete what is before it.
+    /// A sender who is told an offset may delete what is before it; what is condemned is gone, whatever becomes of
+    /// the ledger.
     fn waits_for_mirror(&self) -> bool {
         match self {
-            Command::Save { .. } | Command::Finish { .. } | Command::Abandon { .. } => true,
+            Command::Save { .. }
+            | Command::Finish { .. }
+            | Command::Condemn { .. }
+            | Command::Abandon { .. } => true,
             Command::Create { .. }
             | Command::Start { .. }
             | Command::GiveUp { .. }
@@ -275,6 +294,7 @@ impl Command {
             | Command::Save { upload, .. }
             | Command::GiveUp { upload }
             | Command::Finish { upload, .. }
+            | Command::Condemn { upload }
             | Command::Abandon { upload, .. }
             | Command::Forget { upload } => *upload,
         }
@@ -295,6 +315,7 @@ impl Command {
                     | Command::Save { .. }
                     | Command::GiveUp { .. }
                     | Command::Finish { .. }
+                    | Command::Condemn { .. }
                     | Command::Abandon { .. }) => Ok(Outcome::Finished(Box::new(row))),
                 };
             }
@@ -317,8 +338,14 @@ impl Command {
                 Err(CorruptError::Row(format!("upload {upload} was drawn twice")))
             }
             (_, None) => Ok(Outcome::Unknown),
-            (Command::Start { offset, length, claim, keys: _, quota, .. }, Some(open)) => {
-                open.start(app, offset, length, claim, quota)
+            (Command::Start { .. } | Command::Save { .. } | Command::Finish { .. }, Some(open))
+                if open.row.condemned =>
+            {
+                Ok(Outcome::Unknown)
+            }
+            (Command::Start { offset, length, claim, keys: _, quota, at_least, .. }, Some(open)) => {
+                let wanted = Stretch { offset, length, at_least, quota };
+                open.start(app, wanted, claim)
             }
             (Command::Save { part, tail, hash, offset, expires_ms, .. }, Some(open)) => {
                 open.save(app, part, Saved { tail, hash, offset, expires_ms })
@@ -328,6 +355,11 @@ impl Command {
                 Ok(Outcome::Saved(Box::new(open.row)))
             }
             (Command::Finish { sha256, expires_ms, .. }, Some(open)) => open.finish(app, sha256, expires_ms),
+            (Command::Condemn { .. }, Some(mut open)) => {
+                open.row.condemned = true;
+                open.write(app)?;
+                Ok(Outcome::Saved(Box::new(open.row)))
+            }
             (Command::Abandon { ending, error, instead, .. }, Some(open)) => {
                 open.abandon(app, ending, error, instead)
             }
@@ -352,10 +384,15 @@ fn create(
     quota: Quota,
     created: Created,
 ) -> Result<Outcome, CorruptError> {
+    let prefix = of_user_prefix(app, &created.user);
+    if app.scan(&OF_USER, &prefix, None, UPLOADS_PER_USER)?.len() >= UPLOADS_PER_USER {
+        return Ok(Outcome::TooManyUploads);
+    }
     let bytes = wanted.size.map_or(Bytes::UpTo(RESERVE_STEP_BYTES), Bytes::Exactly);
     let Some(reserved) = usage::reserve(app, &wanted.cohort, quota, Wanted { bytes, file: true })? else {
         return Ok(Outcome::OverQuota);
     };
+    app.put(&OF_USER, &[prefix.as_slice(), created.upload.as_bytes()].concat(), &created.upload)?;
     let intent = IntentRow {
         claim: None,
         cohort: wanted.cohort,
@@ -371,6 +408,7 @@ fn create(
     };
     let intent = intents::open(app, Action::FileUploadedViaStream, &intent, Some("resumable".into()))?;
     let row = PartialRow {
+        condemned: false,
         created_ms: app.now_ms(),
         expires_ms: created.expires_ms,
         file_id: created.file_id,
@@ -391,6 +429,15 @@ fn create(
     Ok(Outcome::Created(Box::new(row)))
 }
 
+/// What is wanted of a stretch.
+#[derive(Debug, Clone, Copy)]
+struct Stretch {
+    offset: u64,
+    length: Option<u64>,
+    at_least: u64,
+    quota: Quota,
+}
+
 /// What a stretch leaves.
 struct Saved {
     tail: Blob,
@@ -403,11 +450,10 @@ impl Open {
     fn start(
         mut self,
         app: &mut Application<'_, '_>,
-        offset: u64,
-        length: Option<u64>,
+        wanted: Stretch,
         claim: Claim,
-        quota: Quota,
     ) -> Result<Outcome, CorruptError> {
+        let Stretch { offset, length, at_least, quota } = wanted;
         if let Some(claim) = self.intent.claim {
             return Ok(Outcome::Claimed(claim));
         }
@@ -422,9 +468,11 @@ impl Open {
             (None, Some(said)) if said < offset => return Ok(Outcome::WrongLength),
             (known, said) => known.or(said),
         };
+        let free = self.intent.reserved_bytes.saturating_sub(offset);
         let wanted = match length {
             Some(length) => Some(Bytes::Exactly(length.saturating_sub(self.intent.reserved_bytes))),
-            None if self.intent.reserved_bytes > offset => None,
+            None if at_least > free => Some(Bytes::Exactly(at_least - free)),
+            None if free > 0 => None,
             None => Some(Bytes::UpTo(RESERVE_STEP_BYTES)),
         };
         if let Some(bytes) = wanted {
@@ -539,13 +587,15 @@ impl Open {
             }
             None => {
                 self.forget_parts(app)?;
+                self.forget_user(app)?;
                 app.delete(&PARTIAL, self.upload.as_bytes())?;
             }
         }
         Ok(Outcome::Abandoned(index))
     }
 
-    /// Leaves the marker that answers a client who missed the end.
+    /// Leaves the marker that answers a client who missed the end. It outlives the file's keys if the file is
+    /// deleted, so it lies under the store's and says nothing of the content.
     fn end(
         &mut self,
         app: &mut Application<'_, '_>,
@@ -553,12 +603,20 @@ impl Open {
         expires_ms: u64,
     ) -> Result<(), CorruptError> {
         self.forget_parts(app)?;
+        self.forget_user(app)?;
+        self.row.condemned = false;
         self.row.finished = true;
         self.row.file_id = file;
         self.row.hash = None;
+        self.row.sha256 = None;
         self.row.tail = Blob::default();
         self.row.expires_ms = expires_ms;
-        app.put_about(&PARTIAL, self.upload.as_bytes(), file, &self.row)
+        app.put(&PARTIAL, self.upload.as_bytes(), &self.row)
+    }
+
+    fn forget_user(&self, app: &mut Application<'_, '_>) -> Result<(), CorruptError> {
+        let prefix = of_user_prefix(app, &self.row.user);
+        app.delete(&OF_USER, &[prefix.as_slice(), self.upload.as_bytes()].concat()).map(drop)
     }
 
     fn forget_parts(&self, app: &mut Application<'_, '_>) -> Result<(), CorruptError> {
@@ -591,6 +649,38 @@ pub(crate) fn crashed(
 pub(crate) fn parts(view: &impl View, upload: FileId) -> Result<Vec<PartRow>, CorruptError> {
     let found = view.scan(&PARTIAL_PARTS, upload.as_bytes(), None, usize::MAX)?;
     Ok(found.into_iter().map(|(_, part)| part).collect())
+}
+
+/// At most `limit` uploads, ended or not, from behind `after`, in the order of their ids.
+pub(crate) fn some(
+    view: &impl View,
+    after: Option<FileId>,
+    limit: usize,
+) -> Result<Vec<(FileId, PartialRow)>, CorruptError> {
+    let after = after.map(|after| *after.as_bytes());
+    let found = view.scan(&PARTIAL, &[], after.as_ref().map(|after| after.as_slice()), limit)?;
+    found
+        .into_iter()
+        .map(|(key, row)| {
+            let key = key.try_into().map_err(|_| CorruptError::Row("the key of an upload".into()))?;
+            Ok((FileId::from_bytes(key), row))
+        })
+        .collect()
+}
+
+/// The uploads of a user that have not ended, without their tails.
+pub(crate) fn of_user(view: &impl View, user: &UserName) -> Result<Vec<(FileId, PartialRow)>, CorruptError> {
+    let mut found = Vec::new();
+    for (_, upload) in view.scan(&OF_USER, &of_user_prefix(view, user), None, UPLOADS_PER_USER)? {
+        if let Some(row) = view.get(&PARTIAL, upload.as_bytes())? {
+            found.push((upload, PartialRow { tail: Blob::default(), ..row }));
+        }
+    }
+    Ok(found)
+}
+
+fn of_user_prefix(view: &impl View, user: &UserName) -> [u8; 32] {
+    view.blind("partial user", &[user.as_str().as_bytes()])
 }
 
 fn part_key(upload: FileId, part: u32) -> Vec<u8> {

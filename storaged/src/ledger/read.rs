@@ -10,7 +10,7 @@ use redb::{
     ReadableTableMetadata as _,
 };
 use serde::de::DeserializeOwned;
-use store_proto::{Cohort, FileId, LogicalPath};
+use store_proto::{Cohort, FileId, LogicalPath, UserName};
 
 use crate::keys::KeyStore;
 use crate::ledger::application::Position;
@@ -29,7 +29,7 @@ use crate::ledger::tables::{
     unmirrored_aad,
 };
 use crate::ledger::usage::{self, UsageRow, VOLUME_USAGE, VolumeUsageRow};
-use crate::limits::MAX_VERSIONS;
+use crate::limits::{MAX_VERSIONS, UPLOADS_BATCH};
 
 /// Reads what is durable; cheap to clone.
 #[derive(Debug, Clone)]
@@ -130,17 +130,14 @@ impl Reader {
         Ok(Some(Resumable { upload, row, intent, parts: partial::parts(&snapshot, upload)? }))
     }
 
-    /// All of them.
-    pub fn partials(&self) -> Result<Vec<(FileId, PartialRow)>, CorruptError> {
-        let found = self.snapshot()?.scan(&PARTIAL, &[], None, usize::MAX)?;
-        let id = |key: &[u8]| key.try_into().map(FileId::from_bytes);
-        found
-            .into_iter()
-            .map(|(key, row)| {
-                let upload = id(&key).map_err(|_| CorruptError::Row("the key of an upload".into()))?;
-                Ok((upload, row))
-            })
-            .collect()
+    /// The next of them behind `after`, ended or not: some at a time, for each may hold a segment's tail.
+    pub fn partials(&self, after: Option<FileId>) -> Result<Vec<(FileId, PartialRow)>, CorruptError> {
+        partial::some(&self.snapshot()?, after, UPLOADS_BATCH)
+    }
+
+    /// Those of a user that have not ended, without their tails.
+    pub fn partials_of(&self, user: &UserName) -> Result<Vec<(FileId, PartialRow)>, CorruptError> {
+        partial::of_user(&self.snapshot()?, user)
     }
 
     /// What a cohort uses.

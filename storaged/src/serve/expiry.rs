@@ -27,23 +27,30 @@ pub async fn expire_now(store: &Store) {
     if !store.ledger.trusts_clock(store.clock) {
         return;
     }
-    let uploads = match store.ledger.reader().partials() {
-        Ok(uploads) => uploads,
-        Err(error) => {
-            tracing::warn!(%error, "look for expired uploads");
+    let mut after = None;
+    loop {
+        let some = match store.ledger.reader().partials(after) {
+            Ok(some) => some,
+            Err(error) => {
+                tracing::warn!(%error, "look for expired uploads");
+                return;
+            }
+        };
+        after = some.last().map(|(upload, _)| *upload);
+        if after.is_none() {
             return;
         }
-    };
-    for (upload, row) in uploads {
-        if is_over(store, &row) {
-            expire(store, upload).await;
+        for (upload, row) in some {
+            if is_over(store, &row) {
+                expire(store, upload).await;
+            }
         }
     }
 }
 
 /// Gives up all unfinished uploads of a user who was shut out, and says how many. What cannot be removed now expires.
 pub async fn end_uploads_of(store: &Store, user: &UserName) -> u64 {
-    let uploads = match store.ledger.reader().partials() {
+    let uploads = match store.ledger.reader().partials_of(user) {
         Ok(uploads) => uploads,
         Err(error) => {
             tracing::warn!(%error, "look for the uploads of a user who was shut out");
@@ -51,7 +58,7 @@ pub async fn end_uploads_of(store: &Store, user: &UserName) -> u64 {
         }
     };
     let mut ended = 0;
-    for (upload, _) in uploads.into_iter().filter(|(_, row)| row.user == *user && !row.finished) {
+    for (upload, _) in uploads {
         let Some(_turn) = store.writers.turn(upload, PREEMPTION_WAIT).await else { continue };
         // Its last stretch may have made a file of it meanwhile.
         let unfinished = resumable(store, upload).is_ok_and(|found| !found.row.finished);
@@ -64,7 +71,8 @@ pub async fn end_uploads_of(store: &Store, user: &UserName) -> u64 {
 }
 
 fn is_over(store: &Store, row: &PartialRow) -> bool {
-    row.expires_ms <= store.clock.unix_milliseconds()
+    // What was condemned and not ended, because the process or the volume broke off, is ended here.
+    row.condemned || row.expires_ms <= store.clock.unix_milliseconds()
 }
 
 async fn expire(store: &Store, upload: FileId) {

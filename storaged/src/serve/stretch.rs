@@ -46,6 +46,10 @@ pub(super) struct Bringing {
     pub(super) length: Option<u64>,
     /// SHA-256 of this body.
     pub(super) checksum: Option<ContentDigest>,
+    /// Its length, if it is taken as a whole or not at all.
+    pub(super) at_least: u64,
+    /// Bytes that came and had no room in what was reserved: the next stretch begins with them.
+    pub(super) rest: Bytes,
 }
 
 /// How far the upload is after a request.
@@ -85,6 +89,9 @@ impl Bringing {
         loop {
             let Resumable { row, intent, .. } = resumable(&store, self.upload)?;
             let Some(intent) = intent else { return self.finished(row) };
+            if row.condemned {
+                return Err(Refusal::of(ProblemKind::UnknownUpload));
+            }
             if row.is_whole()
                 && let Some(state) = &row.hash
             {
@@ -140,7 +147,8 @@ impl Bringing {
 
     /// Whether a stretch ended before its body.
     fn is_more<B: Body>(&self, body: &B, stretch: &Stretch, received: u64) -> bool {
-        !body.is_end_stream() && received >= stretch_bytes(stretch.row.offset)
+        let full = received >= stretch_bytes(stretch.row.offset);
+        !self.rest.is_empty() || (full && !body.is_end_stream())
     }
 
     fn finished(&self, row: PartialRow) -> Result<Progress, Refusal> {
@@ -165,6 +173,7 @@ impl Bringing {
             claim,
             keys: vec![change],
             quota: self.cohort.quota(),
+            at_least: self.at_least,
         };
         let (row, room) = match store.ledger.submit(command).await? {
             Outcome::Started { row, room } => (*row, room),
@@ -186,6 +195,7 @@ impl Bringing {
             Outcome::Finished(_) => return Ok(None),
             Outcome::Unknown => return Err(Refusal::of(ProblemKind::UnknownUpload)),
             other @ (Outcome::Created(_)
+            | Outcome::TooManyUploads
             | Outcome::Saved(_)
             | Outcome::Stored(_)
             | Outcome::PathTaken(_)
@@ -218,15 +228,23 @@ impl Bringing {
     {
         let most = if checksum.is_some() { u64::MAX } else { stretch_bytes(stretch.row.offset) };
         while *received < most {
-            let next = tokio::select! {
-                next = next_frame(body, self.idle) => next,
-                () = self.turn.preempted() => return Ended::Preempted,
-            };
-            let bytes = match next {
-                Ok(Next::Frame(bytes)) => bytes,
-                Ok(Next::End) => return Ended::Body,
-                Err(error) => return Ended::Broke(error),
-            };
+            let mut bytes = std::mem::take(&mut self.rest);
+            if bytes.is_empty() {
+                let next = tokio::select! {
+                    next = next_frame(body, self.idle) => next,
+                    () = self.turn.preempted() => return Ended::Preempted,
+                };
+                bytes = match next {
+                    Ok(Next::Frame(bytes)) => bytes,
+                    Ok(Next::End) => return Ended::Body,
+                    Err(error) => return Ended::Broke(error),
+                };
+            }
+            if stretch.row.length.is_none() && checksum.is_none() {
+                // Nobody said how long it will be, so what is reserved is no bound: the next stretch has more.
+                let fits = usize::try_from(stretch.room - *received).unwrap_or(usize::MAX);
+                self.rest = bytes.split_off(fits.min(bytes.len()));
+            }
             let count = bytes.len() as u64;
             let end = stretch.row.offset + *received + count;
             if *received + count > stretch.room || end > self.cohort.max_file_bytes {
@@ -240,6 +258,9 @@ impl Bringing {
             }
             stretch.promise.spend(count);
             *received += count;
+            if !self.rest.is_empty() {
+                break;
+            }
         }
         Ended::Full
     }
@@ -267,24 +288,8 @@ impl Bringing {
         };
         let expires_ms = self.expires_ms();
         let command = Command::Save { upload: self.upload, part, tail, hash, offset, expires_ms };
-        match self.store.ledger.submit(command).await? {
-            Outcome::Saved(row) => Ok(*row),
-            other @ (Outcome::Created(_)
-            | Outcome::Started { .. }
-            | Outcome::WrongOffset(_)
-            | Outcome::WrongLength
-            | Outcome::Claimed(_)
-            | Outcome::TooManyParts
-            | Outcome::OverQuota
-            | Outcome::Stored(_)
-            | Outcome::PathTaken(_)
-            | Outcome::NotThere
-            | Outcome::Incomplete(_)
-            | Outcome::Abandoned(_)
-            | Outcome::Forgotten
-            | Outcome::Finished(_)
-            | Outcome::Unknown) => Err(unexpected(&other)),
-        }
+        let saved = changed(self.store.ledger.submit(command).await?)?;
+        saved.map(|row| *row).ok_or(Refusal::of(ProblemKind::UnknownUpload))
     }
 
     async fn drop_stretch(&self, stretch: Stretch) -> Result<(), Refusal> {
@@ -299,22 +304,7 @@ impl Bringing {
     }
 
     async fn give_up(&self) -> Result<(), Refusal> {
-        match self.store.ledger.submit(Command::GiveUp { upload: self.upload }).await? {
-            Outcome::Saved(_) | Outcome::Unknown | Outcome::Finished(_) => Ok(()),
-            other @ (Outcome::Created(_)
-            | Outcome::Started { .. }
-            | Outcome::WrongOffset(_)
-            | Outcome::WrongLength
-            | Outcome::Claimed(_)
-            | Outcome::TooManyParts
-            | Outcome::OverQuota
-            | Outcome::Stored(_)
-            | Outcome::PathTaken(_)
-            | Outcome::NotThere
-            | Outcome::Incomplete(_)
-            | Outcome::Abandoned(_)
-            | Outcome::Forgotten) => Err(unexpected(&other)),
-        }
+        changed(self.store.ledger.submit(Command::GiveUp { upload: self.upload }).await?).map(drop)
     }
 
     /// All bytes are there.
@@ -345,6 +335,7 @@ impl Bringing {
             | Outcome::Claimed(_)
             | Outcome::TooManyParts
             | Outcome::OverQuota
+            | Outcome::TooManyUploads
             | Outcome::Saved(_)
             | Outcome::Incomplete(_)
             | Outcome::Abandoned(_)
@@ -381,7 +372,8 @@ pub(crate) fn resumable(store: &Store, upload: FileId) -> Result<Resumable, Refu
     found.ok_or(Refusal::of(ProblemKind::UnknownUpload))
 }
 
-/// Removes all that there is of an upload from the volumes, and then ends it. Whoever calls this has the turn.
+/// Condemns an upload, removes all that there is of it from the volumes, and then ends it. Whoever calls this has
+/// the turn.
 pub(crate) async fn discard(
     store: &Store,
     upload: FileId,
@@ -390,6 +382,10 @@ pub(crate) async fn discard(
     instead: Option<FileId>,
 ) -> Result<(), Refusal> {
     let found = resumable(store, upload)?;
+    if !found.parts.is_empty() {
+        // What is behind the offset goes: should this process end in the midst of it, nobody may go on there.
+        changed(store.ledger.submit(Command::Condemn { upload }).await?)?;
+    }
     let (patience, _) = Patience::new(store.io_patience);
     let claim = found.intent.and_then(|intent| intent.claim).map(|claim| (claim.object, claim.volume));
     let objects = found.parts.iter().map(|part| (part.object, part.volume)).chain(claim);
@@ -399,8 +395,14 @@ pub(crate) async fn discard(
     }
     store.metrics.operation(Action::ScratchCleanup, Ending::Succeeded, None);
     store.metrics.operation(Action::FileUploadedViaStream, ending, None);
-    match store.ledger.submit(Command::Abandon { upload, ending, error, instead }).await? {
-        Outcome::Abandoned(_) | Outcome::Unknown | Outcome::Finished(_) => Ok(()),
+    changed(store.ledger.submit(Command::Abandon { upload, ending, error, instead }).await?).map(drop)
+}
+
+/// What a command answers that changes an upload and asks for nothing; `None`: it has ended.
+fn changed(outcome: Outcome) -> Result<Option<Box<PartialRow>>, Refusal> {
+    match outcome {
+        Outcome::Saved(row) => Ok(Some(row)),
+        Outcome::Abandoned(_) | Outcome::Unknown | Outcome::Finished(_) => Ok(None),
         other @ (Outcome::Created(_)
         | Outcome::Started { .. }
         | Outcome::WrongOffset(_)
@@ -408,7 +410,7 @@ pub(crate) async fn discard(
         | Outcome::Claimed(_)
         | Outcome::TooManyParts
         | Outcome::OverQuota
-        | Outcome::Saved(_)
+        | Outcome::TooManyUploads
         | Outcome::Stored(_)
         | Outcome::PathTaken(_)
         | Outcome::NotThere

@@ -23,7 +23,7 @@ use crate::ledger::partial::{Command, Outcome, PartialRow};
 use crate::ledger::read::Resumable;
 use crate::ledger::tables::rfc3339;
 use crate::ledger::upload::Announced;
-use crate::limits::{PREEMPTION_WAIT, TRANSFER_WAIT};
+use crate::limits::{PREEMPTION_WAIT, TRANSFER_WAIT, UPLOADS_PER_USER};
 use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, AnswerBody, Refusal};
@@ -37,7 +37,7 @@ use crate::serve::upload::unexpected;
 use crate::serve::writers::Turn;
 use crate::store::Store;
 
-/// `POST`: begin one. `GET`: one's own.
+/// `POST`: begin one. `GET`: one's own that have not ended.
 pub async fn all(
     request: Request<Incoming>,
     admitted: Admitted,
@@ -46,12 +46,9 @@ pub async fn all(
     if request.method() == Method::POST {
         return create(request, admitted, store).await;
     }
-    let mut uploads = Vec::new();
-    for (upload, row) in store.ledger.reader().partials().map_err(unreadable)? {
-        if Some(&row.user) == admitted.origin.user.as_ref() {
-            uploads.push(state(upload, &row, None));
-        }
-    }
+    let mine = store.ledger.reader().partials_of(&admitted.user().name).map_err(unreadable)?;
+    let mine = mine.iter().filter(|(_, row)| !row.condemned);
+    let uploads = mine.map(|(upload, row)| state(*upload, row, None)).collect();
     Ok(answer::json(StatusCode::OK, &Uploads { uploads }))
 }
 
@@ -119,6 +116,11 @@ async fn create(
     let row = match store.ledger.submit(command).await? {
         Outcome::Created(row) => row,
         Outcome::OverQuota => return Err(over_quota()),
+        Outcome::TooManyUploads => {
+            let detail =
+                format!("there are {UPLOADS_PER_USER} uploads under way: finish or end some of them");
+            return Err(Refusal::because(ProblemKind::RateLimited, detail));
+        }
         other @ (Outcome::Started { .. }
         | Outcome::WrongOffset(_)
         | Outcome::WrongLength
@@ -157,6 +159,9 @@ struct Mine {
 
 async fn mine(upload: FileId, admitted: &Admitted, store: &Arc<Store>) -> Result<Mine, Refusal> {
     let found = resumable(store, upload)?;
+    if found.row.condemned {
+        return Err(Refusal::of(ProblemKind::UnknownUpload));
+    }
     if Some(&found.row.user) != admitted.origin.user.as_ref() {
         let refusal = deny(store, Denial::NotYours, admitted.origin.clone(), None, None).await;
         return Err(refusal);
@@ -197,7 +202,7 @@ impl Mine {
             return Err(Refusal::of(ProblemKind::Overloaded));
         };
         let (patience, hung) = Patience::new(store.io_patience);
-        let Bringer { offset, length, checksum } = announced;
+        let Bringer { offset, length, checksum, body_bytes } = announced;
         let bringing = Bringing {
             store: Arc::clone(store),
             upload: self.upload,
@@ -208,7 +213,9 @@ impl Mine {
             idle: self.idle,
             offset,
             length,
+            at_least: body_bytes.filter(|_| checksum.is_some()).unwrap_or(0),
             checksum,
+            rest: Bytes::new(),
         };
         // In a task of its own, as any upload: what arrived is made durable whether or not anybody waits.
         let running = tokio::spawn(async move {
@@ -233,6 +240,7 @@ struct Bringer {
     offset: u64,
     length: Option<u64>,
     checksum: Option<ContentDigest>,
+    body_bytes: Option<u64>,
 }
 
 async fn look(mine: Mine, store: &Arc<Store>) -> Result<Answer, Refusal> {
@@ -244,7 +252,7 @@ async fn look(mine: Mine, store: &Arc<Store>) -> Result<Answer, Refusal> {
         return finished(store, upload, &row);
     }
     if row.length == Some(row.offset) {
-        let announced = Bringer { offset: row.offset, length: None, checksum: None };
+        let announced = Bringer { offset: row.offset, length: None, checksum: None, body_bytes: None };
         let progress = mine.bring(store, turn, announced, Empty::<Bytes>::new(), drop).await?;
         return Ok(progressed(store, upload, progress));
     }
@@ -260,9 +268,7 @@ async fn append(request: Request<Incoming>, mine: Mine, store: &Arc<Store>) -> R
     if mine.found.row.finished {
         return finished(store, upload, &mine.found.row);
     }
-    let body_bytes =
-        request.headers().get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse::<u64>().ok());
-    let end = body_bytes.and_then(|bytes| announced.offset.checked_add(bytes));
+    let end = announced.body_bytes.and_then(|bytes| announced.offset.checked_add(bytes));
     let length = mine.found.row.length.or(announced.length);
     if let (Some(end), Some(length)) = (end, length)
         && end > length
@@ -339,6 +345,7 @@ impl Bringer {
             offset: offset.ok_or_else(|| format!("{} is missing", headers::UPLOAD_OFFSET))?,
             length: number(headers::UPLOAD_LENGTH)?,
             checksum,
+            body_bytes: headers.get(CONTENT_LENGTH).and_then(|text| text.to_str().ok()?.parse().ok()),
         })
     }
 }

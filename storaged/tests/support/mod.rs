@@ -114,15 +114,12 @@ impl Lab {
         let _ = hearing.await;
         store.drain.begin();
         serving.await.unwrap();
-        let keys = Arc::downgrade(&store.keys);
         drop(store);
-        // The ledger's thread has them too.
-        while keys.strong_count() > 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        let ledger = folder.path().join("state/ledger.redb");
-        while storaged::ledger::open(&ledger).is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        // The ledger's thread has both of them too, and a file is free when it is closed, not when its owner goes.
+        for file in ["keys.redb", "ledger.redb"] {
+            while redb::Database::open(folder.path().join("state").join(file)).is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
         }
         (folder, tokens)
     }
@@ -130,8 +127,11 @@ impl Lab {
     /// What a crash leaves at this moment, as the folder of another lab.
     pub(crate) fn copy_of_disk(&self) -> Arc<tempfile::TempDir> {
         let crashed = tempfile::tempdir().unwrap();
-        let mut copy = std::process::Command::new("cp");
-        copy.arg("-a").arg(self.folder.path().join(".")).arg(crashed.path());
+        // At one moment the mirror is never ahead of the ledger, nor the ledger of its keys and objects.
+        let in_order =
+            "cp -a --parents $(find . -name .journal) $(find . -name ledger.redb) $0 && cp -an . $0";
+        let mut copy = std::process::Command::new("sh");
+        copy.args(["-c", in_order]).arg(crashed.path()).current_dir(self.folder.path());
         assert!(copy.status().unwrap().success());
         let config = crashed.path().join("storaged.toml");
         let text = std::fs::read_to_string(&config).unwrap();
