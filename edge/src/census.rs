@@ -20,6 +20,11 @@ impl Place {
             IpAddr::V6(address) => Place(address.to_bits() >> 64 << 64),
         }
     }
+
+    /// All that tells it from others.
+    pub fn bits(self) -> u128 {
+        self.0
+    }
 }
 
 /// The table.

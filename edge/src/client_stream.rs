@@ -18,6 +18,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
+use daemon::Clock;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -89,7 +90,7 @@ impl ClientStream {
         // What hyper writes there is never HTTP/1.1, so nothing is put in its place.
         let served = Arc::new(AtomicBool::new(true));
         let mut this = Self::http1(stream, served, Box::new(|_| Bytes::new()), stall_after);
-        let watch = FrameWatch::new(Instant::now());
+        let watch = FrameWatch::new(Clock.now());
         this.frames = Some(Frames { watch, flooded: Box::new(flooded) });
         this
     }
@@ -143,7 +144,7 @@ impl AsyncRead for ClientStream {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
         if let Some(frames) = &mut self.frames
-            && let Err(flood) = frames.watch.came(&buf.filled()[before..], Instant::now())
+            && let Err(flood) = frames.watch.came(&buf.filled()[before..], Clock.now())
         {
             (frames.flooded)();
             return Poll::Ready(Err(io::Error::other(flood)));

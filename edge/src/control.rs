@@ -96,6 +96,7 @@ impl Control {
             "version": env!("CARGO_PKG_VERSION"),
             "tls_not_after": self.edge.live.load().tls.as_ref().map(|tls| tls.not_after_s),
             "circuit": if self.edge.tunnel.holds() { "closed" } else { "open" },
+            "locked_out": self.edge.gate.locked_out(self.edge.clock.now()),
             "draining": self.edge.drain.is_draining(),
             "requests_in_flight": max_requests.saturating_sub(self.edge.places.available_permits()),
             "connections": self.edge.metrics.connections_active.get(),

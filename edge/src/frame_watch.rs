@@ -5,9 +5,7 @@
 //! from one that refills with the bytes that were sent; an empty purse ends the connection. Frames are looked at
 //! as they pass, nine bytes each, and none is kept.
 
-use std::time::Duration;
-
-use tokio::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::limits::{H2_CONTROL_BURST, H2_CONTROL_PER_SECOND, H2_UPDATE_BYTES};
 
@@ -126,7 +124,7 @@ mod tests {
 
     #[test]
     fn pings_end_a_connection_after_the_burst_and_time_gives_some_back() {
-        let now = Instant::now();
+        let now = daemon::Clock.now();
         let mut watch = watch(now);
         assert_eq!(many(&mut watch, &PING, now), 256);
         let mut later = self::watch(now);
@@ -141,7 +139,7 @@ mod tests {
 
     #[test]
     fn frames_are_found_however_the_bytes_are_cut() {
-        let now = Instant::now();
+        let now = daemon::Clock.now();
         let (mut whole, mut cut) = (FrameWatch::new(now), FrameWatch::new(now));
         let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         (0..256).for_each(|_| bytes.extend_from_slice(&PING));
@@ -156,7 +154,7 @@ mod tests {
 
     #[test]
     fn window_updates_are_paid_for_by_what_was_sent() {
-        let now = Instant::now();
+        let now = daemon::Clock.now();
         let mut watch = watch(now);
         for _ in 0..10_000 {
             watch.sent(16 * 1024);
@@ -168,7 +166,7 @@ mod tests {
 
     #[test]
     fn an_empty_body_frame_costs_unless_it_ends_the_body() {
-        let now = Instant::now();
+        let now = daemon::Clock.now();
         let mut watch = watch(now);
         assert_eq!(many(&mut watch, &[0, 0, 0, DATA, 0, 0, 0, 0, 1], now), 256);
         assert_eq!(watch.came(&[0, 0, 0, DATA, END_STREAM, 0, 0, 0, 1], now), Ok(()));

@@ -17,6 +17,7 @@ pub mod dialect;
 pub mod disposition;
 pub mod events;
 pub mod frame_watch;
+pub mod gate;
 pub mod limits;
 mod links;
 pub mod listen;

@@ -99,3 +99,7 @@ pub const H2_UPDATE_BYTES: u64 = 256;
 pub const PROXY_HEADER_BYTES: usize = 1024;
 /// A balancer sends its header with the first packet.
 pub const PROXY_HEADER_TIME: Duration = Duration::from_secs(3);
+/// Principals and addresses whose attempts and rates are known; with 100 bytes each this is 3 MiB.
+pub const GATE_SUBJECTS: usize = 32 * 1024;
+/// For so long a principal that was let in is not locked out together with its address.
+pub const KNOWN_GOOD: Duration = Duration::from_secs(3600);

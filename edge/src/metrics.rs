@@ -5,6 +5,7 @@ use prometheus::{
     Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
 };
 
+use crate::gate::By;
 use crate::refusal::Reason;
 use crate::tls::Tls;
 
@@ -161,6 +162,8 @@ pub struct Metrics {
     pub connections_active: IntGauge,
     pub connections_accepted: IntCounter,
     pub connections_closed: IntCounterVec,
+    pub lockouts: IntCounterVec,
+    pub rate_limited: IntCounterVec,
     pub tls_handshakes: IntCounterVec,
     pub tls_not_after: IntGauge,
     pub upstream_up: IntGauge,
@@ -223,6 +226,14 @@ impl Metrics {
             connections_closed: IntCounterVec::new(
                 Opts::new("edge_connections_closed_total", "Client connections closed for what they did."),
                 &["reason"],
+            )?,
+            lockouts: IntCounterVec::new(
+                Opts::new("edge_lockouts_total", "Lock-outs after failed attempts."),
+                &["by"],
+            )?,
+            rate_limited: IntCounterVec::new(
+                Opts::new("edge_rate_limited_total", "Requests refused for coming too fast."),
+                &["by"],
             )?,
             tls_handshakes: IntCounterVec::new(
                 Opts::new("edge_tls_handshakes_total", "TLS handshakes, by how they ended."),
@@ -291,7 +302,7 @@ impl Metrics {
             "edge_local_payload_bytes",
             "Payload on this machine's file systems: 0, for the process can write to no file.",
         )?;
-        let all: [Box<dyn Collector>; 25] = [
+        let all: [Box<dyn Collector>; 27] = [
             Box::new(self.requests.clone()),
             Box::new(self.request_duration.clone()),
             Box::new(self.time_to_first_byte.clone()),
@@ -302,6 +313,8 @@ impl Metrics {
             Box::new(self.connections_active.clone()),
             Box::new(self.connections_accepted.clone()),
             Box::new(self.connections_closed.clone()),
+            Box::new(self.lockouts.clone()),
+            Box::new(self.rate_limited.clone()),
             Box::new(self.tls_handshakes.clone()),
             Box::new(self.tls_not_after.clone()),
             Box::new(self.upstream_up.clone()),
@@ -328,6 +341,10 @@ impl Metrics {
         }
         for handshake in Handshake::ALL {
             self.tls_handshakes.with_label_values(&[handshake.label()]);
+        }
+        for by in By::ALL {
+            self.lockouts.with_label_values(&[by.label()]);
+            self.rate_limited.with_label_values(&[by.label()]);
         }
         for closed in Closed::ALL {
             self.connections_closed.with_label_values(&[closed.label()]);

@@ -107,6 +107,18 @@ pub enum Refusal {
     /// As many requests as allowed are under way.
     #[error("as many requests as allowed are under way; try again")]
     Busy,
+    /// Too many failed attempts by this principal, or from this address.
+    #[error("too many attempts failed; nothing is listened to for {} s", .left.as_secs() + 1)]
+    LockedOut {
+        /// How long this lasts.
+        left: Duration,
+    },
+    /// More requests than the rate allows.
+    #[error("too many requests; slow down")]
+    RateLimited {
+        /// How long until the next one is heard.
+        wait: Duration,
+    },
     /// edge is stopping.
     #[error("this edge is stopping; try again")]
     Draining,
@@ -192,6 +204,8 @@ impl Refusal {
             Refusal::StoreTimeout => ProblemKind::BackendUnavailable,
             Refusal::StoreAnswer => ProblemKind::BadGateway,
             Refusal::OtherHistory => ProblemKind::LedgerUnavailable,
+            Refusal::LockedOut { .. } => ProblemKind::LockedOut,
+            Refusal::RateLimited { .. } => ProblemKind::RateLimited,
             Refusal::Busy | Refusal::Draining => ProblemKind::Overloaded,
             Refusal::Store { kind, .. } => *kind,
         }
@@ -201,6 +215,10 @@ impl Refusal {
     pub fn retry_after_seconds(&self) -> Option<u32> {
         if let Refusal::Store { retry_after_seconds: Some(seconds), .. } = self {
             return Some(*seconds);
+        }
+        if let Refusal::LockedOut { left: wait } | Refusal::RateLimited { wait } = self {
+            // Rounded up: who comes back then is heard.
+            return Some(u32::try_from(wait.as_secs()).unwrap_or(u32::MAX).saturating_add(1));
         }
         (self.kind().status() == 503).then_some(RETRY_AFTER_SECONDS)
     }

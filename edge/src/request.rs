@@ -2,22 +2,25 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use daemon::Clock;
 use daemon::drain::Drain;
 use daemon::readiness::Condition;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
+use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use ipnet::IpNet;
-use store_proto::{Permission, PermissionRequest, RequestId, ServerRole};
+use store_proto::{Permission, PermissionRequest, ProblemKind, RequestId, ServerRole};
 use tokio::sync::Semaphore;
 
 use crate::answer::{self, Answer, Payload};
 use crate::config::Limits;
 use crate::dialect::{self, Dialect};
+use crate::gate::{Caller, Gate, Verdict};
+use crate::limits::{LINGER_BYTES, LINGER_TIME};
 use crate::metrics::{Handler, Metrics, method_label};
 use crate::plan::{Plan, Policy, plan};
 use crate::refusal::Refusal;
@@ -54,6 +57,8 @@ pub struct Edge {
     pub drain: Drain,
     /// Counters.
     pub metrics: Metrics,
+    /// Lock-outs and rates.
+    pub gate: Gate,
     /// Balancers that are asked whose connection they pass on.
     pub proxies: Vec<IpNet>,
     /// Places for requests under way.
@@ -79,10 +84,22 @@ impl Edge {
         let mut track =
             Track::new(&self.metrics, handler, method_label(&head.method), started, &request_id, place);
         let unread = Unread(!body.is_end_stream());
-        let result = match refused {
+        let caller = Caller::of(client, &head.headers);
+        let mut body = Some(body);
+        let result = match refused.or_else(|| self.stopped(&caller, started)) {
             Some(refusal) => Err(refusal),
-            None => self.execute(client, &head, body, &request_id, started).await,
+            None => {
+                let result = self.execute(client, &caller, &head, &mut body, &request_id).await;
+                self.learn(&caller, result.as_ref().err());
+                result
+            }
         };
+        if let Some(body) = body
+            && head.version == Version::HTTP_2
+            && unread.0
+        {
+            tokio::spawn(linger(body));
+        }
         let mut response = match result {
             Ok(response) => response,
             Err(refusal) => self.refuse(&refusal, &request_id, &head.headers, unread),
@@ -93,6 +110,29 @@ impl Edge {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         Answer::new(response, &request_id, self.role, track)
+    }
+
+    /// What the gate has against it.
+    fn stopped(&self, caller: &Caller, now: Instant) -> Option<Refusal> {
+        match self.gate.pass(caller, &self.live.load().limits, now) {
+            Verdict::Pass => None,
+            Verdict::LockedOut(_, left) => Some(Refusal::LockedOut { left }),
+            Verdict::TooFast(by, wait) => {
+                self.metrics.rate_limited.with_label_values(&[by.label()]).inc();
+                Some(Refusal::RateLimited { wait })
+            }
+        }
+    }
+
+    /// That storaged does not know a caller is kept by the gate; edge's own refusals say nothing of who asks.
+    fn learn(&self, caller: &Caller, refusal: Option<&Refusal>) {
+        let Some(Refusal::Store { kind: ProblemKind::Unauthenticated, .. }) = refusal else { return };
+        let limits = self.live.load().limits;
+        for by in self.gate.failed(caller, &limits, self.clock.now()) {
+            self.metrics.lockouts.with_label_values(&[by.label()]).inc();
+            let seconds = limits.auth_cooloff.as_secs();
+            tracing::warn!(by = by.label(), seconds, "locked out after failed attempts");
+        }
     }
 
     fn refuse(
@@ -123,11 +163,13 @@ impl Edge {
     async fn execute(
         &self,
         client: IpAddr,
+        caller: &Caller,
         head: &Parts,
-        body: Incoming,
+        body: &mut Option<Incoming>,
         request_id: &RequestId,
-        started: Instant,
     ) -> Result<Response<Payload>, Refusal> {
+        // There is one, and each plan takes it once at most.
+        let mut body = || body.take().ok_or(Refusal::IncompleteBody);
         let live = self.live.load_full();
         let mut granted: Option<Permission> = None;
         let mut asker = None;
@@ -141,6 +183,7 @@ impl Edge {
                     }
                     let asking = Asker::new(&self.store, &live, client, request_id, token);
                     granted = Some(asking.permission(&question).await?);
+                    self.gate.succeeded(caller, &live.limits, self.clock.now());
                     asker = Some(asking);
                 }
                 (Plan::List(token, page), _) => {
@@ -159,11 +202,11 @@ impl Edge {
                 }
                 (Plan::Begin(token, beginning), _) => {
                     let asker = Asker::new(&self.store, &live, client, request_id, token);
-                    return resumable::begin(&asker, *beginning, body).await;
+                    return resumable::begin(&asker, *beginning, body()?).await;
                 }
                 (Plan::Append(token, addition), _) => {
                     let asker = Asker::new(&self.store, &live, client, request_id, token);
-                    return resumable::add(&asker, addition, body).await;
+                    return resumable::add(&asker, addition, body()?).await;
                 }
                 (Plan::Look(token, id), _) => {
                     let dialect = Dialect::of(&head.headers)?;
@@ -176,7 +219,7 @@ impl Edge {
                 }
                 (Plan::Presign(token, file), _) => {
                     let asker = Asker::new(&self.store, &live, client, request_id, token);
-                    return links::presign(&asker, file, body, live.limits.idle_timeout).await;
+                    return links::presign(&asker, file, body()?, live.limits.idle_timeout).await;
                 }
                 (Plan::Unsign(token, id), _) => {
                     let asker = Asker::new(&self.store, &live, client, request_id, token);
@@ -187,10 +230,7 @@ impl Edge {
                     return links::visit(&asker, &visit).await;
                 }
                 (Plan::Receive(reception), Some(asker)) => {
-                    let received = asker.upload(reception, body, head.uri.path()).await;
-                    let elapsed = self.clock.now().saturating_duration_since(started);
-                    tracing::debug!(request = %request_id, elapsed_ms = milliseconds(elapsed), "upload ended");
-                    return received;
+                    return asker.upload(reception, body()?, head.uri.path()).await;
                 }
                 (Plan::NotModified(file), Some(_)) => return Ok(Store::not_modified(&file)),
                 (Plan::Send(transmission), Some(asker)) => return asker.download(transmission).await,
@@ -202,6 +242,22 @@ impl Edge {
             }
         }
     }
+}
+
+/// Discards what a refused client still sends on HTTP/2: the reset that follows would overtake the refusal, for
+/// some clients look at nothing that came before it.
+async fn linger(mut body: Incoming) {
+    let discard = async {
+        let mut left = LINGER_BYTES;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Over or not, the stream ends with the body.
+    let _ = tokio::time::timeout(LINGER_TIME, discard).await;
 }
 
 /// Whether a part of the body is still to come.
@@ -221,8 +277,4 @@ fn handler(head: &Parts) -> Handler {
         Ok(Target::File(..) | Target::Stored(_) | Target::Link(_)) => Handler::Download,
         Ok(Target::Receipt(_) | Target::Presign(_) | Target::Presigned(_)) | Err(_) => Handler::Other,
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use crate::acquire::Listeners;
 use crate::config::{Config, Environment, Users};
 use crate::control::Control;
+use crate::gate::Gate;
 use crate::limits::WORKERS;
 use crate::metrics::Metrics;
 use crate::request::{Edge, Live};
@@ -195,6 +196,7 @@ pub fn edge(
         tunnel: readiness.condition("tunnel", false),
         drain: Drain::new(config.limits.drain_timeout),
         metrics,
+        gate: Gate::default(),
         proxies: config.proxies.clone(),
         places: Arc::new(Semaphore::new(config.limits.max_requests)),
         role: config.role,

@@ -50,7 +50,7 @@ async fn a_client_that_is_still_sending_reads_the_refusal() {
     let (test, folder) = edge(&fake, "max_body_bytes = 1000").await;
     let body = folder.path().join("body");
     std::fs::write(&body, vec![1; 8_000_000]).unwrap();
-    for protocol in ["--http1.1"] {
+    for protocol in ["--http2", "--http1.1"] {
         let output = Command::new("curl")
             .args(["--silent", "--max-time", "20", protocol, "--header", "Expect:", "--cacert"])
             .arg(folder.path().join("chain.pem"))

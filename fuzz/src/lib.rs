@@ -4,6 +4,7 @@
 //! takes `-Z` flags); `tests/corpora.rs` runs every seed and every former finding as a plain test.
 #![forbid(unsafe_code)]
 
+use edge::frame_watch::FrameWatch;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,6 +31,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("tunnel_events", tunnel_events),
     ("repr_digest", repr_digest),
     ("byte_range", byte_range),
+    ("proxy_header", proxy_header),
+    ("h2_frames", h2_frames),
     ("request_target", request_target),
     ("upload_metadata", upload_metadata),
     ("content_disposition", content_disposition),
@@ -207,6 +210,25 @@ pub fn repr_digest(data: &[u8]) {
     if let Ok(digest) = ContentDigest::from_repr_digest(text) {
         assert_eq!(ContentDigest::from_repr_digest(&digest.to_repr_digest()).ok(), Some(digest));
     }
+}
+
+/// A PROXY header: an address comes out of it only if it has room for two.
+pub fn proxy_header(data: &[u8]) {
+    let Some((head, rest)) = data.split_first_chunk::<16>() else { return };
+    let Ok(head) = edge::proxy_header::Head::parse(head) else { return };
+    let Some(own) = rest.get(..head.length()) else { return };
+    let source = head.source(own).ok();
+    assert!(!matches!(source, Some(Some(_))) || own.len() >= 12, "{source:?} of {} bytes", own.len());
+}
+
+/// HTTP/2 frames: the verdict is the same however the bytes are cut.
+pub fn h2_frames(data: &[u8]) {
+    let Some((cut, bytes)) = data.split_first() else { return };
+    let now = daemon::Clock.now();
+    let (mut whole, mut parts) = (FrameWatch::new(now), FrameWatch::new(now));
+    let at_once = whole.came(bytes, now);
+    let cut_up = bytes.chunks(usize::from(*cut).max(1)).try_for_each(|part| parts.came(part, now));
+    assert_eq!(at_once, cut_up);
 }
 
 /// A `Range` header field against a size: what is selected lies inside the file.

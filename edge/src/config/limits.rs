@@ -18,6 +18,15 @@ pub struct Limits {
     pub max_connections_per_address: usize,
     /// Requests under way at once; more are refused.
     pub max_requests: usize,
+    /// Sustained requests of one principal, and of one address; `None`: no bound.
+    pub rate_per_second: Option<u32>,
+    /// Requests that may come at once beyond the rate.
+    pub rate_burst: u32,
+    /// Failed attempts within [`auth_cooloff`](Self::auth_cooloff) that lock a principal or an address out;
+    /// `None`: nobody is.
+    pub auth_failure_limit: Option<u32>,
+    /// How long nothing is listened to then.
+    pub auth_cooloff: Duration,
     /// From the first byte of a head (or the end of the last request) to its end.
     pub header_timeout: Duration,
     /// The longest pause within a body, in either direction.
@@ -36,6 +45,12 @@ impl Default for Limits {
             max_connections_per_address: 256,
             // With bodies passing, about 220 KiB each were measured at 64 at once: 256 stay within 64 MiB.
             max_requests: 256,
+            // Small files over a few connections come to some hundreds a second.
+            rate_per_second: Some(500),
+            rate_burst: 1000,
+            // A person mistypes a few times; a program that guesses needs thousands.
+            auth_failure_limit: Some(20),
+            auth_cooloff: Duration::from_secs(300),
             header_timeout: Duration::from_secs(15),
             // A laptop that changes its network is back within a minute.
             idle_timeout: Duration::from_secs(60),
@@ -53,6 +68,10 @@ impl fmt::Display for Limits {
         writeln!(f, "max_connections = {}", self.max_connections)?;
         writeln!(f, "max_connections_per_address = {}", self.max_connections_per_address)?;
         writeln!(f, "max_requests = {}", self.max_requests)?;
+        writeln!(f, "rate_per_second = {}", self.rate_per_second.unwrap_or(0))?;
+        writeln!(f, "rate_burst = {}", self.rate_burst)?;
+        writeln!(f, "auth_failure_limit = {}", self.auth_failure_limit.unwrap_or(0))?;
+        writeln!(f, "auth_cooloff = \"{}ms\"", self.auth_cooloff.as_millis())?;
         writeln!(f, "header_timeout = \"{}ms\"", self.header_timeout.as_millis())?;
         writeln!(f, "idle_timeout = \"{}ms\"", self.idle_timeout.as_millis())?;
         writeln!(f, "drain_timeout = \"{}ms\"", self.drain_timeout.as_millis())
@@ -68,6 +87,24 @@ pub(super) fn limits(problems: &mut Problems, raw: &RawLimits) -> Limits {
     let header_timeout = duration("limits.header_timeout", &raw.header_timeout, default.header_timeout);
     let idle_timeout = duration("limits.idle_timeout", &raw.idle_timeout, default.idle_timeout);
     let drain_timeout = duration("limits.drain_timeout", &raw.drain_timeout, default.drain_timeout);
+    let auth_cooloff = duration("limits.auth_cooloff", &raw.auth_cooloff, default.auth_cooloff);
+    let mut number = |key: &str, value: Option<u32>, least: u32, default: u32| match value {
+        None => default,
+        Some(value) if (least..=1_000_000).contains(&value) => value,
+        Some(value) => {
+            problems.add(key, format!("{value} is not between {least} and 1000000"));
+            default
+        }
+    };
+    let or_off = |value: u32| (value != 0).then_some(value);
+    let rate = number("limits.rate_per_second", raw.rate_per_second, 0, default.rate_per_second.unwrap_or(0));
+    let rate_burst = number("limits.rate_burst", raw.rate_burst, 1, default.rate_burst);
+    let failures = number(
+        "limits.auth_failure_limit",
+        raw.auth_failure_limit,
+        0,
+        default.auth_failure_limit.unwrap_or(0),
+    );
     let mut count = |key: &str, value: Option<usize>, default: usize| match value {
         None => default,
         Some(value @ 1..=65_536) => value,
@@ -85,6 +122,10 @@ pub(super) fn limits(problems: &mut Problems, raw: &RawLimits) -> Limits {
             default.max_connections_per_address,
         ),
         max_requests: count("limits.max_requests", raw.max_requests, default.max_requests),
+        rate_per_second: or_off(rate),
+        rate_burst,
+        auth_failure_limit: or_off(failures),
+        auth_cooloff,
         header_timeout,
         idle_timeout,
         drain_timeout,

@@ -1,0 +1,69 @@
+//! Lock-outs and rates as a client meets them: a problem with `Retry-After`, and storaged is not asked.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "test code")]
+
+mod common;
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use common::{Fake, GET, TestEdge, authorization};
+use edge::gate::By;
+use store_proto::Token;
+
+fn with_token(number: u8) -> String {
+    format!("{GET}Authorization: Bearer {}\r\n\r\n", Token::from_bytes([100 + number; 32]).expose())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn failed_attempts_lock_the_address_out_until_the_cool_off_is_over() {
+    let fake = Fake::start().await;
+    fake.state.file_size.store(10, SeqCst);
+    let test = TestEdge::start(&fake, "auth_failure_limit = 3\nauth_cooloff = \"2s\"").await;
+    let mut client = test.connect().await;
+    for number in 0..3 {
+        assert_eq!(client.ask(with_token(number)).await.status, 401);
+    }
+    *fake.state.last_context.lock().unwrap() = None;
+    for number in 3..6 {
+        let locked = client.ask(with_token(number)).await;
+        assert_eq!((locked.status, locked.kind().as_str()), (429, "locked-out"));
+        let wait: u64 = locked.header("retry-after").unwrap().parse().unwrap();
+        assert!((1..=2).contains(&wait), "{wait}");
+    }
+    let good = format!("{GET}{}\r\n", authorization());
+    assert_eq!(client.ask(&good).await.status, 429, "whatever is shown, from a new connection too");
+    assert_eq!(test.connect().await.ask(&good).await.status, 429);
+    assert!(fake.state.last_context.lock().unwrap().is_none(), "storaged is not asked");
+    let lockouts = |by: By| test.edge.metrics.lockouts.with_label_values(&[by.label()]).get();
+    assert_eq!((lockouts(By::Address), lockouts(By::Principal)), (1, 0));
+    tokio::time::sleep(Duration::from_millis(2_100)).await;
+    assert_eq!(client.ask(&good).await.status, 200);
+    // Now it is known here, and a neighbour's guesses do not shut it out.
+    for number in 0..3 {
+        assert_eq!(client.ask(with_token(number)).await.status, 401);
+    }
+    assert_eq!(client.ask(with_token(9)).await.status, 429);
+    assert_eq!(client.ask(&good).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_beyond_the_rate_are_refused() {
+    let fake = Fake::start().await;
+    fake.state.file_size.store(10, SeqCst);
+    let test = TestEdge::start(&fake, "rate_per_second = 2\nrate_burst = 5").await;
+    let mut client = test.connect().await;
+    let good = format!("{GET}{}\r\n", authorization());
+    let mut statuses = Vec::new();
+    for _ in 0..10 {
+        let seen = client.ask(&good).await;
+        if seen.status == 429 {
+            assert_eq!(seen.kind(), "rate-limited");
+            assert_eq!(seen.header("retry-after"), Some("1"));
+        }
+        statuses.push(seen.status);
+    }
+    assert!(statuses.starts_with(&[200; 5]) && statuses.contains(&429), "{statuses:?}");
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
+    assert_eq!(client.ask(&good).await.status, 200);
+}
