@@ -8,6 +8,7 @@ use crate::checkpoint::CheckpointCommand;
 use crate::cleanup::{CleanupCommand, EmergencyArguments, SocketArgument};
 use crate::hold::HoldCommand;
 use crate::init::InitCommand;
+use crate::integrity::IntegrityArguments;
 use crate::kek::KekCommand;
 use crate::key::KeyCommand;
 use crate::ledger::LedgerCommand;
@@ -243,6 +244,9 @@ Examples:\n  \
     /// The same as `verify cleanup`
     #[command(hide = true)]
     VerifyPhiCleanup(SocketArgument),
+    /// The same as `verify integrity`
+    #[command(hide = true)]
+    VerifyPhiIntegrity(IntegrityArguments),
     /// The same as `cleanup emergency`
     #[command(hide = true)]
     EmergencyCleanup(EmergencyArguments),
@@ -266,6 +270,18 @@ Examples:\n  \
 pub(crate) enum VerifyCommand {
     /// Whether each temporary thing is gone; marks those that are, exit code 1 if any is not
     Cleanup(SocketArgument),
+    /// Whether the stored files are there and are what was stored
+    #[command(after_help = "\
+Without --check-hashes it looks that each object is there with its length; with it every byte is read and its hash \
+compared, which takes as long as reading the volumes does. No key is needed for either. storaged reads everything by \
+itself once in `limits.scrub_cycle_days`; what that found is shown here too, until a look finds it right again.\n\n\
+A volume that is away or hangs is no missing file: what lies on it cannot be told.\n\n\
+Exit codes: 0 all valid; 1 some are not; 4 some could not be looked at, or nobody answered.\n\n\
+Examples:\n  \
+  culvert verify integrity\n  \
+  culvert verify integrity --check-hashes --cohort c5\n  \
+  culvert verify integrity --file ID --check-hashes --json")]
+    Integrity(IntegrityArguments),
 }
 
 #[cfg(test)]

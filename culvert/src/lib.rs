@@ -17,6 +17,7 @@ mod failure;
 mod hold;
 mod http_client;
 mod init;
+mod integrity;
 mod kek;
 mod key;
 mod ledger;
@@ -67,6 +68,10 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Cleanup { command } => cleanup::run(command, console),
         Command::EmergencyCleanup(arguments) => cleanup::emergency(arguments, console),
         Command::Verify { command: VerifyCommand::Cleanup(at) } => cleanup::verify(at, console),
+        Command::Verify { command: VerifyCommand::Integrity(arguments) } => {
+            integrity::run(arguments, console)
+        }
+        Command::VerifyPhiIntegrity(arguments) => integrity::run(arguments, console),
         Command::VerifyPhiCleanup(at) => cleanup::verify(at, console),
         Command::Shred { command } => shred::run(command, console),
         Command::Restore(arguments) => restore::run(arguments, console),

@@ -47,6 +47,47 @@ fn what_is_overdue_is_a_finding() {
 }
 
 #[test]
+fn integrity_has_three_outcomes_and_an_end_for_each() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("storaged.sock");
+    let item = |is_valid: Value, error: &str| {
+        json!({ "item": {
+            "file_id": "00112233445566778899aabbccddeeff", "cohort": "c5", "is_valid": is_valid,
+            "hash": "00", "error": error,
+        }})
+    };
+    let done = |wrong: u64, unknown: u64| json!({ "done": {"files": 3, "valid": 3 - wrong - unknown, "not_valid": wrong, "cannot_tell": unknown, "scrub": []} });
+    let missing = item(json!(false), "File does not exist");
+    let away = item(Value::Null, "its volume cannot be used");
+    for (answers, code, shown) in [
+        (vec![json!({"item": {"checked": 3, "files": 3}}), done(0, 0)], 0, "3 valid, 0 not valid"),
+        (
+            vec![missing.clone(), done(1, 0)],
+            1,
+            "NOT VALID    00112233445566778899aabbccddeeff  c5            File does not exist",
+        ),
+        (vec![away.clone(), done(0, 1)], 4, "cannot tell"),
+        (vec![missing, away, done(1, 1)], 1, "1 could not be looked at"),
+        (
+            vec![json!({"error": {"code": "busy", "message": "the objects are being looked at already"}})],
+            4,
+            "",
+        ),
+    ] {
+        let server = admin(&socket, answers);
+        let socket_path = socket.to_str().unwrap();
+        let output =
+            culvert(&["verify-phi-integrity", "--check-hashes", "--cohort", "c5", "--socket", socket_path]);
+        assert_eq!(output.status.code(), Some(code), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains(shown), "{shown} is not in {}", text(&output.stdout));
+        let (request, _) = server.join().unwrap();
+        assert_eq!(request["verb"], "integrity.verify");
+        assert_eq!(request["args"], json!({"check_hashes": true, "cohort": "c5", "file": null}));
+        std::fs::remove_file(&socket).unwrap();
+    }
+}
+
+#[test]
 fn an_emergency_cleanup_needs_both_flags() {
     let directory = tempfile::tempdir().unwrap();
     let socket = directory.path().join("storaged.sock");

@@ -4,6 +4,7 @@
 
 mod access;
 mod end_of_life;
+mod integrity;
 mod keys;
 mod ledger;
 mod ledger_verify;
@@ -49,6 +50,8 @@ pub struct Admin {
     reloading: tokio::sync::Mutex<()>,
     /// One walk over the log at a time.
     verifying: tokio::sync::Mutex<()>,
+    /// One look at all objects at a time, beside the scrub.
+    looking_at_objects: tokio::sync::Mutex<()>,
 }
 
 impl Admin {
@@ -69,6 +72,7 @@ impl Admin {
             lockdown,
             reloading: tokio::sync::Mutex::new(()),
             verifying: tokio::sync::Mutex::new(()),
+            looking_at_objects: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -230,6 +234,7 @@ const AUDITOR_VERBS: &[&str] = &[
     "cohort.list",
     "edge.list",
     "hold.list",
+    "integrity.verify",
     "kek.status",
     "ledger.checkpoint",
     "ledger.verify",
@@ -295,6 +300,7 @@ impl Handler for Admin {
                 "shred.file" => self.shred_file(caller, args).await,
                 "shred.list" => self.shred_list(caller, out).await,
                 "report.audit" => self.report_audit(caller, args, out).await,
+                "integrity.verify" => self.integrity_verify(caller, args, out).await,
                 "kek.rotate" => self.kek_rotate(caller, args).await,
                 "kek.rotate_root" => self.kek_rotate_root(caller, args, descriptors).await,
                 "kek.shred" => self.kek_shred(caller).await,

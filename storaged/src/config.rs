@@ -20,6 +20,7 @@ use store_proto::ServerRole;
 
 pub use self::raw::Raw;
 use crate::access_monitor::Rule;
+use crate::integrity::scrub;
 use crate::limits;
 use crate::policy::HostRules;
 
@@ -107,6 +108,8 @@ pub struct Fixed {
     pub drain: Duration,
     /// How long an upload that nothing arrives for can be resumed.
     pub upload_expiry: Duration,
+    /// How often and how fast objects are read again.
+    pub scrub: scrub::Rules,
     /// Bytes that uploads leave free on the disk of `state_dir`; none: a sixteenth, 1 GiB at most.
     pub state_reserve_bytes: Option<u64>,
 }
@@ -398,7 +401,19 @@ fn fixed(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Optio
         drain,
         upload_expiry,
         state_reserve_bytes: raw.limits.state_reserve_bytes,
+        scrub: scrub_rules(&raw.limits, problems),
     })
+}
+
+fn scrub_rules(raw: &raw::RawLimits, problems: &mut Problems) -> scrub::Rules {
+    let days = raw.scrub_cycle_days.unwrap_or(limits::SCRUB_CYCLE_DAYS);
+    if !(1..=MAX_SCRUB_CYCLE_DAYS).contains(&days) {
+        problems.add("limits.scrub_cycle_days", format_args!("must be 1 to {MAX_SCRUB_CYCLE_DAYS}"));
+    }
+    scrub::Rules {
+        cycle: Duration::from_secs(days.saturating_mul(86_400)),
+        bytes_per_second: raw.scrub_bytes_per_second.filter(|rate| *rate > 0),
+    }
 }
 
 fn role(raw: &Raw, environment: &Environment, problems: &mut Problems) -> Option<ServerRole> {
@@ -568,6 +583,8 @@ fn seconds(problems: &mut Problems, key: &str, value: Option<u64>, default: Dura
     seconds_up_to(problems, key, value, default, 86_400)
 }
 
+/// A scrub's cycle: longer than ten years is never.
+const MAX_SCRUB_CYCLE_DAYS: u64 = 3650;
 /// Thirty days: who has not come back by then begins anew.
 const MAX_UPLOAD_EXPIRY_SECONDS: u64 = 30 * 86_400;
 

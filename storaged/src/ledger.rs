@@ -17,6 +17,7 @@ pub mod download;
 pub mod epoch;
 pub mod files;
 pub mod hold;
+pub mod integrity;
 pub mod intents;
 pub mod journal;
 pub mod log;

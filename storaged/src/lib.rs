@@ -12,6 +12,7 @@ pub mod deletion;
 pub mod denial;
 pub mod host;
 pub mod init;
+pub mod integrity;
 pub mod keeper;
 pub mod keys;
 pub mod ledger;

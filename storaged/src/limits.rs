@@ -209,3 +209,30 @@ pub const VERIFY_STRETCH: u64 = 16 * 1024;
 pub const VERIFY_FINDINGS: u64 = 10_000;
 /// Receipts and checkpoints that one walk is compared with: their line on the admin socket is bounded.
 pub const VERIFY_CLAIMS: usize = 64;
+/// Every byte of every object is read once in so many days, unless configured.
+pub const SCRUB_CYCLE_DAYS: u64 = 30;
+/// What a look reads at once: some 10 ms of a disk, and a tenth of that to hash.
+pub const SCRUB_CHUNK_BYTES: u64 = 1024 * 1024;
+/// A volume that needs longer for one chunk does not answer.
+pub const SCRUB_PATIENCE: Duration = Duration::from_secs(20);
+/// The scrub reads at least so fast, so that a small store is done in hours …
+pub const SCRUB_LEAST_RATE: u64 = 1024 * 1024;
+/// … and at most so fast, however late it is: 500 TiB in 30 days.
+pub const SCRUB_MOST_RATE: u64 = 200 * 1024 * 1024;
+/// What opening an object costs in bytes: a seek or two. Of small files it is most of the work.
+pub const SCRUB_OBJECT_BYTES: u64 = 64 * 1024;
+/// Files that are read from the ledger at once.
+pub const SCRUB_BATCH: usize = 64;
+/// How often the place of the scrub is kept: so much is read again after a crash.
+pub const SCRUB_KEEP_EVERY: Duration = Duration::from_secs(60);
+/// How often a scrub that has nothing to do, or waits for its volume, looks again.
+pub const SCRUB_CHECK: Duration = Duration::from_secs(30);
+/// The existence pass is over what came in the last seven days …
+pub const EXISTENCE_AGE_MS: u64 = 7 * 24 * 3600 * 1000;
+/// … once a day …
+pub const EXISTENCE_EVERY: Duration = Duration::from_secs(24 * 3600);
+/// … and first when a start is over, for a daemon that is restarted each night has to look too.
+pub const EXISTENCE_FIRST: Duration = Duration::from_secs(300);
+/// A caller who waits for a look at the objects hears something at least so often: the admin socket's callers take a
+/// minute of silence for a daemon that hangs.
+pub const INTEGRITY_WORD: Duration = Duration::from_secs(5);

@@ -7,20 +7,17 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry,
 };
 
 use crate::denial::Denial;
+use crate::integrity::Verdict;
 use crate::keys::Keys;
+use crate::ledger::integrity::{CycleRow, FindingKind};
 use crate::ledger::writer::{Observer, Time};
 use crate::ledger::{Action, Ending, Ledger};
 use crate::objects::get::Damage;
-
-/// An object is not there.
-const MISSING: &str = "missing";
-/// An object has another length or other bytes.
-const HASH_MISMATCH: &str = "hash_mismatch";
 
 /// The counters and gauges.
 #[derive(Debug, Clone)]
@@ -58,6 +55,14 @@ pub struct Metrics {
     kek_age_seconds: Gauge,
     dek_rewrap_pending: IntGauge,
     integrity_failures: IntCounterVec,
+    /// Looks at objects, by result.
+    pub integrity_checks: IntCounterVec,
+    /// Bytes of objects that were read to see whether they are what was sealed.
+    pub scrubbed_bytes: IntCounter,
+    scrub_success_seconds: GaugeVec,
+    scrub_duration_seconds: GaugeVec,
+    scrub_progress: GaugeVec,
+    scrub_elapsed: GaugeVec,
     /// Attempts to take away what must not stay.
     pub cleanups: IntCounterVec,
     /// What must not stay and is not known to be gone.
@@ -161,8 +166,33 @@ impl Metrics {
             )?,
             integrity_failures: made.counters(
                 "integrity_failures_total",
-                "Objects that were to be served and were not what the ledger says.",
+                "Objects that were not what the ledger says, when they were to be served or looked at.",
                 &["kind"],
+            )?,
+            integrity_checks: made.counters(
+                "integrity_checks_total",
+                "Looks at objects, by result.",
+                &["result"],
+            )?,
+            scrubbed_bytes: made.counter(
+                "scrubbed_bytes_total",
+                "Bytes of objects that were read to see whether they are what was sealed.",
+            )?,
+            scrub_success_seconds: made.floats(
+                "scrub_last_success_timestamp_seconds",
+                "When each object of a volume had been read once, in seconds since 1970; 0: never yet.",
+            )?,
+            scrub_duration_seconds: made.floats(
+                "scrub_duration_seconds",
+                "Seconds of the running cycle of the scrub, or of the last one until the next begins.",
+            )?,
+            scrub_progress: made.floats(
+                "scrub_progress_ratio",
+                "How much of a volume the cycle of the scrub has read, from 0 to 1.",
+            )?,
+            scrub_elapsed: made.floats(
+                "scrub_elapsed_ratio",
+                "How much of the time of a cycle of the scrub is over, from 0 to 1.",
             )?,
             cleanups: made.counters(
                 "cleanups_total",
@@ -228,8 +258,11 @@ impl Metrics {
                 metrics.operations.with_label_values(&[action.name(), ending.name()]);
             }
         }
-        for kind in [MISSING, HASH_MISMATCH] {
-            metrics.integrity_failures.with_label_values(&[kind]);
+        for kind in FindingKind::ALL {
+            metrics.integrity_failures.with_label_values(&[kind.name()]);
+        }
+        for result in Verdict::RESULTS {
+            metrics.integrity_checks.with_label_values(&[result]);
         }
         for denial in Denial::ALL {
             metrics.auth_failures.with_label_values(&[denial.name()]);
@@ -254,11 +287,30 @@ impl Metrics {
     pub fn damaged(&self, error: &std::io::Error) {
         let damage = error.get_ref().and_then(|inner| inner.downcast_ref::<Damage>());
         let kind = match damage {
-            Some(Damage::Length { .. } | Damage::Short | Damage::Content) => HASH_MISMATCH,
-            None if error.kind() == std::io::ErrorKind::NotFound => MISSING,
+            Some(Damage::Length { .. } | Damage::Short) => FindingKind::Length,
+            Some(Damage::Content) => FindingKind::HashMismatch,
+            None if error.kind() == std::io::ErrorKind::NotFound => FindingKind::Missing,
             None => return,
         };
-        self.integrity_failures.with_label_values(&[kind]).inc();
+        self.integrity_failed(kind);
+    }
+
+    /// Something new was found wrong with an object.
+    pub fn integrity_failed(&self, kind: FindingKind) {
+        self.integrity_failures.with_label_values(&[kind.name()]).inc();
+    }
+
+    /// How far the scrub of a volume is, as shares of its bytes and of its time.
+    pub fn scrub(&self, volume: &str, cycle: &CycleRow, now_ms: u64, progress: f64, elapsed: f64) {
+        let label = &[volume];
+        let seconds = |ms: u64| Duration::from_millis(ms).as_secs_f64();
+        let end = cycle.ended_ms.unwrap_or(now_ms);
+        self.scrub_success_seconds
+            .with_label_values(label)
+            .set(seconds(cycle.ended_ms.unwrap_or(cycle.succeeded_ms)));
+        self.scrub_duration_seconds.with_label_values(label).set(seconds(end.saturating_sub(cycle.begun_ms)));
+        self.scrub_progress.with_label_values(label).set(progress);
+        self.scrub_elapsed.with_label_values(label).set(elapsed);
     }
 
     /// A configuration is in force from now on.
@@ -401,6 +453,11 @@ impl Made<'_> {
         self.take(Gauge::with_opts(options(name, help)))
     }
 
+    /// One for each volume.
+    fn floats(&self, name: &str, help: &str) -> prometheus::Result<GaugeVec> {
+        self.take(GaugeVec::new(options(name, help), &["volume"]))
+    }
+
     fn histogram(&self, name: &str, help: &str, buckets: &[f64]) -> prometheus::Result<Histogram> {
         self.take(Histogram::with_opts(HistogramOpts::from(options(name, help)).buckets(buckets.to_vec())))
     }
@@ -435,6 +492,7 @@ mod documentation {
         {
             gauge.with_label_values(&["main"]).set(1);
         }
+        metrics.scrub("main", &CycleRow::default(), 0, 0.0, 0.0);
         let names = registry.gather().iter().map(|family| family.name().to_owned()).collect();
         documented::compare(documented::table(documented::section("storaged"), "metric"), names);
     }

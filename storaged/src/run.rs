@@ -201,6 +201,7 @@ pub fn assemble(
         io_patience: IO_PATIENCE,
         writers: Writers::default(),
         upload_expiry: fixed.upload_expiry,
+        scrub: fixed.scrub,
         buffers: Buffers::new(fixed.transfers),
         whois: Arc::new(whois),
         access_monitor: crate::access_monitor::AccessMonitor::default(),
@@ -280,6 +281,10 @@ async fn serve_until_told(
     tokio::spawn(crate::reaper::run(Arc::clone(&store)));
     tokio::spawn(crate::keeper::run(Arc::clone(&store)));
     tokio::spawn(crate::deletion::run(Arc::clone(&store)));
+    tokio::spawn(crate::integrity::existence::run(Arc::clone(&store)));
+    for volume in &store.volumes {
+        tokio::spawn(crate::integrity::scrub::run(Arc::clone(&store), Arc::clone(volume)));
+    }
     tokio::spawn(serve::expiry::expire_uploads(Arc::clone(&store)));
 
     let operators = fixed.admin_users.iter().chain(&fixed.auditor_users);

@@ -48,6 +48,8 @@ pub struct Store {
     pub writers: Writers,
     /// How long a resumable upload that nothing arrives for is kept.
     pub upload_expiry: Duration,
+    /// How often and how fast objects are read again.
+    pub scrub: crate::integrity::scrub::Rules,
     /// The buffers of transfers.
     pub buffers: Buffers,
     /// Whose address is it?
@@ -249,7 +251,8 @@ impl Store {
         }
     }
 
-    async fn look_at(&self, state: &VolumeState) {
+    /// Looks whether a volume is there and answers.
+    pub async fn look_at(&self, state: &VolumeState) {
         let backend = Arc::clone(&state.backend);
         let found = match Arc::clone(state.looking()).try_acquire_owned() {
             Err(_still_looking) => Err(std::io::ErrorKind::TimedOut.into()),

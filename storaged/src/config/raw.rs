@@ -49,6 +49,8 @@ pub(super) struct RawLimits {
     pub(super) enforce_hourly_access: Option<bool>,
     pub(super) upload_expiry_seconds: Option<u64>,
     pub(super) state_reserve_bytes: Option<u64>,
+    pub(super) scrub_cycle_days: Option<u64>,
+    pub(super) scrub_bytes_per_second: Option<u64>,
 }
 
 /// `[[volume]]`.

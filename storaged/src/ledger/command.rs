@@ -7,8 +7,8 @@ use crate::keys::KeyChange;
 use crate::ledger::application::Application;
 use crate::ledger::tables::CorruptError;
 use crate::ledger::{
-    access, capability, cleanup, deletion, download, epoch, files, hold, intents, moment, note, partial,
-    upload,
+    access, capability, cleanup, deletion, download, epoch, files, hold, integrity, intents, moment, note,
+    partial, upload,
 };
 
 /// A command of one area, which the ledger answers with that area's outcome.
@@ -120,6 +120,8 @@ areas! {
     Deletion = deletion;
     /// Nothing is deleted while it stands.
     Hold = hold;
+    /// Whether objects are what was sealed.
+    Integrity = integrity;
     /// What a dead process had begun is ended.
     Intent = intents;
     /// A new epoch of the log.

@@ -15,10 +15,10 @@ use crate::ledger::application::Application;
 use crate::ledger::cleanup::{self, CleanupKind, Temporary};
 use crate::ledger::command::Area;
 use crate::ledger::files::{self, FileRow};
-use crate::ledger::hold;
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::state::{StateTable, View};
 use crate::ledger::tables::CorruptError;
+use crate::ledger::{hold, integrity};
 use crate::limits::{CLEANUP_GRACE_MS, DELETION_REASON_BYTES};
 
 /// File id → its deletion.
@@ -234,6 +234,7 @@ fn decide(
     let decided_ms = record.time_ms;
     let intent = app.append_lasting(record)?;
     files::forget(app, &file)?;
+    integrity::forget(app, &file)?;
     let row = DeletionRow {
         cleanups: Vec::new(),
         cohort: file.cohort,

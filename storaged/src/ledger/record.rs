@@ -360,6 +360,14 @@ actions! {
     AdminTimeConfirmed = "admin.time_confirmed";
     /// The newest checkpoint was read.
     AdminCheckpoint = "admin.checkpoint";
+    /// An object is not there, or is not what was sealed.
+    IntegrityFailed = "integrity.failed";
+    /// An object in which something was found is what was sealed, again.
+    IntegrityRestored = "integrity.restored";
+    /// Each object of a volume was read once.
+    IntegrityScrubbed = "integrity.scrubbed";
+    /// Somebody had storaged look at the objects.
+    AdminIntegrity = "admin.integrity";
     /// Somebody had storaged walk over the whole log.
     AdminLedgerVerify = "admin.ledger_verify";
     /// The admin socket was asked for something it does not know or allow.

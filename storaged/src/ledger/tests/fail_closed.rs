@@ -25,6 +25,7 @@ fn kind(command: &Command) -> &'static str {
         Command::Cleanup(_) => "cleanup",
         Command::Deletion(_) => "deletion",
         Command::Hold(_) => "hold",
+        Command::Integrity(_) => "integrity",
         Command::Intent(_) => "intent",
         Command::Epoch(_) => "epoch",
         Command::Moment(_) => "moment",
@@ -59,6 +60,10 @@ fn nothing_is_done_that_cannot_be_recorded() {
         writer.join().unwrap();
     };
     let commands: Vec<Make> = vec![
+        Box::new(move |_| {
+            let (origin, kind) = (origin(), integrity::FindingKind::Missing);
+            integrity::Command::Found { origin, file_id: id, object: id, kind }.into_command()
+        }),
         Box::new(|keys| begin_upload(keys, "c", "g", FileId::from_bytes([2; 16])).into_command()),
         Box::new(move |_| finish_upload(1, id, 1).into_command()),
         Box::new(move |_| partial::Command::Forget { upload: id }.into_command()),
@@ -109,5 +114,5 @@ fn nothing_is_done_that_cannot_be_recorded() {
     for command in &commands {
         refused(&Disk::empty(), command);
     }
-    assert_eq!(tried.len(), 13, "each kind was tried: {tried:?}");
+    assert_eq!(tried.len(), 14, "each kind was tried: {tried:?}");
 }
