@@ -185,7 +185,7 @@ pub const CAPABILITIES_PER_USER: usize = 1000;
 pub const CAPABILITY_GRACE_MS: u64 = 15 * 60 * 1000;
 /// How often one use may be resumed: a bad line, and not a second way to fetch the file.
 pub const CAPABILITY_RESUMES: u32 = 64;
-/// A link's row is kept so long after it ran out, for lists; its records stay.
+/// A link's row is kept so long after it ran out, for lists, and as many of a user's as may be alive; its records stay.
 pub const CAPABILITY_KEPT_MS: u64 = 30 * 24 * 3600 * 1000;
 
 /// Temporary things are expected to be gone after this.

@@ -73,6 +73,9 @@ async fn every_role_route_and_cohort() {
         // To bob a file of another cohort must look like one that is not there, if cohorts are masked.
         let told = lab.request(Method::GET, &file).of_user("bob").send().await;
         assert_eq!(told.problem(), closed_file);
+        let link = json!({"file_id": file.rsplit('/').next().unwrap(), "expires_in": 60});
+        let told = lab.request(Method::POST, routes::CAPABILITIES).of_user("bob").body(link.to_string());
+        assert_eq!(told.send().await.problem(), closed_file, "a link is as much as the file");
         let none = routes::file(FileId::from_bytes([9; 16]));
         assert_eq!(lab.request(Method::GET, &none).of_user("bob").send().await.problem(), "unknown-file");
     }

@@ -172,6 +172,8 @@ impl Link {
     }
 }
 
+/// Ended links of a user that are kept for lists. Few in tests, which make more than that.
+const ENDED_KEPT: usize = if cfg!(test) { 20 } else { CAPABILITIES_PER_USER };
 /// Uses that are remembered for being resumed.
 const RECENT: usize = 32;
 
@@ -242,21 +244,27 @@ impl Command {
 }
 
 fn create(app: &mut Application<'_, '_>, origin: Origin, link: Link) -> Result<Outcome, CorruptError> {
-    let mut alive = 0;
+    let (mut alive, mut ended) = (0, Vec::new());
     for id in ids_of(app, &link.user)? {
         match app.get(&LINKS, id.as_bytes())? {
-            // Its records stay; the row has nothing more to say.
-            Some(old) if old.expires_ms.saturating_add(CAPABILITY_KEPT_MS) <= app.now_ms() => {
-                app.delete(&LINKS, id.as_bytes())?;
-                let key = of_user_key(app, &link.user, id);
-                app.delete(&OF_USER, &key)?;
-            }
-            Some(old) => alive += usize::from(!old.has_ended(app.now_ms())),
+            Some(old) if old.has_ended(app.now_ms()) => ended.push((old.expires_ms, old.id)),
+            Some(_) => alive += 1,
             None => {}
         }
     }
     if alive >= CAPABILITIES_PER_USER {
         return Ok(Outcome::Refused(Refusal::TooMany));
+    }
+    // Their records stay; the rows have nothing more to say, and whoever ends links as fast as they make them may not
+    // make this walk longer and longer.
+    ended.sort_unstable();
+    let too_many = ended.len().saturating_sub(ENDED_KEPT);
+    for (number, (expires_ms, id)) in ended.into_iter().enumerate() {
+        if number < too_many || expires_ms.saturating_add(CAPABILITY_KEPT_MS) <= app.now_ms() {
+            app.delete(&LINKS, id.as_bytes())?;
+            let key = of_user_key(app, &link.user, id);
+            app.delete(&OF_USER, &key)?;
+        }
     }
     let key = of_user_key(app, &link.user, link.id);
     app.put(&OF_USER, &key, &link.id)?;
@@ -359,6 +367,22 @@ mod tests {
         link.revoked = true;
         assert_eq!(link.take(None, false, 1), Err(Refusal::Ended));
         assert_eq!(link.used, 0);
+    }
+
+    #[test]
+    fn links_that_are_made_and_ended_again_do_not_pile_up() {
+        let keys = crate::ledger::tests::fresh_keys();
+        let ledger = crate::ledger::tests::fresh_ledger(&keys, &Default::default());
+        let origin = Origin::default;
+        for number in 0..3 * ENDED_KEPT as u128 {
+            let id = FileId::from_bytes(number.to_be_bytes());
+            let link = Box::new(Link { id, ..link(1) });
+            let made = ledger.submit_blocking(Command::Create { origin: origin(), link }).unwrap();
+            assert_eq!(made, Outcome::Created);
+            ledger.submit_blocking(Command::Revoke { origin: origin(), id, of: None }).unwrap();
+        }
+        let kept = list(&ledger.reader().snapshot().unwrap(), None).unwrap().len();
+        assert!((ENDED_KEPT..=ENDED_KEPT + 1).contains(&kept), "{kept}");
     }
 
     fn link(max_uses: u32) -> Link {

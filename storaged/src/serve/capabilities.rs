@@ -7,10 +7,8 @@ use std::sync::Arc;
 
 use http::header::{HeaderValue, RANGE};
 use http::{HeaderMap, Method, StatusCode};
-use http_body_util::{BodyExt as _, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
-use store_proto::limits::MAX_PERMISSION_REQUEST_BYTES;
 use store_proto::{
     Action as Asked, Capability, CapabilityClaims, CapabilityMethod, FileId, NewCapability, ProblemKind,
 };
@@ -21,8 +19,8 @@ use crate::ledger::tables;
 use crate::policy::{Policy, User};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
-use crate::serve::permissions::unreadable;
-use crate::serve::routes::deny;
+use crate::serve::permissions::{read_json, unreadable};
+use crate::serve::routes::{deny, deny_file};
 use crate::store::Store;
 
 /// `POST /internal/v1/capabilities`: makes a link to a file that the user may read.
@@ -31,27 +29,15 @@ pub async fn create(
     admitted: &Admitted,
     store: &Arc<Store>,
 ) -> Result<Answer, Refusal> {
-    let idle = admitted.policy().rules().body_idle;
-    let body = Limited::new(request.into_body(), MAX_PERMISSION_REQUEST_BYTES).collect();
-    let body = match tokio::time::timeout(idle, body).await {
-        Ok(Ok(body)) => body.to_bytes(),
-        Ok(Err(_)) => return Err(deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await),
-        Err(_) => return Err(Refusal::of(ProblemKind::BodyTimeout)),
-    };
-    let asked = serde_json::from_slice::<NewCapability>(&body)
-        .map_err(|error| format!("line {} column {} of the JSON", error.line(), error.column()))
-        .and_then(|asked| asked.check().map(|()| asked));
-    let asked = match asked {
-        Ok(asked) => asked,
-        Err(detail) => {
-            let refusal = deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await;
-            return Err(Refusal { detail: Some(detail), ..refusal });
-        }
-    };
+    let asked: NewCapability = read_json(request, admitted, store).await?;
+    if let Err(detail) = asked.check() {
+        let refusal = deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await;
+        return Err(Refusal { detail: Some(detail), ..refusal });
+    }
     let row = store.ledger.reader().file(asked.file_id).map_err(unreadable)?;
     let row = row.ok_or(Refusal::of(ProblemKind::UnknownFile))?;
     if let Err(denial) = admitted.authorize(&row.cohort, Asked::Download) {
-        return Err(deny(store, denial, admitted.origin.clone(), Some(&row.cohort), Some(&row.path)).await);
+        return Err(deny_file(store, denial, admitted.origin.clone(), &row).await);
     }
     if asked.range.is_some_and(|(_, last)| last >= row.size) {
         return Err(Refusal::of(ProblemKind::RangeNotSatisfiable));
