@@ -123,7 +123,12 @@ pub async fn run(store: Arc<Store>) {
 /// One step further with each that is unfinished.
 pub async fn resume(store: &Store) -> Result<(), DeleteError> {
     for (file_id, row) in unfinished(store)? {
-        go_on(store, file_id, row).await?;
+        match go_on(store, file_id, row).await {
+            Ok(_) => {}
+            Err(error @ DeleteError::Ledger(_)) => return Err(error),
+            // One that cannot go on does not hold up the others.
+            Err(error) => tracing::error!(%error, file = %file_id, "a deletion cannot go on"),
+        }
     }
     Ok(())
 }
@@ -135,7 +140,8 @@ pub fn unfinished(store: &Store) -> Result<Vec<(FileId, DeletionRow)>, DeleteErr
 }
 
 /// Makes the deletions so far final: after it no copy of the keys opens them. What is done, and how many
-/// deletions it finished; `None`: no key was destroyed since the last.
+/// deletions it finished; `None`: no key was destroyed since the last. If that one was done and its end was never
+/// recorded, because the process died between the two, it is recorded now.
 pub async fn shred(store: &Arc<Store>, origin: Origin) -> Result<Option<(Shred, u64)>, DeleteError> {
     // Before the shred: what is destroyed during it waits for the next.
     let files: Vec<FileId> = unfinished(store)?
@@ -144,12 +150,17 @@ pub async fn shred(store: &Arc<Store>, origin: Origin) -> Result<Option<(Shred, 
         .map(|(file, _)| file)
         .collect();
     let done = keeper::shred(store, origin.clone()).await;
-    let Some(done) = done.map_err(|error| DeleteError::Storage(error.to_string()))? else {
+    let done = done.map_err(|error| DeleteError::Storage(error.to_string()))?;
+    if done.is_none() && files.is_empty() {
         return Ok(None);
+    }
+    let (key_epoch, survivors) = match &done {
+        Some(done) => (done.epoch, done.survivors),
+        // Their keys were destroyed, and none is that a shred has not gone over since.
+        None => (store.keys.epoch(), 0),
     };
-    let command = Command::Shredded { origin, key_epoch: done.epoch, survivors: done.survivors, files };
-    match store.ledger.submit(command).await? {
-        Outcome::Finalized(count) => Ok(Some((done, count))),
+    match store.ledger.submit(Command::Shredded { origin, key_epoch, survivors, files }).await? {
+        Outcome::Finalized(count) => Ok(done.map(|done| (done, count))),
         other @ (Outcome::At(_)
         | Outcome::Held(_)
         | Outcome::Retained { .. }

@@ -116,7 +116,16 @@ impl Store {
         origin: Origin,
         wish: Wish,
     ) -> Result<Result<Vec<Change>, Refusal>, LedgerUnavailable> {
-        let outcome = self.ledger.submit(access::Command::Change { origin, wish: Box::new(wish) }).await?;
+        let submitted = self.ledger.submit(access::Command::Change { origin, wish: Box::new(wish) }).await;
+        let outcome = match submitted {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                // It may stand in the ledger all the same, and only its mirror not have it: whoever is shut out there
+                // is shut out here.
+                self.policy.follow(self.ledger.reader()).await?;
+                return Err(error);
+            }
+        };
         let result = match outcome {
             access::Outcome::Changed(changes) => Ok(changes),
             access::Outcome::Refused(refusal) => Err(refusal),

@@ -203,6 +203,21 @@ async fn a_deletion_that_was_cut_short_goes_on() {
     assert!(matches!(row.step, Step::ObjectsGone { .. }), "{:?}", row.step);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shred_whose_end_was_not_recorded_is_recorded_by_the_next() {
+    let lab = Lab::start().await;
+    let file = id(&lab.upload("a", "x").send().await);
+    storaged::deletion::delete(&lab.store, Origin::default(), file, "x".into()).await.unwrap();
+    // The keys are shredded, and here the process died.
+    lab.store.keys.shred().unwrap().unwrap();
+    let (folder, tokens) = lab.stop().await;
+    let lab = Lab::open(folder, tokens).await;
+    assert!(storaged::deletion::shred(&lab.store, Origin::default()).await.unwrap().is_none());
+    let row = deletion::find(&lab.store.ledger.reader().snapshot().unwrap(), file).unwrap().unwrap();
+    assert!(matches!(row.step, Step::Final { key_epoch: 2, .. }), "{:?}", row.step);
+    assert!(storaged::deletion::unfinished(&lab.store).unwrap().is_empty());
+}
+
 fn id(told: &support::Told) -> FileId {
     FileId::parse(told.json()["file_id"].as_str().unwrap()).unwrap()
 }

@@ -78,7 +78,12 @@ impl Admin {
     /// whoever comes later is refused.
     pub(super) async fn user_disable(&self, caller: Caller, args: &Value) -> Result<Value, AdminError> {
         let UserArgs { user } = understand(args)?;
-        let changes = self.change(caller, Wish::DisableUser { user: user.clone() }).await?;
+        let changed = self.change(caller, Wish::DisableUser { user: user.clone() }).await;
+        if changed.is_err() && self.store.policy.load().named(&user).is_err() {
+            // Shut out all the same, or since before: nothing of theirs goes on.
+            self.store.live.end_user(&user);
+        }
+        let changes = changed?;
         let ended = self.store.end_what_is_open(super::origin(caller), &user).await;
         let closed = ended.map_err(|error| AdminError::new("ledger-unavailable", error))?;
         Ok(json!({

@@ -40,6 +40,7 @@ impl Keys {
     ///
     /// Commits go on until the tables are copied (a second or two for a million keys); reads always.
     pub fn shred(&self) -> Result<Option<Shred>, KeysError> {
+        self.erase_what_a_shred_left()?;
         let due: Vec<_> = self.cohorts()?.into_iter().filter(|keys| keys.destroyed > 0).collect();
         if due.is_empty() {
             return Ok(None);
@@ -67,6 +68,15 @@ impl Keys {
             cohorts: due.into_iter().map(|keys| keys.cohort).collect(),
             survivors,
         }))
+    }
+
+    /// The epochs before this one, if the last shred could not erase theirs: without that, what it said is not so.
+    fn erase_what_a_shred_left(&self) -> Result<(), KeysError> {
+        let Home::Directory(directory) = &self.home else { return Ok(()) };
+        let _writing = self.write_lock();
+        // First the name of the tables that name this epoch.
+        epoch::sync(directory)?;
+        epoch::erase_others(directory, self.epoch())
     }
 
     /// Copies the tables into a fresh file under a fresh epoch key, puts it in place, and erases what was.
