@@ -239,6 +239,7 @@ impl Device {
                 .map(|(_, id, peer)| {
                     let mut state = peer.state(now);
                     state.allowed_ips = self.allowed_ips.of_peer(id).collect();
+                    state.rotation = self.rotations.with(id, now);
                     state
                 })
                 .collect(),

@@ -42,8 +42,8 @@ pub use key::{KeyError, PresharedKey, PublicKey, SecretKey};
 pub use output::{ChangedKey, DeviceEvent, Output, PeerIdentity};
 pub use probe::{Probed, Probes};
 pub use rotation::{
-    Kept, KeptAs, KeptKey, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest,
-    RotationStep, Ticket, Verdict,
+    Kept, KeptAs, KeptKey, PeerRotation, RotateError, RotationKind, RotationOutcome, RotationOutput,
+    RotationRequest, RotationStep, Ticket, Verdict,
 };
 pub use state::{DeviceState, HandshakeCounts, PeerState};
 pub use update::{AllowedIpChange, Change, DeviceUpdate, PeerUpdate};

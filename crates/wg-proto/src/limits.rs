@@ -76,6 +76,9 @@ pub mod our_choice {
     pub const CONTROL_UNREACHABLE: Duration = Duration::from_secs(16);
     /// A rotation that a peer puts off for this long is given up.
     pub const CONTROL_PATIENCE: Duration = Duration::from_secs(60);
+    /// A rotation that is not over after this waits for somebody: ten minutes are more than any restart takes. Neither
+    /// key may go, for nobody knows which one the peer has, but operators are told.
+    pub const CONTROL_STALLED: Duration = Duration::from_secs(600);
     /// The MTU until the shell names the interface's.
     pub const DEFAULT_MTU: u16 = 1420;
     /// Smallest MTU a configuration may ask for: what every IPv4 host must take (RFC 791).

@@ -167,7 +167,7 @@ impl Peer {
         self.timers.next()
     }
 
-    /// Everything but the allowed IPs, which the device holds.
+    /// Everything but the allowed IPs and rotations, which the device holds.
     pub(crate) fn state(&self, now: Instant) -> PeerState {
         let probes = self.probe.seen(now);
         PeerState {
@@ -186,6 +186,7 @@ impl Peer {
             allowed_ips: Vec::new(),
             handshakes: self.handshakes,
             endpoint_changes: self.wire.endpoint_changes,
+            rotation: None,
             drops: self.drops.clone(),
             numbers: self.gaps.settled(),
             loss: self.gaps.recent_loss(),

@@ -138,6 +138,21 @@ pub enum RotationStep {
     Switching,
     /// The old one is gone on both sides.
     Done,
+    /// It has not been over for long: the peer does not answer, or cannot. Both keys serve until it does.
+    Stalled,
+}
+
+/// A rotation that we began and that is not over with a peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerRotation {
+    /// Which key.
+    pub kind: RotationKind,
+    /// What was reached last.
+    pub step: RotationStep,
+    /// Since when it has been under way, in this life.
+    pub began: std::time::Instant,
+    /// Whether that is longer than it can take.
+    pub is_stalled: bool,
 }
 
 /// How a rotation ended.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
-use crate::{Drops, Endpoint, PresharedKey, Probes, PublicKey, SecretKey, Settled};
+use crate::{Drops, Endpoint, PeerRotation, PresharedKey, Probes, PublicKey, SecretKey, Settled};
 
 /// The device as it is now.
 #[derive(Clone)]
@@ -57,6 +57,8 @@ pub struct PeerState {
     pub handshakes: HandshakeCounts,
     /// How often the outer address moved.
     pub endpoint_changes: u64,
+    /// A rotation of ours that is not over with this peer.
+    pub rotation: Option<PeerRotation>,
     /// Drops that could be laid to this peer.
     pub drops: Drops,
     /// What the peer's transport counters say it sent, and what of it never came.

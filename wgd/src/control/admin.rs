@@ -96,6 +96,12 @@ fn describe(control: &Control, peer: &PeerState) -> Value {
         "expected_packets": peer.numbers.expected,
         "up_seconds": peer.up_since.map(|at| now.saturating_duration_since(at).as_secs()),
         "endpoint_changes": peer.endpoint_changes,
+        "rotation": peer.rotation.map(|under_way| json!({
+            "kind": rotation::kind_name(under_way.kind),
+            "step": rotation::step_name(under_way.step),
+            "seconds": now.saturating_duration_since(under_way.began).as_secs(),
+            "stalled": under_way.is_stalled,
+        })),
     })
 }
 

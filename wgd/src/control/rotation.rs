@@ -25,6 +25,13 @@ pub(super) async fn follow(control: Arc<Control>, mut outputs: Receiver<Rotation
         match output {
             RotationOutput::Keep { ticket, key } => control.keep(ticket, &key).await,
             RotationOutput::Step { peer, step } => {
+                if step == RotationStep::Stalled {
+                    let peer = peer.public_key.to_base64();
+                    tracing::warn!(
+                        peer,
+                        "a rotation of keys is not over: the peer does not answer it; both keys serve until it does"
+                    );
+                }
                 // Nobody may be listening.
                 let _ = control.rotations.send(json!({ "item": {
                     "peer": peer.friendly_name.as_deref(),
@@ -213,7 +220,7 @@ fn advice(verdict: &Verdict, peer: &PeerIdentity, outcome: &RotationOutcome, int
     }
 }
 
-fn kind_name(kind: RotationKind) -> &'static str {
+pub(super) fn kind_name(kind: RotationKind) -> &'static str {
     match kind {
         RotationKind::Static => "static",
         RotationKind::Preshared => "psk",
@@ -230,7 +237,7 @@ fn outcome_name(outcome: &RotationOutcome) -> &'static str {
     }
 }
 
-fn step_name(step: RotationStep) -> &'static str {
+pub(super) fn step_name(step: RotationStep) -> &'static str {
     match step {
         RotationStep::Greeting => "greeting",
         RotationStep::Announced => "announced",
@@ -239,5 +246,6 @@ fn step_name(step: RotationStep) -> &'static str {
         RotationStep::Kept => "kept",
         RotationStep::Switching => "switching",
         RotationStep::Done => "done",
+        RotationStep::Stalled => "stalled",
     }
 }

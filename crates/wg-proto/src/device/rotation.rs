@@ -20,8 +20,10 @@ use std::time::Instant;
 use super::{Device, PeerId};
 use crate::control::{AnnouncedKey, Body, RotationId};
 use crate::identities::Generation;
-use crate::limits::our_choice::{CONTROL_RETRY, CONTROL_RETRY_MAX};
-use crate::rotation::{Kept, RotationKind, RotationOutcome, RotationOutput, RotationStep, Ticket};
+use crate::limits::our_choice::{CONTROL_RETRY, CONTROL_RETRY_MAX, CONTROL_STALLED};
+use crate::rotation::{
+    Kept, PeerRotation, RotationKind, RotationOutcome, RotationOutput, RotationStep, Ticket,
+};
 use crate::timers::earliest;
 use crate::{Output, PresharedKey, PublicKey, SecretKey};
 
@@ -83,6 +85,8 @@ struct Member {
     greeted: Option<Instant>,
     step: Step,
     since: Instant,
+    /// It was told that nothing moves.
+    told_stalled: bool,
     retry: Retry,
 }
 
@@ -152,6 +156,20 @@ impl Rotations {
         own.is_some_and(|own| own.secret.same_as(key))
     }
 
+    /// What of ours is not over with a peer.
+    pub(super) fn with(&self, id: PeerId, now: Instant) -> Option<PeerRotation> {
+        let job = self.job.as_ref()?;
+        let step = match job.members.get(&id)?.step {
+            Step::Greeting => RotationStep::Greeting,
+            Step::Announcing => RotationStep::Announced,
+            Step::Parked => RotationStep::Waiting,
+            Step::Accepted | Step::Keeping => RotationStep::Accepted,
+            Step::Switching | Step::Settling => RotationStep::Switching,
+            Step::Over(_) => return None,
+        };
+        Some(PeerRotation { kind: job.kind, step, began: job.began, is_stalled: job.is_stalled(now) })
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let own = self.job.iter().filter_map(|job| job.own.as_ref());
         let own = own.filter(|own| matches!(own.stage, OwnStage::Keeping | OwnStage::Settling));
@@ -159,6 +177,12 @@ impl Rotations {
         let ours = self.job.iter().flat_map(|job| job.members.values()).filter(|member| !member.is_over());
         let theirs = self.theirs.values().filter(|theirs| !matches!(theirs.step, TheirStep::Settled { .. }));
         own.chain(ours.map(|member| member.retry.at)).chain(theirs.map(|theirs| theirs.retry.at)).min()
+    }
+}
+
+impl Job {
+    fn is_stalled(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.began) >= CONTROL_STALLED
     }
 }
 
@@ -172,6 +196,7 @@ impl Member {
             greeted: None,
             step: Step::Greeting,
             since: now,
+            told_stalled: false,
             retry: Retry::now(now),
         }
     }

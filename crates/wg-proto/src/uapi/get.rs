@@ -126,6 +126,7 @@ mod tests {
             allowed_ips: Vec::new(),
             handshakes: HandshakeCounts::default(),
             endpoint_changes: 0,
+            rotation: None,
             drops: Drops::default(),
             numbers: crate::Settled::default(),
             loss: None,

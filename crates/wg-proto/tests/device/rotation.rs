@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use wg_proto::{
     Change, ChangedKey, Device, DeviceEvent, DeviceUpdate, Kept, KeptAs, KeptKey, PeerUpdate, PresharedKey,
-    PublicKey, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest, SecretKey,
-    Verdict,
+    PublicKey, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest, RotationStep,
+    SecretKey, Verdict,
 };
 
 use crate::pair::{Left, Pair, Right, Sink, Who, ip_packet};
@@ -25,6 +25,8 @@ struct Rig {
     writes: Vec<Who>,
     /// The disk refuses.
     read_only: [bool; 2],
+    /// How often it was told that nothing moves.
+    stalled: usize,
 }
 
 /// What a side comes up with.
@@ -76,6 +78,7 @@ impl Rig {
             verdicts: [Vec::new(), Vec::new()],
             writes: Vec::new(),
             read_only: [false; 2],
+            stalled: 0,
         };
         rig.start(Left);
         rig.start(Right);
@@ -176,7 +179,9 @@ impl Rig {
                         self.pair.input(who, |device, now, sink| device.kept(ticket, &kept, now, sink));
                     }
                     RotationOutput::Finished(verdict) => self.verdicts[place(who)].push(verdict),
-                    RotationOutput::Step { .. } => {}
+                    RotationOutput::Step { step, .. } => {
+                        self.stalled += usize::from(step == RotationStep::Stalled);
+                    }
                 }
             }
         }
@@ -412,6 +417,30 @@ fn both_sides_can_crash_at_any_moment() {
             }
         }
     }
+}
+
+#[test]
+fn a_rotation_that_a_peer_does_not_end_is_told_and_goes_on_when_it_can() {
+    let mut rig = Rig::new();
+    // Our last life had the new key on disk, and the peer cannot write it down.
+    rig.disks[place(Left)].next_preshared = Some(PresharedKey::generate().unwrap());
+    rig.read_only[place(Right)] = true;
+    rig.start(Left);
+    rig.rest(Duration::from_secs(590));
+    let under_way = |rig: &mut Rig| {
+        let now = rig.pair.now;
+        rig.pair.side(Left).device.state(now).peers[0].rotation
+    };
+    let early = under_way(&mut rig).expect("it waits for the peer");
+    assert!(!early.is_stalled && rig.stalled == 0, "{early:?}");
+    rig.rest(Duration::from_secs(60));
+    assert!(under_way(&mut rig).is_some_and(|late| late.is_stalled));
+    assert_eq!(rig.stalled, 1, "told once");
+    rig.assert_it_carries();
+    rig.read_only[place(Right)] = false;
+    rig.rest(Duration::from_secs(20));
+    assert_eq!(under_way(&mut rig), None);
+    rig.assert_agreed();
 }
 
 #[test]

@@ -191,11 +191,24 @@ impl Device {
         let Some(job) = &self.rotations.job else { return };
         let (compromised, began) = (job.compromised, job.began);
         let ids: Vec<PeerId> = job.members.keys().copied().collect();
+        let is_stalled = job.is_stalled(now);
         for id in ids {
+            if is_stalled {
+                self.tell_stalled(id, out);
+            }
             self.service_member(id, compromised, began, now, out);
         }
         self.advance_own(now, out);
         self.finish_job(now, out);
+    }
+
+    /// Once.
+    fn tell_stalled(&mut self, id: PeerId, out: &mut impl Output) {
+        let member = self.rotations.job.as_mut().and_then(|job| job.members.get_mut(&id));
+        if let Some(member) = member.filter(|member| !member.is_over() && !member.told_stalled) {
+            member.told_stalled = true;
+            self.tell_step(id, RotationStep::Stalled, out);
+        }
     }
 
     fn service_member(
