@@ -177,7 +177,7 @@ pub(crate) struct Rules {
     /// A file type that may be stored; any, if none is named
     #[arg(long = "file-type", value_name = "TYPE", value_parser = parse_type)]
     file_types: Vec<FileType>,
-    /// No file is deleted before it is so old
+    /// No file is deleted before it is so old; a lower one is for files that come later
     #[arg(long, value_name = "N")]
     retention_days: Option<u32>,
     /// none, or required: a file is held until the scanner says that it is clean

@@ -156,7 +156,7 @@ pub const CLEANUP_CHECK: Duration = Duration::from_secs(30);
 pub const CLEANUP_BATCH: usize = 100_000;
 /// A volume that needs longer for one cleanup does not answer.
 pub const CLEANUP_PATIENCE: Duration = Duration::from_secs(20);
-/// Users of one store. Each change of access reads the whole book, a few µs a row.
+/// Users of one store. The ledger's thread keeps the book once a change has read it, some hundred bytes a row.
 pub const USERS: usize = 20_000;
 /// Tokens that one user may have alive: a few machines and what runs on them.
 pub const TOKENS_PER_USER: usize = 64;

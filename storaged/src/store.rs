@@ -175,7 +175,8 @@ impl Store {
         }
     }
 
-    /// Records a refusal, and that there were so many more like it.
+    /// Records a refusal, and that there were so many more like it. The name stands in it only where a file has it, for
+    /// then the record falls with that file.
     pub async fn record_refusal(
         &self,
         denial: Denial,
@@ -188,9 +189,12 @@ impl Store {
             0 => denial.name().to_owned(),
             more => format!("{}, and {more} more before", denial.name()),
         };
+        let named = cohort.zip(path).map(|(cohort, path)| self.ledger.reader().file_at(cohort, path));
+        let file = named.and_then(|found| found.ok().flatten());
         let note = Note {
             cohort: cohort.cloned(),
-            path: path.cloned(),
+            path: file.is_some().then(|| path.cloned()).flatten(),
+            file_id: file.map(|file| file.file_id),
             detail: Some(detail),
             ..Note::new(Action::AccessDenied, Ending::Denied, origin)
         };

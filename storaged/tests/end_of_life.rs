@@ -150,6 +150,58 @@ async fn retention_is_a_minimum() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_retention_that_is_lowered_goes_on_for_what_was_there() {
+    let lab = Lab::start().await;
+    let set = async |retention_days| {
+        let rules = CohortRules { retention_days, ..CohortRules::default() };
+        lab.change(Wish::SetCohort { cohort: Cohort::parse("c1").unwrap(), rules }).await;
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    };
+    let delete =
+        async |file| storaged::deletion::delete(&lab.store, Origin::default(), file, "x".into()).await;
+    let kept = async |file| matches!(delete(file).await, Err(DeleteError::Retained { .. }));
+    set(Some(7)).await;
+    let of_seven = id(&lab.upload("seven", "7").send().await);
+    set(Some(2)).await;
+    let of_two = id(&lab.upload("two", "2").send().await);
+    set(None).await;
+    let of_none = id(&lab.upload("none", "0").send().await);
+    assert!(kept(of_seven).await && kept(of_two).await);
+    delete(of_none).await.unwrap();
+    // Until seven days are over, not two.
+    let told = delete(of_seven).await.unwrap_err().to_string();
+    let DeleteError::Retained { until_ms } = delete(of_two).await.unwrap_err() else { panic!("{told}") };
+    assert!(!told.contains(&tables::rfc3339(until_ms)[..10]), "{told}");
+    // A longer one is for all that is there.
+    let later = id(&lab.upload("later", "0").send().await);
+    set(Some(30)).await;
+    assert!(kept(later).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_stands_only_in_records_that_fall_with_a_file() {
+    let lab = Lab::start().await;
+    let file = id(&lab.upload("taken-name", "x").send().await);
+    let named = |name: &str| {
+        let shown = |record: &storaged::ledger::Record| serde_json::to_string(record).unwrap().contains(name);
+        lab.records().into_iter().filter(shown).count()
+    };
+    // An upload that is refused before it was begun makes no file, so nothing ever deletes its record.
+    let refused = lab.upload("refused-name", "x").of_user("vic").send().await;
+    assert_eq!(refused.status, 403, "{refused:?}");
+    let denied: Vec<_> =
+        lab.records().into_iter().filter(|record| record.action == Action::AccessDenied).collect();
+    assert_eq!((denied.len(), named("refused-name")), (1, 0));
+    // Onto a name that a file has, it is about that file.
+    lab.upload("taken-name", "y").of_user("vic").send().await;
+    let last = lab.records().pop().unwrap();
+    assert_eq!((last.action, last.file_id), (Action::AccessDenied, Some(file)));
+    assert!(named("taken-name") > 1);
+    storaged::deletion::delete(&lab.store, Origin::default(), file, "case 1".into()).await.unwrap();
+    assert_eq!(named("taken-name"), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn deleting_a_version_leaves_the_others() {
     let lab = Lab::start().await;
     let mut versions = Vec::new();

@@ -66,6 +66,16 @@ struct Entry<N, V> {
     value: V,
 }
 
+/// A retention that was lowered, or lifted: it goes on for what was there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Retained {
+    /// For files that came before this.
+    before_ms: u64,
+    /// So long.
+    days: u32,
+}
+
 /// The version of [`Entry`].
 const ENTRY_VERSION: u32 = 1;
 const USERS: StateTable<Entry<UserName, User>> = StateTable::new("access.users");
@@ -75,6 +85,8 @@ const TOKENS: StateTable<Entry<FileId, TokenRow>> = StateTable::new("access.toke
 const SETTINGS: StateTable<Entry<String, Settings>> = StateTable::new("access.settings");
 /// Token id → the last day on which it was shown. Apart from the book: it decides nothing.
 const SEEN: StateTable<u32> = StateTable::new("access.seen");
+/// Cohort → what its retention was before it was lowered. Apart from the book: it decides deletions alone.
+const RETAINED: StateTable<Vec<Retained>> = StateTable::new("access.retained");
 /// Index of a record that holds a change → its time. Leads to the changes without reading the whole trail.
 const CHANGES: StateTable<u64> = StateTable::new("access.changes");
 
@@ -89,24 +101,31 @@ impl Command {
     pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {
         match self {
             Command::Change { origin, wish } => {
-                let mut book = Book::read(app)?;
-                match wish.decide(&book, app.now_ms()) {
+                // From a transaction before, if one of those that committed has read it.
+                let mut book = match app.book.take() {
+                    Some(book) => book,
+                    None => Book::read(app)?,
+                };
+                let outcome = match wish.decide(&book, app.now_ms()) {
                     Ok(changes) => {
                         for change in &changes {
+                            retain(app, &book, change)?;
                             book.take(change)?;
                             append(app, &origin, change)?;
                             write(app, &book, change)?;
                         }
-                        Ok(Outcome::Changed(changes))
+                        Outcome::Changed(changes)
                     }
                     Err(refusal) => {
                         let mut record = app.record(Action::AccessRefused, Phase::Outcome, origin);
                         record.ending = Some(Ending::Denied);
                         record.detail = Some(refusal.to_string());
                         app.append(record)?;
-                        Ok(Outcome::Refused(refusal))
+                        Outcome::Refused(refusal)
                     }
-                }
+                };
+                app.book = Some(book);
+                Ok(outcome)
             }
             Command::TokenSeen { token, day } => {
                 if app.get(&TOKENS, token.as_bytes())?.is_some() {
@@ -116,6 +135,33 @@ impl Command {
             }
         }
     }
+}
+
+/// A retention was promised to what is there: a lower one is for what comes later.
+fn retain(app: &mut Application<'_, '_>, before: &Book, change: &Change) -> Result<(), CorruptError> {
+    let Change::CohortSet { cohort, rules } = change else { return Ok(()) };
+    let was = before.cohorts.get(cohort).and_then(|rules| rules.retention_days).unwrap_or(0);
+    if was <= rules.retention_days.unwrap_or(0) {
+        return Ok(());
+    }
+    let key = cohort.as_str().as_bytes();
+    let mut retained = app.get(&RETAINED, key)?.unwrap_or_default();
+    // What was as long or shorter, and for less, is in this one.
+    retained.retain(|earlier| earlier.days > was);
+    // A file of this very moment may have come before the change.
+    retained.push(Retained { before_ms: app.now_ms().saturating_add(1), days: was });
+    app.put(&RETAINED, key, &retained)
+}
+
+/// The retention of a cohort's files that came at this moment, as far as it was longer than it is now.
+pub(crate) fn retained_days(
+    view: &impl View,
+    cohort: &Cohort,
+    created_ms: u64,
+) -> Result<Option<u32>, CorruptError> {
+    let retained = view.get(&RETAINED, cohort.as_str().as_bytes())?.unwrap_or_default();
+    let promised = retained.iter().filter(|earlier| created_ms < earlier.before_ms);
+    Ok(promised.map(|earlier| earlier.days).max())
 }
 
 fn append(app: &mut Application<'_, '_>, origin: &Origin, change: &Change) -> Result<(), CorruptError> {

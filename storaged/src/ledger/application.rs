@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use store_proto::FileId;
 
 use crate::keys::KeyChange;
+use crate::ledger::access::Book;
 use crate::ledger::checkpoint::Signer;
-use crate::ledger::deletion;
 use crate::ledger::log;
 use crate::ledger::record::{Action, Host, Origin, Phase, Record};
 use crate::ledger::redo::{Changed, Place, Redo, Write};
@@ -42,6 +42,8 @@ pub struct Application<'a, 'txn> {
     pub(crate) destroyed: Vec<KeyChange>,
     /// What was changed so far.
     pub(crate) redo: Redo,
+    /// The book of access, once it was read: thousands of rows that each change would read again.
+    pub(crate) book: Option<Book>,
 }
 
 impl<'a, 'txn> Application<'a, 'txn> {
@@ -52,7 +54,16 @@ impl<'a, 'txn> Application<'a, 'txn> {
         host: &'a Host,
         now_ms: u64,
     ) -> Self {
-        Application { tables, position, seal, host, now_ms, destroyed: Vec::new(), redo: Redo::default() }
+        Application {
+            tables,
+            position,
+            seal,
+            host,
+            now_ms,
+            destroyed: Vec::new(),
+            redo: Redo::default(),
+            book: None,
+        }
     }
 
     /// The time of the next record: the wall clock, but never before the last record.
@@ -73,14 +84,11 @@ impl<'a, 'txn> Application<'a, 'txn> {
     }
 
     /// Makes the record part of the trail, and says under which index. A record about a file is sealed under
-    /// the file's record key as long as there is one, and falls with it.
-    /// What ends after its file was deleted says so by the file's id alone.
+    /// the file's record key as long as there is one, and falls with it. Any other names no file and no content, for
+    /// nobody could take that back: what is refused before there is a file, or ends after it was deleted.
     pub fn append(&mut self, mut record: Record) -> Result<u64, CorruptError> {
         let under = self.seal.about(record.file_id)?;
-        if matches!(under, Under::Store)
-            && let Some(file) = record.file_id
-            && deletion::find(self, file)?.is_some()
-        {
+        if under == Under::Store {
             (record.path, record.sha256) = (None, None);
         }
         self.append_under(under, record)

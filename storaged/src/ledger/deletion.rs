@@ -18,7 +18,7 @@ use crate::ledger::files::{self, FileRow};
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::state::{StateTable, View};
 use crate::ledger::tables::CorruptError;
-use crate::ledger::{hold, integrity};
+use crate::ledger::{access, hold, integrity};
 use crate::limits::{CLEANUP_GRACE_MS, DELETION_REASON_BYTES};
 
 /// File id → its deletion.
@@ -219,7 +219,8 @@ fn decide(
     if let Some(hold) = hold::on_file(app, file_id, &file.cohort)? {
         return Ok(Outcome::Held(hold));
     }
-    let until_ms = retained_until_ms(&file, retention_days);
+    let promised = access::retained_days(app, &file.cohort, file.created_ms)?;
+    let until_ms = retained_until_ms(&file, retention_days.max(promised));
     if app.now_ms() < until_ms {
         return Ok(Outcome::Retained { until_ms });
     }

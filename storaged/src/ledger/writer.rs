@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::keys::{KeyChange, KeyStore, KeysError};
 use crate::ledger::Opened;
+use crate::ledger::access::Book;
 use crate::ledger::application::{Application, Position};
 use crate::ledger::checkpoint::{self, Signer};
 use crate::ledger::command::{Area as _, Ask, Command, Outcome};
@@ -122,6 +123,7 @@ impl Ledger {
             mirror,
             host,
             position,
+            book: None,
             time,
             observer,
             usable: usable_here,
@@ -262,6 +264,8 @@ struct Writer<T, O> {
     mirror: Option<(Mirror, JoinHandle<()>)>,
     host: Host,
     position: Position,
+    /// What the last durable transaction left of the book of access, once one has read it; lost with a transaction.
+    book: Option<Book>,
     time: T,
     observer: O,
     usable: Arc<AtomicBool>,
@@ -303,8 +307,9 @@ impl<T: Time, O: Observer> Writer<T, O> {
             group.drain(..).map(|request| (request.command, request.answer)).unzip();
         let count = commands.len();
         match self.transact(commands) {
-            Ok(Committed { outcomes, position, frame }) => {
+            Ok(Committed { outcomes, position, frame, book }) => {
                 self.position = position;
+                self.book = book;
                 self.group = frame.last;
                 let group = self.group;
                 if let Some((mirror, _)) = &self.mirror {
@@ -332,7 +337,7 @@ impl<T: Time, O: Observer> Writer<T, O> {
     /// without the key that opens it, and never says of a key that it is gone while it is there.
     ///
     /// The position moves only with a durable transaction.
-    fn transact(&self, commands: Vec<Command>) -> Result<Committed, CommitError> {
+    fn transact(&mut self, commands: Vec<Command>) -> Result<Committed, CommitError> {
         let group = self.group + 1;
         let keys = self.seal.keys();
         let new: Vec<KeyChange> = commands.iter().flat_map(|command| command.new_keys()).cloned().collect();
@@ -343,12 +348,13 @@ impl<T: Time, O: Observer> Writer<T, O> {
         transaction.set_durability(Durability::Immediate)?;
         let mut position = self.position.clone();
         let mut outcomes = Vec::with_capacity(commands.len());
-        let redo = {
+        let (redo, book) = {
             let mut tables = Tables::open(&transaction).map_err(CorruptError::Table)?;
             let now_ms = self.time.wall_ms();
             let seal = self.seal.remembering();
             let mut app = Application::new(&mut tables, &mut position, &seal, &self.host, now_ms);
             app.redo.keys = new;
+            app.book = self.book.take();
             let boot_id = self.host.boot_id.clone();
             moment::look(&mut app, Moment { boot_id, running_ms: self.time.running_ms(), wall_ms: now_ms })?;
             for command in commands {
@@ -356,18 +362,19 @@ impl<T: Time, O: Observer> Writer<T, O> {
             }
             let redo = app.end_group(group, &self.signer)?;
             let destroyed = std::mem::take(&mut app.destroyed);
+            let book = app.book.take();
             if let Some((mirror, _)) = &self.mirror {
                 tables.forget_mirrored(mirror.mirrored())?;
             }
             if !destroyed.is_empty() {
                 keys.commit(&destroyed)?;
             }
-            redo
+            (redo, book)
         };
         transaction.commit()?;
         let (size, root) = (position.edge.size(), position.edge.root());
         let frame = Frame { first: group, last: group, more: false, size, root, redo };
-        Ok(Committed { outcomes, position, frame })
+        Ok(Committed { outcomes, position, frame, book })
     }
 }
 
@@ -376,6 +383,7 @@ struct Committed {
     outcomes: Vec<Outcome>,
     position: Position,
     frame: Frame,
+    book: Option<Book>,
 }
 
 /// Why a group was lost.

@@ -66,6 +66,7 @@ pub async fn versions<B>(
     let note = Note {
         cohort: Some(cohort.clone()),
         path: Some(path),
+        file_id: rows.first().map(|newest| newest.file_id),
         detail: Some(format!("{} versions", rows.len())),
         ..Note::new(Action::AccessListed, Ending::Succeeded, admitted.origin.clone())
     };

@@ -123,7 +123,7 @@ async fn may_upload(
     }
     // Only looked at: the room is held when the body comes.
     if let Err(error) = store.place(size) {
-        return Err(no_place(store, error, admitted.origin.clone(), cohort, path).await);
+        return Err(no_place(store, error, admitted.origin.clone(), cohort).await);
     }
     if !store.ledger.is_usable() {
         return Err(Refusal::of(ProblemKind::LedgerUnavailable));

@@ -325,16 +325,9 @@ pub(super) async fn deny_file(store: &Store, denial: Denial, origin: Origin, fil
 }
 
 /// There is no place for an upload: recorded as one that failed, though nothing of it was begun.
-pub(super) async fn no_place(
-    store: &Store,
-    error: NoPlace,
-    origin: Origin,
-    cohort: &Cohort,
-    path: &LogicalPath,
-) -> Refusal {
+pub(super) async fn no_place(store: &Store, error: NoPlace, origin: Origin, cohort: &Cohort) -> Refusal {
     let note = Note {
         cohort: Some(cohort.clone()),
-        path: Some(path.clone()),
         detail: Some(error.to_string()),
         ..Note::new(Action::FileUploadedViaStream, Ending::Failed, origin)
     };

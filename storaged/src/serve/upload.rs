@@ -91,7 +91,7 @@ pub async fn upload(
         Ok(promise) => promise,
         Err(error) => {
             let origin = admitted.origin.clone();
-            return Err(no_place(store, error, origin, &announced.cohort, &announced.path).await);
+            return Err(no_place(store, error, origin, &announced.cohort).await);
         }
     };
     let Some(slot) = store.buffers.slot(TRANSFER_WAIT).await else {

@@ -89,7 +89,7 @@ async fn create(
         refuse_certain_conflict(store, &new.cohort, &new.path, new.length)?;
     }
     if let Err(error) = store.place(new.length) {
-        return Err(no_place(store, error, admitted.origin.clone(), &new.cohort, &new.path).await);
+        return Err(no_place(store, error, admitted.origin.clone(), &new.cohort).await);
     }
     let user = admitted.origin.user.clone().ok_or(Refusal::of(ProblemKind::Internal))?;
     let (upload, file_id) = (random_id()?, random_id()?);
