@@ -7,6 +7,7 @@
 
 pub mod armor;
 pub mod bech32;
+pub mod stream;
 
 use std::fmt;
 use std::str::FromStr;
