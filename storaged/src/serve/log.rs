@@ -11,9 +11,9 @@ use std::sync::Arc;
 
 use http::StatusCode;
 use http::header::HeaderValue;
+use receipt::Hash;
 use receipt::limits::TILE_HASHES;
 use receipt::merkle::tile::TileId;
-use receipt::{Hash, Parts, Receipt};
 use store_proto::{
     Action as Asked, ConsistencyProof, FileId, InclusionProof, ProblemKind, UploadReceipt, headers,
 };
@@ -152,7 +152,7 @@ pub(super) async fn receipt(id: FileId, admitted: &Admitted, store: &Store) -> R
         ..Note::new(Action::AccessMetadata, Ending::Succeeded, admitted.origin.clone())
     };
     store.note(note).await?;
-    match of_record(store, row.ledger_index).map_err(unreadable)? {
+    match store.ledger.receipt(row.ledger_index).map_err(unreadable)? {
         Some(receipt) => Ok(answer::json(StatusCode::OK, &receipt)),
         None => Err(Refusal::of(ProblemKind::UnknownFile)),
     }
@@ -160,27 +160,11 @@ pub(super) async fn receipt(id: FileId, admitted: &Admitted, store: &Store) -> R
 
 /// What an upload is answered with: its receipt, too, unless that cannot be made. The file is stored all the same.
 pub(super) fn upload_receipt(store: &Store, row: &FileRow) -> UploadReceipt {
-    let receipt = of_record(store, row.ledger_index).unwrap_or_else(|error| {
+    let receipt = store.ledger.receipt(row.ledger_index).unwrap_or_else(|error| {
         tracing::error!(%error, "a receipt cannot be made");
         None
     });
     UploadReceipt { receipt, ..row.to_receipt() }
-}
-
-/// The receipt of the record at `index`; `None`: its keys were destroyed.
-fn of_record(store: &Store, index: u64) -> Result<Option<Receipt>, CorruptError> {
-    let Some(proof) = store.ledger.reader().proof(index)? else { return Ok(None) };
-    let damaged = |error: &dyn std::fmt::Display| CorruptError::Row(format!("record {index}: {error}"));
-    let record = String::from_utf8(proof.record.bytes).map_err(|error| damaged(&error))?;
-    let parts = Parts {
-        record,
-        salt: proof.record.salt,
-        leaf_index: index,
-        inclusion: proof.inclusion,
-        checkpoint: proof.checkpoint,
-        log_key: store.ledger.log_key().clone(),
-    };
-    Receipt::new(parts).map(Some).map_err(|error| damaged(&error))
 }
 
 #[cfg(test)]
