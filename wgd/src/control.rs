@@ -308,7 +308,9 @@ impl Control {
         let mark = update.fwmark.unwrap_or(current.mark);
         let fresh = match update.listen_port {
             Some(port) if port == 0 || port != sockets.port() => {
-                let (_, opened) = self.netcfg.ask(Request::Bind { port, mark }, &[]).await?;
+                // As those before, which is as the TUN device is.
+                let joined = sockets.v4.joins_segments();
+                let (_, opened) = self.netcfg.ask(Request::Bind { port, mark, joined }, &[]).await?;
                 Some(UdpSockets::from_descriptors(opened)?)
             }
             Some(_) | None => None,

@@ -48,6 +48,8 @@ pub enum Request {
         port: u16,
         /// SO_MARK; 0 for none.
         mark: u32,
+        /// Datagrams of one flow come as one message (UDP_GRO).
+        joined: bool,
     },
     /// Sets SO_MARK on the sockets that come along as descriptors.
     Mark {
@@ -143,7 +145,10 @@ mod tests {
     #[test]
     fn an_unknown_request_is_not_understood() {
         assert!(serde_json::from_str::<Request>(r#"{"run":{"program":"sh"}}"#).is_err());
-        assert!(serde_json::from_str::<Request>(r#"{"bind":{"port":1,"mark":0,"device":"x"}}"#).is_err());
-        assert!(serde_json::from_str::<Request>(r#"{"bind":{"port":1,"mark":0}}"#).is_ok());
+        assert!(
+            serde_json::from_str::<Request>(r#"{"bind":{"port":1,"mark":0,"joined":true,"device":"x"}}"#)
+                .is_err()
+        );
+        assert!(serde_json::from_str::<Request>(r#"{"bind":{"port":1,"mark":0,"joined":true}}"#).is_ok());
     }
 }

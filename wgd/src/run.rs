@@ -352,7 +352,9 @@ pub fn acquire(
     if let Some((routes, table)) = tunnel.routes(namespace.is_some()) {
         netcfg.set_routes(&routes, table).map_err(refused)?;
     }
-    let bind = || Request::Bind { port: tunnel.listen_port(), mark: tunnel.fwmark() };
+    // A plain device stands for doing without: nothing comes in one piece either.
+    let joined = tun.offloads().is_some();
+    let bind = || Request::Bind { port: tunnel.listen_port(), mark: tunnel.fwmark(), joined };
     let bound = outwait(|| netcfg.ask(bind(), &[]), |error| error.errno() == libc::EADDRINUSE);
     let sockets = UdpSockets::from_descriptors(bound.map_err(refused)?.1).context("UDP sockets")?;
 

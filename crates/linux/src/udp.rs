@@ -50,25 +50,26 @@ pub struct UdpSockets {
 pub struct UdpSocket(OwnedFd);
 
 impl UdpSockets {
-    /// Binds both families to `port`, or to one random port if it is 0.
+    /// Binds both families to `port`, or to one random port if it is 0. With `joined`, datagrams of one flow come as one
+    /// message where the kernel can do that.
     ///
     /// # Errors
     /// `AddrInUse` when either family's port is taken; EPERM for a mark without CAP_NET_ADMIN.
-    pub fn bind(port: u16, mark: u32) -> io::Result<Self> {
+    pub fn bind(port: u16, mark: u32, joined: bool) -> io::Result<Self> {
         let mut attempts = if port == 0 { RANDOM_PORT_ATTEMPTS } else { 1 };
         loop {
             attempts -= 1;
-            match Self::bind_once(port, mark) {
+            match Self::bind_once(port, mark, joined) {
                 Err(error) if error.kind() == io::ErrorKind::AddrInUse && attempts > 0 => {}
                 result => return result,
             }
         }
     }
 
-    fn bind_once(port: u16, mark: u32) -> io::Result<Self> {
-        let v4 = UdpSocket::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), mark)?;
+    fn bind_once(port: u16, mark: u32, joined: bool) -> io::Result<Self> {
+        let v4 = UdpSocket::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), mark, joined)?;
         let port = v4.port()?;
-        let v6 = match UdpSocket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), mark) {
+        let v6 = match UdpSocket::bind(SocketAddr::from((Ipv6Addr::UNSPECIFIED, port)), mark, joined) {
             Ok(socket) => Some(socket),
             Err(error) if matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)) => {
                 None
@@ -135,7 +136,7 @@ impl UdpSockets {
 }
 
 impl UdpSocket {
-    fn bind(address: SocketAddr, mark: u32) -> io::Result<Self> {
+    fn bind(address: SocketAddr, mark: u32, joined: bool) -> io::Result<Self> {
         let family = if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
         let socket = Self(socket(family, SockType::Datagram, flags, None)?);
@@ -148,8 +149,10 @@ impl UdpSocket {
         if mark != 0 {
             socket.set_mark(mark)?;
         }
-        // Datagrams of one flow come as one message. An older kernel brings each by itself.
-        let _ = setsockopt(&socket.0, sockopt::UdpGroSegment, &true);
+        if joined {
+            // An older kernel brings each by itself.
+            let _ = setsockopt(&socket.0, sockopt::UdpGroSegment, &true);
+        }
         socket.enlarge_buffers();
         bind(socket.0.as_raw_fd(), &SockaddrStorage::from(address))?;
         Ok(socket)

@@ -90,7 +90,7 @@ fn until_it_carries(tun: &Tun) {
 
 /// Sends `count` datagrams of 100 bytes into the device, as one message.
 fn send(count: u8) {
-    let sockets = UdpSockets::bind(0, 0).unwrap();
+    let sockets = UdpSockets::bind(0, 0, true).unwrap();
     let mut batch = SendBatch::new(true);
     for number in 0..count {
         batch.push(SocketAddr::new(OTHER.parse().unwrap(), 9), None, None, &[number; 100]);

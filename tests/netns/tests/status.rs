@@ -9,7 +9,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use culvert_netns::host::{Host, Place};
 use culvert_netns::http::Request;
 use culvert_netns::lab::Lab;
@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         |name, run: fn(&Scene) -> Result<()>| Scenario::new(name, run).needs(PROGRAMS).expecting(EXPECTED);
     runner::main(&[
         scenario("the_status_shows_health_and_addresses", shown),
+        scenario("what_comes_in_one_piece_is_shown_and_outlives_a_new_port", one_piece).on_both_devices(),
         scenario("round_trips_are_measured_in_the_tunnel", probed),
         scenario("what_the_line_swallows_is_shown_as_loss", lossy),
         scenario("events_are_followed_as_they_happen", followed),
@@ -72,6 +73,26 @@ fn status(host: &Host, more: &[&str]) -> Result<(Value, Value)> {
     let peer = device["peers"][0].clone();
     ensure!(peer.is_object(), "no peer in {said}");
     Ok((device, peer))
+}
+
+/// With a plain device nothing does, on either side of the daemon; with offloads everything does.
+fn one_piece(scene: &Scene) -> Result<()> {
+    let lab = &scene.lab;
+    let (_tunnel, _web, _services) = start(lab, "")?;
+    for port in ["51820", "51999"] {
+        lab.web.run(&["wg", "set", "wg0", "listen-port", port])?.success()?;
+        let device = status(&lab.web, &[])?.0["device"].clone();
+        let wanted = match device["kind"].as_str() {
+            Some("offload") => true,
+            Some("plain") => false,
+            _ => bail!("no kind of device: {device}"),
+        };
+        for part in ["tcp", "udp_send", "udp_receive"] {
+            ensure!(device[part] == wanted, "{part} at port {port}: {device}");
+        }
+        ping(lab)?;
+    }
+    Ok(())
 }
 
 fn shown(scene: &Scene) -> Result<()> {

@@ -93,6 +93,14 @@ fn main() -> ExitCode {
         scenario("everything_runs_over_a_line_that_computes_no_checksums", |scene| {
             over_a_line(scene, "tx off gso off gro off")
         }),
+        scenario("everything_runs_while_the_peers_interface_cuts_and_joins_nothing", |scene| {
+            with_tunnel(scene, |trio| {
+                without_offloads(&trio.right)?;
+                everything(trio)?;
+                without_offloads(&trio.left)?;
+                everything(trio)
+            })
+        }),
         once("everything_runs_between_a_device_with_offloads_and_one_without", unlike_devices),
         scenario("padding_stays_within_the_interface_mtu", padding),
         scenario("everything_runs_through_a_tunnel_within_a_tunnel", tunnel_in_tunnel),
@@ -135,6 +143,17 @@ fn unlike_devices(scene: &Scene) -> Result<()> {
     trio.point_at("127.0.0.1")?;
     everything(&trio)?;
     tunnels.still_run()
+}
+
+/// The host is told to compute checksums and to cut its packets itself before they come to the interface.
+fn without_offloads(station: &Station) -> Result<()> {
+    let features = "tx off sg off tso off gso off gro off";
+    station.host.execute(&format!("ethtool -K {INTERFACE} {features}"))?;
+    let shown = station.host.execute(&format!("ethtool -k {INTERFACE}"))?;
+    for feature in ["tx-checksumming: off", "tcp-segmentation-offload: off", "generic-receive-offload: off"] {
+        ensure!(shown.contains(feature), "{feature}: {shown}");
+    }
+    Ok(())
 }
 
 fn set_mtu(trio: &Trio, mtu: u32) -> Result<()> {

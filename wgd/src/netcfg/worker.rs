@@ -55,8 +55,9 @@ impl Worker {
                 let (mtu, index) = self.interface.configure(&addresses, &mtu, up).await?;
                 Ok((Answer::Configured { mtu, index }, Vec::new()))
             }
-            Request::Bind { port, mark } => {
-                let sockets = UdpSockets::bind(port, mark).map_err(|error| bind_refused(port, error))?;
+            Request::Bind { port, mark, joined } => {
+                let sockets =
+                    UdpSockets::bind(port, mark, joined).map_err(|error| bind_refused(port, error))?;
                 let mut opened = vec![OwnedFd::from(sockets.v4)];
                 opened.extend(sockets.v6.map(OwnedFd::from));
                 Ok((Answer::Done, opened))

@@ -14,7 +14,7 @@ fn receive_one(batch: &mut ReceiveBatch, socket: &UdpSocket) -> (Vec<u8>, Socket
 
 #[test]
 fn both_families_share_one_random_port() {
-    let sockets = UdpSockets::bind(0, 0).expect("bind");
+    let sockets = UdpSockets::bind(0, 0, true).expect("bind");
     assert_ne!(sockets.port(), 0);
     for socket in sockets.each() {
         assert_eq!(socket.port().expect("bound"), sockets.port());
@@ -23,14 +23,14 @@ fn both_families_share_one_random_port() {
 
 #[test]
 fn a_taken_port_is_an_error() {
-    let sockets = UdpSockets::bind(0, 0).expect("bind");
-    let error = UdpSockets::bind(sockets.port(), 0).expect_err("taken");
+    let sockets = UdpSockets::bind(0, 0, true).expect("bind");
+    let error = UdpSockets::bind(sockets.port(), 0, true).expect_err("taken");
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
 }
 
 #[test]
 fn a_batch_arrives_whole_with_both_addresses() {
-    let (a, b) = (UdpSockets::bind(0, 0).expect("a"), UdpSockets::bind(0, 0).expect("b"));
+    let (a, b) = (UdpSockets::bind(0, 0, true).expect("a"), UdpSockets::bind(0, 0, true).expect("b"));
     let to = SocketAddr::from(([127, 0, 0, 2], b.port()));
     let from = LocalAddress { ip: [127, 0, 0, 3].into(), interface_index: 0 };
     let mut batch = SendBatch::new(true);
@@ -54,7 +54,7 @@ fn a_batch_arrives_whole_with_both_addresses() {
 
 #[test]
 fn a_source_that_is_gone_is_cleared_and_the_datagram_still_sent() {
-    let (a, b) = (UdpSockets::bind(0, 0).expect("a"), UdpSockets::bind(0, 0).expect("b"));
+    let (a, b) = (UdpSockets::bind(0, 0, true).expect("a"), UdpSockets::bind(0, 0, true).expect("b"));
     let to = SocketAddr::from(([127, 0, 0, 1], b.port()));
     let gone = LocalAddress { ip: [192, 0, 2, 77].into(), interface_index: 0 };
     let mut batch = SendBatch::new(true);
@@ -67,7 +67,7 @@ fn a_source_that_is_gone_is_cleared_and_the_datagram_still_sent() {
 
 #[test]
 fn a_hop_limit_goes_beside_the_source_in_both_families() {
-    let (a, b) = (UdpSockets::bind(0, 0).expect("a"), UdpSockets::bind(0, 0).expect("b"));
+    let (a, b) = (UdpSockets::bind(0, 0, true).expect("a"), UdpSockets::bind(0, 0, true).expect("b"));
     let ways = [
         (Some((&a.v4, &b.v4)), IpAddr::from([127, 0, 0, 1])),
         (a.v6.as_ref().zip(b.v6.as_ref()), IpAddr::from(Ipv6Addr::LOCALHOST)),
@@ -87,7 +87,7 @@ fn a_hop_limit_goes_beside_the_source_in_both_families() {
 
 #[test]
 fn a_refused_datagram_does_not_stop_the_others() {
-    let (a, b) = (UdpSockets::bind(0, 0).expect("a"), UdpSockets::bind(0, 0).expect("b"));
+    let (a, b) = (UdpSockets::bind(0, 0, true).expect("a"), UdpSockets::bind(0, 0, true).expect("b"));
     let mut batch = SendBatch::new(true);
     // Port 0 is refused with EINVAL.
     batch.push(SocketAddr::from(([127, 0, 0, 1], 0)), None, None, b"lost");
@@ -98,7 +98,7 @@ fn a_refused_datagram_does_not_stop_the_others() {
 
 #[test]
 fn sockets_survive_a_journey_as_descriptors() {
-    let sockets = UdpSockets::bind(0, 0).expect("bind");
+    let sockets = UdpSockets::bind(0, 0, true).expect("bind");
     let port = sockets.port();
     let mut descriptors: Vec<OwnedFd> = sockets.v6.into_iter().map(OwnedFd::from).collect();
     descriptors.push(sockets.v4.into());
@@ -125,7 +125,7 @@ fn receive_all(socket: &UdpSocket, count: usize) -> Vec<Vec<u8>> {
 
 #[test]
 fn datagrams_of_one_size_are_one_message_and_arrive_as_they_were() {
-    let (a, b) = (UdpSockets::bind(0, 0).expect("a"), UdpSockets::bind(0, 0).expect("b"));
+    let (a, b) = (UdpSockets::bind(0, 0, true).expect("a"), UdpSockets::bind(0, 0, true).expect("b"));
     assert!(a.v4.cuts_segments() && b.v4.joins_segments());
     let ways = [
         (Some((&a.v4, &b.v4)), IpAddr::from([127, 0, 0, 1])),
@@ -146,6 +146,24 @@ fn datagrams_of_one_size_are_one_message_and_arrive_as_they_were() {
             assert_eq!(receive_all(to, 10), sent);
             assert_eq!(batch.segments(), segments);
         }
+    }
+}
+
+#[test]
+fn a_socket_that_joins_nothing_gets_each_datagram_by_itself() {
+    let (a, b) = (UdpSockets::bind(0, 0, true).expect("a"), UdpSockets::bind(0, 0, false).expect("b"));
+    assert!(b.each().all(|socket| !socket.joins_segments()));
+    let mut batch = SendBatch::new(true);
+    for number in 0..4 {
+        batch.push(SocketAddr::from(([127, 0, 0, 1], b.port())), None, None, &[number; 100]);
+    }
+    assert_eq!(batch.flush(&a.v4).sent, 4);
+    let mut received = ReceiveBatch::new();
+    let mut messages = 0;
+    while messages < 4 {
+        let count = received.receive(&b.v4).expect("receive");
+        assert_eq!(received.datagrams().count(), count, "a datagram each");
+        messages += count;
     }
 }
 
@@ -186,7 +204,7 @@ fn another_address_source_or_hop_limit_is_another_message() {
 
 #[test]
 fn what_the_kernel_refuses_as_one_message_is_sent_one_by_one() {
-    let (a, b) = (UdpSockets::bind(0, 0).expect("a"), UdpSockets::bind(0, 0).expect("b"));
+    let (a, b) = (UdpSockets::bind(0, 0, true).expect("a"), UdpSockets::bind(0, 0, true).expect("b"));
     let to = SocketAddr::from(([127, 0, 0, 1], b.port()));
     // Without checksums a message cannot be cut (EINVAL).
     let no_checksums: libc::c_int = 1;

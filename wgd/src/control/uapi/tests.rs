@@ -57,7 +57,7 @@ fn control() -> Arc<Control> {
     let cli = Cli::try_parse_from(["wgd", "wg0", "--config", path]).expect("arguments");
     let metrics =
         Metrics::register(&prometheus::Registry::new(), "wg0", data.clone(), None, false).expect("metrics");
-    let sockets = UdpSockets::bind(0, 0).expect("sockets");
+    let sockets = UdpSockets::bind(0, 0, true).expect("sockets");
     Arc::new(Control {
         config: Config::load(&cli).expect("an empty file"),
         data,
