@@ -43,7 +43,8 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
             store::provide()?;
             build.args(["--bins", "--example", "pace"]);
         }
-        Bench::Tunnel(_) => {
+        Bench::Tunnel(options) => {
+            options.provide()?;
             build.args(["--package", "wgd", "--bins"]);
             let mut pace = steps::cargo();
             pace.args(["build", "--release", "--package", "wg-proto", "--example", "steps"]);

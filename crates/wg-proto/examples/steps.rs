@@ -1,6 +1,8 @@
 //! What each step of a packet costs, beside the cipher alone: one line a step, nanoseconds a packet.
 //!
-//! `cargo xtask bench tunnel` runs it; built without optimisation its figures mean nothing.
+//! `cargo xtask bench tunnel` runs it; built without optimisation its figures mean nothing. With two arguments, a number of
+//! peers and a number of rounds, it only seals and opens the packets of that many large ones and says nothing, for a
+//! program that counts its instructions.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for measuring, on input of its own")]
 #![allow(clippy::disallowed_methods, reason = "it measures time")]
 
@@ -49,9 +51,13 @@ impl Output for Wire {
 }
 
 fn main() {
-    let (header, whole) = large_packet();
+    let numbers: Vec<u32> = std::env::args().skip(1).map(|word| word.parse().unwrap()).collect();
     let mut wire = Wire { keep: true, sent: Vec::new(), buffer: vec![0; 2_000] };
-    let (mut left, mut right) = connected(&mut wire);
+    if let [peers, rounds] = numbers[..] {
+        return counted(peers, rounds, &mut wire);
+    }
+    let (header, whole) = large_packet();
+    let (mut left, mut right) = connected(&mut wire, 1);
 
     cipher();
     measure("checksum of 1,420 bytes", PACKETS, || {
@@ -71,6 +77,22 @@ fn main() {
     });
     open(&mut left, &mut right, &mut wire, (&header, &whole));
     routes();
+}
+
+/// Seals and opens, no more.
+fn counted(peers: u32, rounds: u32, wire: &mut Wire) {
+    let (header, whole) = large_packet();
+    let (mut left, mut right) = connected(wire, peers);
+    let from = Endpoint::to("192.0.2.1:1".parse().unwrap());
+    let mut space = vec![0; 2_000];
+    for _ in 0..rounds {
+        let now = Instant::now();
+        left.handle_tun_split(Split::new(&header, &whole).unwrap(), now, wire);
+        for datagram in std::mem::take(&mut wire.sent) {
+            let packet = right.handle_udp(&datagram, from, now, &mut space[..datagram.len()], wire);
+            assert!(packet.is_some(), "everything opens");
+        }
+    }
 }
 
 /// The quickest of all rounds: the others were disturbed.
@@ -154,21 +176,26 @@ fn open(left: &mut Device, right: &mut Device, wire: &mut Wire, (header, whole):
 }
 
 fn routes() {
-    let mut body = String::new();
-    for number in 0..10_000_u32 {
-        let [_, _, high, low] = number.to_be_bytes();
-        let key = format!("{:08x}{}", number + 1, "11".repeat(28));
-        body.push_str(&format!("public_key={key}\nallowed_ip=10.{high}.{low}.0/24\n"));
-    }
     let mut device = Device::new();
     let mut wire = Wire { keep: false, sent: Vec::new(), buffer: Vec::new() };
-    device.apply(uapi::parse_set(&body).unwrap(), Instant::now(), &mut wire);
+    device.apply(uapi::parse_set(&silent_peers(10_000)).unwrap(), Instant::now(), &mut wire);
     measure("route look-up among 10,000 peers", 256, || {
         for low in 0..=255_u8 {
             let address = IpAddr::from([10, low & 31, low, 9]);
             black_box(device.last_handshake_by_source(black_box(address)));
         }
     });
+}
+
+/// Peers that never speak, each with a network of its own.
+fn silent_peers(count: u32) -> String {
+    let mut body = String::new();
+    for number in 0..count {
+        let [_, _, high, low] = number.to_be_bytes();
+        let key = format!("{:08x}{}", number + 1, "11".repeat(28));
+        body.push_str(&format!("public_key={key}\nallowed_ip=10.{high}.{low}.0/24\n"));
+    }
+    body
 }
 
 /// As the TUN device hands it over.
@@ -192,8 +219,8 @@ fn large_packet() -> (VirtioHeader, Vec<u8>) {
     (header, whole)
 }
 
-/// Two devices that have keys with each other.
-fn connected(wire: &mut Wire) -> (Device, Device) {
+/// Two devices that have keys with each other, and `peers` peers each.
+fn connected(wire: &mut Wire, peers: u32) -> (Device, Device) {
     let secrets = [SecretKey::generate().unwrap(), SecretKey::generate().unwrap()];
     let publics = secrets.each_ref().map(SecretKey::public_key);
     let now = Instant::now();
@@ -204,6 +231,8 @@ fn connected(wire: &mut Wire) -> (Device, Device) {
         device.apply(own, now, &mut nowhere);
         let body = format!("public_key={peer}\nendpoint=192.0.2.9:9\nallowed_ip={address}/32\n");
         device.apply(uapi::parse_set(&body).unwrap(), now, &mut nowhere);
+        let others = silent_peers(peers.saturating_sub(1));
+        device.apply(uapi::parse_set(&others).unwrap(), now, &mut nowhere);
         device
     };
     let mut left = make(&secrets[0], publics[1].to_hex(), "10.0.0.2");

@@ -157,12 +157,21 @@ fn many(count: u32, keys: &[KeyPair; 2], more: &str) -> Result<String> {
             write!(text, "[Peer]\nPublicKey = {}\nAllowedIPs = {inner}/32\n", keys[1].public)?;
             continue;
         }
-        // A public key of nobody.
-        let mut key = [0; 32];
-        random.read_exact(&mut key).context("read /dev/urandom")?;
-        let (high, low) = (index / 250, index % 250 + 1);
-        let key = STANDARD.encode(key);
-        write!(text, "[Peer]\nPublicKey = {key}\nAllowedIPs = 10.101.{high}.{low}/32\n{more}")?;
+        text.push_str(&silent_peer(index, &mut random, more)?);
     }
     Ok(text)
+}
+
+/// Peers that nobody is, for an interface that has others.
+pub(super) fn silent(count: u32) -> Result<String> {
+    let mut random = File::open("/dev/urandom").context("open /dev/urandom")?;
+    (0..count).map(|index| silent_peer(index, &mut random, "")).collect()
+}
+
+fn silent_peer(index: u32, random: &mut File, more: &str) -> Result<String> {
+    let mut key = [0; 32];
+    random.read_exact(&mut key).context("read /dev/urandom")?;
+    let (high, low) = (index / 250, index % 250 + 1);
+    let key = STANDARD.encode(key);
+    Ok(format!("[Peer]\nPublicKey = {key}\nAllowedIPs = 10.101.{high}.{low}/32\n{more}"))
 }

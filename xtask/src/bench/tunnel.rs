@@ -6,6 +6,7 @@
 //!
 //! Everything shares the machine's cores, so CPU time per byte *is* throughput; both are shown.
 
+mod instructions;
 mod measured;
 
 use std::fmt::Write as _;
@@ -43,6 +44,19 @@ pub(crate) struct Options {
     /// TCP in one direction, CPU time and latency only
     #[arg(long)]
     brief: bool,
+    /// wgd with so many configured peers at both ends as well; may be given several times
+    #[arg(long, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(2..=60_000))]
+    peers: Vec<u32>,
+    /// Counts the instructions of a packet among 1, 100 and 10,000 peers (valgrind; takes a minute)
+    #[arg(long)]
+    instructions: bool,
+}
+
+impl Options {
+    /// Programs that only some figures need.
+    pub(crate) fn provide(&self) -> Result<()> {
+        if self.instructions { instructions::provide() } else { Ok(()) }
+    }
 }
 
 fn against(text: &str) -> Result<(String, String), String> {
@@ -59,21 +73,25 @@ struct Contender {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Program {
-    Wgd { plain: bool },
+    Wgd { plain: bool, peers: u32 },
     Other(Vec<String>),
 }
 
 impl Contender {
     fn all(options: &Options) -> Vec<Contender> {
-        let wgd = |name: &str, plain| Contender { name: name.to_owned(), program: Program::Wgd { plain } };
+        let wgd = |name: &str, plain, peers| Contender {
+            name: name.to_owned(),
+            program: Program::Wgd { plain, peers },
+        };
         let other = |name: &str, words: &str| Contender {
             name: name.to_owned(),
             program: Program::Other(words.split_whitespace().map(str::to_owned).collect()),
         };
-        let mut all = vec![wgd("wgd", false)];
+        let mut all = vec![wgd("wgd", false, 1)];
         if options.plain {
-            all.push(wgd("wgd plain", true));
+            all.push(wgd("wgd plain", true, 1));
         }
+        all.extend(options.peers.iter().map(|peers| wgd(&format!("wgd, {peers} peers"), false, *peers)));
         all.push(other("wireguard-go", "wireguard-go"));
         all.extend(options.against.iter().map(|(name, words)| other(name, words)));
         all
@@ -85,10 +103,12 @@ impl Contender {
                 let words: Vec<&str> = words.iter().map(String::as_str).collect();
                 wireguard::start_other(&words, host, "wg0", address, config)
             }
-            Program::Wgd { plain } => {
-                let with_address =
-                    config.replacen("[Interface]\n", &format!("[Interface]\nAddress = {address}\n"), 1);
-                host.write("/etc/wireguard/wg0.conf", with_address)?;
+            Program::Wgd { plain, peers } => {
+                // The address brings the one route that is needed.
+                let first = format!("[Interface]\nAddress = {address}\nTable = off\n");
+                let mut text = config.replacen("[Interface]\n", &first, 1);
+                text.push_str(&super::peers::silent(peers - 1)?);
+                host.write_secret("/etc/wireguard/wg0.conf", text)?;
                 let device = if *plain { "plain" } else { "auto" };
                 let mut running = host.daemon("wgd").arguments(&["-f", "--device", device, "wg0"]).start()?;
                 running.until("answer on its socket", Duration::from_secs(10), || {
@@ -102,12 +122,12 @@ impl Contender {
 
 /// Prints what the steps of a packet cost by themselves, as the program `steps` says it.
 pub(crate) fn steps_alone() -> Result<()> {
-    let mut pace = std::process::Command::new(steps::root().join("target/release/examples/steps"));
-    let output = pace.output().context("run pace")?;
-    ensure!(output.status.success(), "pace: {}", String::from_utf8_lossy(&output.stderr));
+    let mut program = std::process::Command::new(steps::root().join("target/release/examples/steps"));
+    let output = program.output().context("run steps")?;
+    ensure!(output.status.success(), "steps: {}", String::from_utf8_lossy(&output.stderr));
     println!("\nnanoseconds a packet, one core, the quickest of many rounds\n");
-    for line in String::from_utf8(output.stdout).context("pace")?.lines() {
-        let (step, nanoseconds) = line.split_once('\t').context("a line of pace")?;
+    for line in String::from_utf8(output.stdout).context("steps")?.lines() {
+        let (step, nanoseconds) = line.split_once('\t').context("a line of steps")?;
         println!("{step:<48}{nanoseconds:>7}");
     }
     Ok(())
@@ -159,5 +179,6 @@ pub(crate) fn run(options: &Options, world: &World) -> Result<()> {
     );
     let names: Vec<&str> = contenders.iter().map(|contender| contender.name.as_str()).collect();
     print!("{}", figures.table(&names));
-    steps_alone()
+    steps_alone()?;
+    if options.instructions { instructions::count() } else { Ok(()) }
 }
