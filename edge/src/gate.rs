@@ -12,11 +12,14 @@ use std::time::{Duration, Instant};
 
 use http::HeaderMap;
 use http::header::AUTHORIZATION;
-use store_proto::{Token, TokenDigest};
+use store_proto::{Lockout, PrincipalId, Token};
 
 use crate::census::Place;
 use crate::config::Limits;
 use crate::limits::{GATE_SUBJECTS, KNOWN_GOOD};
+
+/// A duration of the configuration is a day at most.
+const LONGEST: Duration = Duration::from_secs(24 * 3600);
 
 /// Whose attempts or requests are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,8 +57,8 @@ pub enum Verdict {
 /// Who asks.
 #[derive(Clone, Debug)]
 pub struct Caller {
-    address: Place,
-    principal: Option<TokenDigest>,
+    client: IpAddr,
+    principal: Option<PrincipalId>,
 }
 
 impl Caller {
@@ -64,12 +67,12 @@ impl Caller {
         let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
         let token = shown.and_then(|text| text.split_once(' ')).map(|(_, token)| token.trim());
         let token = token.and_then(|text| Token::parse(text).ok());
-        Caller { address: Place::of(address), principal: token.map(|token| token.digest()) }
+        Caller { client: address, principal: token.map(|token| PrincipalId::of(&token.digest())) }
     }
 
     fn subjects(&self) -> impl Iterator<Item = (By, Subject)> {
-        let principal = self.principal.as_ref().map(|digest| (By::Principal, Subject::of(digest)));
-        principal.into_iter().chain([(By::Address, Subject(self.address.bits(), By::Address.label()))])
+        let principal = self.principal.map(|principal| (By::Principal, Subject::of(principal)));
+        principal.into_iter().chain([(By::Address, Subject::at(self.client))])
     }
 }
 
@@ -78,9 +81,12 @@ impl Caller {
 struct Subject(u128, &'static str);
 
 impl Subject {
-    fn of(digest: &TokenDigest) -> Subject {
-        let bits = digest.as_bytes().first_chunk().copied().map_or(0, u128::from_be_bytes);
-        Subject(bits, By::Principal.label())
+    fn of(principal: PrincipalId) -> Subject {
+        Subject(principal.0, By::Principal.label())
+    }
+
+    fn at(address: IpAddr) -> Subject {
+        Subject(Place::of(address).bits(), By::Address.label())
     }
 }
 
@@ -133,9 +139,9 @@ impl Gate {
 
     /// storaged let the caller in.
     pub fn succeeded(&self, caller: &Caller, limits: &Limits, now: Instant) {
-        let Some(digest) = &caller.principal else { return };
+        let Some(principal) = caller.principal else { return };
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(standing) = entry(&mut table, Subject::of(digest), limits, now) {
+        if let Some(standing) = entry(&mut table, Subject::of(principal), limits, now) {
             *standing =
                 Standing { paid_until: standing.paid_until, let_in: Some(now), ..Standing::default() };
         }
@@ -161,6 +167,25 @@ impl Gate {
             }
         }
         locked
+    }
+
+    /// What a lock-out of this kind is, said to storaged.
+    pub fn lockout(caller: &Caller, by: By, until_ms: u64) -> Lockout {
+        let principal = match by {
+            By::Principal => caller.principal,
+            By::Address => None,
+        };
+        Lockout { client_address: caller.client, principal, until_ms }
+    }
+
+    /// A lock-out from before the start holds for what is left of it.
+    pub fn restore(&self, lockout: &Lockout, now: Instant, now_ms: u64) {
+        let left = Duration::from_millis(lockout.until_ms.saturating_sub(now_ms)).min(LONGEST);
+        let subject = lockout.principal.map_or_else(|| Subject::at(lockout.client_address), Subject::of);
+        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if table.len() < GATE_SUBJECTS {
+            table.entry(subject).or_default().locked_until = Some(now + left);
+        }
     }
 
     /// How many are locked out.
@@ -226,7 +251,7 @@ mod tests {
 
     fn caller(address: &str, token: u8) -> Caller {
         let digest = Token::from_bytes([token; 32]).digest();
-        Caller { address: Place::of(address.parse().unwrap()), principal: Some(digest) }
+        Caller { client: address.parse().unwrap(), principal: Some(PrincipalId::of(&digest)) }
     }
 
     fn start() -> Instant {
@@ -314,7 +339,7 @@ mod tests {
         }
         for number in 0..u32::try_from(GATE_SUBJECTS).unwrap() * 3 {
             let address = IpAddr::from(std::net::Ipv4Addr::from_bits(0x0a00_0000 + number));
-            gate.pass(&Caller { address: Place::of(address), principal: None }, &limits, now);
+            gate.pass(&Caller { client: address, principal: None }, &limits, now);
         }
         assert!(gate.0.lock().unwrap().len() <= GATE_SUBJECTS);
         assert!(matches!(

@@ -21,6 +21,7 @@ pub mod gate;
 pub mod limits;
 mod links;
 pub mod listen;
+pub mod lockouts;
 pub mod metrics;
 pub mod plan;
 pub mod proxy_header;

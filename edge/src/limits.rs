@@ -103,3 +103,5 @@ pub const PROXY_HEADER_TIME: Duration = Duration::from_secs(3);
 pub const GATE_SUBJECTS: usize = 32 * 1024;
 /// For so long a principal that was let in is not locked out together with its address.
 pub const KNOWN_GOOD: Duration = Duration::from_secs(3600);
+/// Lock-outs that wait to be told to storaged; each has cost its author twenty refused requests.
+pub const LOCKOUTS_QUEUED: usize = 256;

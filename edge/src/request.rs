@@ -21,6 +21,7 @@ use crate::config::Limits;
 use crate::dialect::{self, Dialect};
 use crate::gate::{Caller, Gate, Verdict};
 use crate::limits::{LINGER_BYTES, LINGER_TIME};
+use crate::lockouts::Untold;
 use crate::metrics::{Handler, Metrics, method_label};
 use crate::plan::{Plan, Policy, plan};
 use crate::refusal::Refusal;
@@ -59,6 +60,8 @@ pub struct Edge {
     pub metrics: Metrics,
     /// Lock-outs and rates.
     pub gate: Gate,
+    /// Lock-outs that storaged is still to be told of.
+    pub untold: Untold,
     /// Balancers that are asked whose connection they pass on.
     pub proxies: Vec<IpNet>,
     /// Places for requests under way.
@@ -131,6 +134,8 @@ impl Edge {
         for by in self.gate.failed(caller, &limits, self.clock.now()) {
             self.metrics.lockouts.with_label_values(&[by.label()]).inc();
             let seconds = limits.auth_cooloff.as_secs();
+            let until_ms = self.clock.unix_milliseconds() + seconds * 1000;
+            self.untold.add(Gate::lockout(caller, by, until_ms));
             tracing::warn!(by = by.label(), seconds, "locked out after failed attempts");
         }
     }

@@ -27,13 +27,14 @@ use crate::config::{Config, Environment, Users};
 use crate::control::Control;
 use crate::gate::Gate;
 use crate::limits::WORKERS;
+use crate::lockouts::Untold;
 use crate::metrics::Metrics;
 use crate::request::{Edge, Live};
 use crate::store::Store;
 use crate::store_client::StoreClient;
 use crate::tls::Tls;
 use crate::witness::Witness;
-use crate::{events, listen, tunnel};
+use crate::{events, listen, lockouts, tunnel};
 
 /// Threads and descriptors that must exist before the seal; nothing is served yet.
 pub struct Workers {
@@ -124,6 +125,7 @@ async fn serve(
     let mut tasks = JoinSet::new();
     let events = Arc::new(tokio::sync::Notify::new());
     tasks.spawn(tunnel::watch(Arc::clone(&edge), store_well, Arc::clone(&events)));
+    tasks.spawn(lockouts::mirror(Arc::clone(&edge)));
     if let Some(socket) = listeners.events {
         tasks.spawn(events::listen(socket, users.wgd.map(|user| user.uid), events));
     }
@@ -197,6 +199,7 @@ pub fn edge(
         drain: Drain::new(config.limits.drain_timeout),
         metrics,
         gate: Gate::default(),
+        untold: Untold::default(),
         proxies: config.proxies.clone(),
         places: Arc::new(Semaphore::new(config.limits.max_requests)),
         role: config.role,

@@ -7,7 +7,7 @@ mod common;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use common::{Fake, GET, TestEdge, authorization};
+use common::{Fake, GET, TestEdge, authorization, until};
 use edge::gate::By;
 use store_proto::Token;
 
@@ -66,4 +66,26 @@ async fn requests_beyond_the_rate_are_refused() {
     assert!(statuses.starts_with(&[200; 5]) && statuses.contains(&429), "{statuses:?}");
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert_eq!(client.ask(&good).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_lock_out_is_told_to_storaged_and_outlives_a_restart() {
+    let fake = Fake::start().await;
+    fake.state.file_size.store(10, SeqCst);
+    let limits = "auth_failure_limit = 3\nauth_cooloff = \"1m\"";
+    let test = TestEdge::start(&fake, limits).await;
+    let mut client = test.connect().await;
+    for _ in 0..3 {
+        client.ask(with_token(1)).await; // the same each time: token and address
+    }
+    until("storaged knows", || fake.state.lockouts.lock().unwrap().len() == 2).await;
+    let told = fake.state.lockouts.lock().unwrap().clone();
+    let principals = told.iter().filter(|lockout| lockout.principal.is_some()).count();
+    assert_eq!(principals, 1, "{told:?}");
+    drop((client, test));
+
+    let again = TestEdge::start(&fake, limits).await;
+    until("they hold again", || again.edge.gate.locked_out(daemon::Clock.now()) == 2).await;
+    let good = format!("{GET}{}\r\n", authorization());
+    assert_eq!(again.connect().await.ask(&good).await.kind(), "locked-out");
 }

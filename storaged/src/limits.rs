@@ -236,3 +236,12 @@ pub const EXISTENCE_FIRST: Duration = Duration::from_secs(300);
 /// A caller who waits for a look at the objects hears something at least so often: the admin socket's callers take a
 /// minute of silence for a daemon that hangs.
 pub const INTEGRITY_WORD: Duration = Duration::from_secs(5);
+
+/// An edge's report of a lock-out: three short fields.
+pub const LOCKOUT_BYTES: usize = 512;
+/// edge's own durations end at a day.
+pub const LOCKOUT_LONGEST_MS: u64 = 24 * 3600 * 1000;
+/// How far back is looked for those that hold when an edge starts again: each record since then is read.
+pub const LOCKOUTS_SINCE_MS: u64 = 3600 * 1000;
+/// How many of them an edge is told; one takes 120 bytes, and edge collects 64 KiB.
+pub const LOCKOUTS_TOLD: usize = 256;

@@ -13,6 +13,7 @@ pub mod file;
 pub mod headers;
 mod hex;
 pub mod limits;
+pub mod lockout;
 pub mod log_proof;
 pub mod logical_path;
 pub mod names;
@@ -30,6 +31,7 @@ pub use capability::{
 pub use context::{ContextError, Proof, RequestContext};
 pub use digest::{ContentDigest, DigestError, ETag};
 pub use file::{FileMeta, FileState, Listing, UploadReceipt, Verdict};
+pub use lockout::{Lockout, Lockouts, PrincipalError, PrincipalId};
 pub use log_proof::{ConsistencyProof, InclusionProof};
 pub use logical_path::{LogicalPath, PathError};
 pub use names::{Cohort, EdgeName, FileId, FileType, NameError, RequestId, UserName};

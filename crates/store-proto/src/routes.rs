@@ -38,6 +38,9 @@ pub const CAPABILITIES: &str = "/internal/v1/capabilities";
 /// `GET`: what the user may upload, and how large.
 pub const POLICY: &str = "/internal/v1/policy";
 
+/// `POST`: an edge has locked somebody out; `GET`: whom it had locked out before it was started again.
+pub const LOCKOUTS: &str = "/internal/v1/lockouts";
+
 /// Where the log is shown.
 pub const LEDGER: &str = "/internal/v1/ledger/";
 /// `GET`: the newest signed checkpoint of the log, as a note; its key is in the header `Culvert-Log-Key`.

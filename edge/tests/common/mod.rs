@@ -63,6 +63,8 @@ pub struct FakeState {
     pub log: Mutex<Option<log::FakeLog>>,
     /// An upload is answered with 507 after this many bytes, if not 0.
     pub full_after: AtomicU64,
+    /// What edge told of lock-outs.
+    pub lockouts: Mutex<Vec<store_proto::Lockout>>,
     pub last_context: Mutex<Option<RequestContext>>,
     pub last_headers: Mutex<HashMap<String, String>>,
 }
@@ -152,6 +154,17 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
         } else {
             json(200, &log.consistency(request.uri().query().unwrap()))
         });
+    }
+    if path == store_proto::routes::LOCKOUTS {
+        assert_eq!(request.headers()["x-internal-key"], KEY);
+        if request.method() == http::Method::GET {
+            let lockouts = state.lockouts.lock().unwrap().clone();
+            return Ok(json(200, &store_proto::Lockouts { lockouts }));
+        }
+        let body = request.into_body().collect().await.unwrap().to_bytes();
+        let lockout: store_proto::Lockout = serde_json::from_slice(&body).unwrap();
+        state.lockouts.lock().unwrap().push(lockout);
+        return Ok(json(201, &lockout));
     }
     let headers = request.headers().clone();
     *state.last_headers.lock().unwrap() = headers
@@ -369,6 +382,7 @@ impl TestEdge {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(edge::listen::serve(Arc::clone(&edge), listener));
+        tokio::spawn(edge::lockouts::mirror(Arc::clone(&edge)));
         let events = Arc::new(tokio::sync::Notify::new());
         tokio::spawn(edge::tunnel::watch(Arc::clone(&edge), readiness.condition("store", false), events));
         TestEdge { address, edge }

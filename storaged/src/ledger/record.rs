@@ -292,6 +292,8 @@ actions! {
     ScratchCleanup = "scratch_cleanup";
     /// A request was refused.
     AccessDenied = "access.denied";
+    /// An edge listens to somebody no more for a while, after failed attempts.
+    AccessLockedOut = "access.locked_out";
     /// A user asked more of a cohort within an hour than is usual.
     AccessUnusual = "access.unusual";
     /// A page of a cohort's file names was served.

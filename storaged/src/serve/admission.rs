@@ -90,6 +90,15 @@ pub async fn admit_edge(store: &Store, source: IpAddr) -> Result<(Arc<Policy>, E
     Ok((policy, edge, origin))
 }
 
+/// The locks of a daemon that asks for itself and not for a user.
+pub async fn admit_daemon(store: &Store, source: IpAddr, headers: &HeaderMap) -> Result<Origin, Refused> {
+    let (policy, _edge, origin) = admit_edge(store, source).await?;
+    match internal_key(&policy, headers).and_then(|()| host(&policy, headers)) {
+        Ok(()) => Ok(origin),
+        Err(denial) => Err(Refused { denial, origin: Box::new(origin) }),
+    }
+}
+
 /// The first five locks.
 pub async fn admit(store: &Store, source: IpAddr, headers: &HeaderMap) -> Result<Admitted, Refused> {
     let (policy, edge, mut origin) = admit_edge(store, source).await?;

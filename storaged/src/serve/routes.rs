@@ -16,7 +16,9 @@ use crate::live::{ConnectionEnd, Kind};
 use crate::serve::admission::{self, Admitted, Refused};
 use crate::serve::answer::{self, Answer, LiveBody, Refusal};
 use crate::serve::log::{Audited, Shown};
-use crate::serve::{capabilities, delete, download, listing, log, permissions, upload, uploads, verdict};
+use crate::serve::{
+    capabilities, delete, download, listing, lockouts, log, permissions, upload, uploads, verdict,
+};
 use crate::store::Store;
 use crate::volumes::NoPlace;
 
@@ -36,6 +38,7 @@ enum Route {
     Resumable(FileId),
     Capabilities,
     Capability(FileId),
+    Lockouts,
     Shown(Shown),
     Audited(Audited),
     WrongMethod(&'static str),
@@ -53,6 +56,11 @@ pub async fn answer(
     let mut live = None;
     let mut answer = if route == Route::Health {
         health(store, source).await
+    } else if route == Route::Lockouts {
+        match lockouts::answer(store, source, request).await {
+            Ok(answer) => answer,
+            Err(refused) => refuse(store, refused, false).await,
+        }
     } else if let Route::Shown(shown) = route {
         match log::show(store, source, shown).await {
             Ok(answer) => answer,
@@ -92,6 +100,7 @@ async fn still_admitted(
     let file = match &route {
         Route::File(id) => Some(*id),
         Route::Health
+        | Route::Lockouts
         | Route::Delete(_)
         | Route::Receipt(_)
         | Route::Shown(_)
@@ -150,7 +159,7 @@ async fn admitted_request(
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
             Ok(answer)
         }
-        Route::Nowhere | Route::Health | Route::Shown(_) => {
+        Route::Nowhere | Route::Health | Route::Lockouts | Route::Shown(_) => {
             Ok(answer::problem(Refusal::of(ProblemKind::NotFound)))
         }
     };
@@ -167,6 +176,7 @@ impl Route {
             Route::File(_) if method == Method::GET => Kind::Download,
             Route::File(_)
             | Route::Delete(_)
+            | Route::Lockouts
             | Route::Health
             | Route::Receipt(_)
             | Route::Shown(_)
@@ -193,6 +203,10 @@ fn route(method: &Method, path: &str, query: Option<&str>) -> Route {
     }
     if path == routes::UPLOAD {
         return if method == Method::POST { Route::Upload } else { Route::WrongMethod("POST") };
+    }
+    if path == routes::LOCKOUTS {
+        let allowed = is_get || method == Method::POST;
+        return if allowed { Route::Lockouts } else { Route::WrongMethod("GET, POST") };
     }
     if path == routes::PERMISSIONS {
         return if method == Method::POST { Route::Permissions } else { Route::WrongMethod("POST") };
@@ -430,6 +444,8 @@ mod tests {
             (Method::DELETE, format!("/internal/v1/capabilities/{id}"), Route::Capability(id)),
             (Method::GET, format!("/internal/v1/capabilities/{id}"), Route::WrongMethod("DELETE")),
             (Method::DELETE, "/internal/v1/capabilities/x".to_owned(), Route::Nowhere),
+            (Method::POST, "/internal/v1/lockouts".to_owned(), Route::Lockouts),
+            (Method::DELETE, "/internal/v1/lockouts".to_owned(), Route::WrongMethod("GET, POST")),
             (Method::GET, "/metrics".to_owned(), Route::Nowhere),
         ];
         for (method, path, expected) in table {
