@@ -22,6 +22,7 @@ pub mod intents;
 pub mod journal;
 pub mod log;
 pub mod moment;
+mod new_keys;
 pub mod note;
 pub mod partial;
 pub mod read;
@@ -50,11 +51,14 @@ pub use state::{StateTable, View};
 pub use tables::{CorruptError, StoreId};
 pub use writer::{Ledger, LedgerUnavailable, MirrorPlace};
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase as _, StorageBackend};
 
+use crate::database_file::DatabaseFile;
 use crate::keys::KeyStore;
 
 /// Why a ledger cannot be made or opened.
@@ -106,7 +110,7 @@ pub fn create(path: &Path, store: StoreId, keys: &Arc<dyn KeyStore>, first: Reco
     if path.symlink_metadata().is_ok() {
         return Err(OpenError::Exists(path.to_owned()));
     }
-    let database = builder().create(path).map_err(|error| database_error(path, error.into()))?;
+    let database = make(path).map_err(|error| database_error(path, error.into()))?;
     tables::initialize(&database, store, keys, first).map_err(|error| match error {
         tables::InitializeError::Database(error) => database_error(path, error),
         tables::InitializeError::Record(error) => format_error(path, &error),
@@ -119,9 +123,15 @@ pub fn open(path: &Path) -> Result<Opened, OpenError> {
     if path.symlink_metadata().is_err() {
         return Err(OpenError::Missing(path.to_owned()));
     }
-    let database = builder().open(path).map_err(|error| database_error(path, error.into()))?;
+    let database = DatabaseFile::open(path).and_then(|file| builder().create_with_backend(file));
+    let database = database.map_err(|error| database_error(path, error.into()))?;
     sync_name(path)?;
     check(path, database)
+}
+
+fn make(path: &Path) -> Result<Database, redb::DatabaseError> {
+    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+    builder().create_with_backend(DatabaseFile::new(file.map_err(redb::StorageError::from)?)?)
 }
 
 /// What is committed is worth nothing if the file's name is not on the disk: a start does not trust that
@@ -134,7 +144,7 @@ fn sync_name(path: &Path) -> Result<(), OpenError> {
 
 /// Opens a ledger on any storage: tests put a failing disk under it.
 pub fn open_on(backend: impl StorageBackend) -> Result<Database, redb::DatabaseError> {
-    builder().create_with_backend(backend)
+    builder().create_with_backend(DatabaseFile::over(backend)?)
 }
 
 /// The page cache's bound; redb's own default is 1 GiB, far over a daemon of 64 MiB.

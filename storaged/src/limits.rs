@@ -14,6 +14,15 @@ pub const WHOIS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Commands that wait for the ledger. Past it, requests wait for a place: back-pressure, not memory.
 pub const LEDGER_QUEUE: usize = 1024;
+/// Commands that come while a group is put together belong to it; the writer looks for more after this …
+pub const LEDGER_GATHER_STEP: Duration = Duration::from_micros(50);
+/// … so often at most: less than a sync takes.
+pub const LEDGER_GATHER_STEPS: usize = 4;
+/// What a database's file has room for ahead of its last page: about a thousand records, and on a disk with
+/// little room not much.
+pub const DATABASE_STEP_BYTES: u64 = 1024 * 1024;
+/// The same for a file of the journal mirror.
+pub const JOURNAL_STEP_BYTES: usize = 512 * 1024;
 /// Commands in one transaction. Measured elsewhere: 53 k records/s at 32 per commit, 114 k at 128.
 pub const LEDGER_GROUP: usize = 256;
 
@@ -33,6 +42,8 @@ pub const JOURNAL_FILE_BYTES: u64 = 64 * 1024 * 1024;
 pub const JOURNAL_QUEUE_BYTES: usize = 16 * 1024 * 1024;
 /// What is made again from the ledger comes in frames of about this.
 pub const JOURNAL_FRAME_BYTES: usize = 1024 * 1024;
+/// Groups that nobody waits for are mirrored together after this, instead of a sync for each.
+pub const JOURNAL_DELAY: Duration = Duration::from_millis(10);
 /// A mirror that cannot be written is tried again after this.
 pub const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 /// At the end the mirror gets this long for what is queued; what it does not get done is made at the next start …

@@ -27,8 +27,9 @@ fn an_operator_is_told_which_file_is_not_what_was_stored() {
         made.get_metrics().contains("storaged_scrub_progress_ratio{volume=\"main\"} 1\n")
     });
 
-    let shard = std::fs::read_dir(made.path("volume/objects")).unwrap().next().unwrap().unwrap().path();
-    let object = std::fs::read_dir(shard).unwrap().next().unwrap().unwrap().path();
+    let shards = std::fs::read_dir(made.path("volume/objects")).unwrap();
+    let mut objects = shards.flat_map(|shard| std::fs::read_dir(shard.unwrap().path()).unwrap());
+    let object = objects.next().unwrap().unwrap().path();
     let mut bytes = std::fs::read(&object).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use daemon::Clock;
 use linux::secret_memory::Protection;
-use redb::backends::{FileBackend, InMemoryBackend};
+use redb::backends::InMemoryBackend;
 use redb::{Database, Durability, ReadableDatabase as _, WriteTransaction};
 use store_proto::{Cohort, FileId};
 use vault::Key256;
@@ -22,6 +22,7 @@ use super::change::{Fresh, Insertion};
 use super::root::Secrets;
 use super::tables::{self, FileKeyRow, KekRow, Tables};
 use super::{KeyChange, KeyStore, KeysError, OpenKeysError, RootKey, StorePurpose, epoch};
+use crate::database_file::DatabaseFile;
 use crate::ledger::StoreId;
 use crate::objects::network_fs::network_file_system;
 
@@ -123,7 +124,8 @@ impl Keys {
             }
             Ok(_) => {}
         }
-        let database = builder().open(&path).map_err(|error| keys(error.into()))?;
+        let database = DatabaseFile::open(&path).and_then(|file| builder().create_with_backend(file));
+        let database = database.map_err(|error| keys(error.into()))?;
         let head = read_head(&database, &path)?;
         let root_key = root.key();
         let mut store_keys = Vec::new();
@@ -405,7 +407,7 @@ pub(super) fn new_database(home: &Home, name: &str) -> Result<Database, KeysErro
             let path = directory.join(name);
             let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path);
             let file = file.map_err(epoch::failed("make", &path))?;
-            Ok(builder().create_with_backend(FileBackend::new(file)?)?)
+            Ok(builder().create_with_backend(DatabaseFile::new(file)?)?)
         }
     }
 }

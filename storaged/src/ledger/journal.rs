@@ -10,8 +10,8 @@ pub mod mirror;
 pub mod replay;
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,7 +23,7 @@ use zeroize::Zeroizing;
 use crate::keys::{KeyStore, StorePurpose};
 use crate::ledger::redo::{Decoder, Encoder, Redo};
 use crate::ledger::tables::{CorruptError, StoreId};
-use crate::limits::JOURNAL_FILE_BYTES;
+use crate::limits::{JOURNAL_FILE_BYTES, JOURNAL_STEP_BYTES};
 
 /// What stands at the beginning of each file.
 const MAGIC: &[u8] = b"culvert journal 1\n";
@@ -218,7 +218,37 @@ pub(crate) struct Journal {
 struct Tail {
     file: File,
     path: PathBuf,
+    /// Header and frames.
     bytes: u64,
+    /// The same, and the zeros behind them.
+    room: u64,
+}
+
+impl Tail {
+    /// Writes behind what is there. Zeros are written ahead: a sync that finds the file's blocks on the disk does
+    /// not wait for the file system's journal.
+    fn append(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let end = self.bytes + bytes.len() as u64;
+        if end > self.room {
+            let ahead = vec![0; JOURNAL_STEP_BYTES];
+            // What there is no room for is done without.
+            let made = self.file.write_all_at(&ahead, end).is_ok();
+            self.room = if made { end + ahead.len() as u64 } else { end };
+        }
+        self.file.write_all_at(bytes, self.bytes)?;
+        self.file.sync_data()?;
+        self.bytes = end;
+        Ok(())
+    }
+}
+
+/// The zeros go. Where they cannot, readers know them.
+impl Drop for Tail {
+    fn drop(&mut self) {
+        if self.room > self.bytes {
+            let _ = self.file.set_len(self.bytes);
+        }
+    }
 }
 
 /// What a journal has come to.
@@ -297,7 +327,7 @@ impl Journal {
         let Some(last) = frames.last() else { return Ok(()) };
         if let Some((path, bytes)) = self.whole.take() {
             let file = cut(&path, bytes)?;
-            self.file = Some(Tail { file, path, bytes });
+            self.file = Some(Tail { file, path, bytes, room: bytes });
         }
         if self.file.as_ref().is_none_or(|tail| tail.bytes >= FILE_BYTES) {
             self.file = Some(self.begin_file()?);
@@ -312,14 +342,12 @@ impl Journal {
             chain = chain.after(&sealed);
         }
         let tail = self.file.as_mut().expect("a file was begun above");
-        tail.file.write_all(&bytes).map_err(io_error("write", &tail.path))?;
-        tail.file.sync_data().map_err(io_error("sync", &tail.path))?;
+        tail.append(&bytes).map_err(io_error("write", &tail.path))?;
         // What was removed can still be written and synced, and is nowhere.
         let links = tail.file.metadata().map_err(io_error("look at", &tail.path))?.nlink();
         if links == 0 {
             return Err(damaged(&tail.path, "was removed while it was written"));
         }
-        tail.bytes += bytes.len() as u64;
         self.chain = chain;
         self.end = Some(End { group: last.last, size: last.size, root: last.root });
         Ok(())
@@ -338,7 +366,8 @@ impl Journal {
         file.write_all(&header).map_err(io_error("write", &path))?;
         file.sync_all().map_err(io_error("sync", &path))?;
         sync_directory(&self.directory)?;
-        Ok(Tail { file, path, bytes: header.len() as u64 })
+        let bytes = header.len() as u64;
+        Ok(Tail { file, path, bytes, room: bytes })
     }
 }
 
@@ -427,6 +456,10 @@ impl<'a> FileReader<'a> {
         let mut length = [0; 4];
         self.file.read_exact(&mut length).map_err(io_error("read", &self.path))?;
         let length = u32::from_be_bytes(length);
+        if length == 0 {
+            // Room that was made ahead. If frames stood here, the next file does not follow.
+            return Ok(None);
+        }
         if u64::from(length) > left - 4 {
             return torn(self, "ends within a frame");
         }
@@ -469,12 +502,11 @@ fn make(directory: &Path) -> Result<(), JournalError> {
 }
 
 fn cut(path: &Path, length: u64) -> Result<File, JournalError> {
-    let mut file = OpenOptions::new().write(true).open(path).map_err(io_error("open", path))?;
+    let file = OpenOptions::new().write(true).open(path).map_err(io_error("open", path))?;
     if file.metadata().map_err(io_error("look at", path))?.len() != length {
         file.set_len(length).map_err(io_error("cut", path))?;
         file.sync_all().map_err(io_error("sync", path))?;
     }
-    file.seek(SeekFrom::Start(length)).map_err(io_error("read", path))?;
     Ok(file)
 }
 

@@ -24,11 +24,14 @@ use crate::ledger::command::{Area as _, Ask, Command, Outcome};
 use crate::ledger::journal::mirror::Mirror;
 use crate::ledger::journal::{Envelope, Frame, JournalError};
 use crate::ledger::moment::{self, Moment};
+use crate::ledger::new_keys;
 use crate::ledger::read::{Proof, Reader};
 use crate::ledger::record::Host;
 use crate::ledger::seal::Seal;
 use crate::ledger::tables::{CorruptError, Tables};
-use crate::limits::{JOURNAL_END, JOURNAL_END_STEP, LEDGER_GROUP, LEDGER_QUEUE};
+use crate::limits::{
+    JOURNAL_END, JOURNAL_END_STEP, LEDGER_GATHER_STEP, LEDGER_GATHER_STEPS, LEDGER_GROUP, LEDGER_QUEUE,
+};
 
 /// The operation cannot be recorded, so it must not happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -57,6 +60,8 @@ pub trait Time: Send + 'static {
 #[derive(Debug, Clone)]
 pub struct Ledger {
     queue: mpsc::Sender<Request>,
+    /// For commands that bring keys: they go through here to the queue.
+    with_keys: mpsc::Sender<Request>,
     reader: Reader,
     usable: Arc<AtomicBool>,
     log_key: LogKey,
@@ -64,11 +69,14 @@ pub struct Ledger {
     boot_id: Option<String>,
 }
 
+/// A command on its way to the writer.
 #[derive(Debug)]
-struct Request {
-    command: Command,
+pub(super) struct Request {
+    pub(super) command: Command,
     /// With the group that holds it.
     answer: oneshot::Sender<Result<(Outcome, u64), LedgerUnavailable>>,
+    /// The keys that it brings are not durable: it must not be carried out.
+    pub(super) lacks_keys: bool,
 }
 
 type Answer = oneshot::Receiver<Result<(Outcome, u64), LedgerUnavailable>>;
@@ -109,10 +117,12 @@ impl Ledger {
             }
             None => None,
         };
-        let seal = Seal::new(keys);
+        let seal = Seal::new(Arc::clone(&keys));
         let handle = mirror.as_ref().map(|(mirror, _)| mirror.clone());
         let boot_id = host.boot_id.clone();
         let (queue, requests) = mpsc::channel(LEDGER_QUEUE);
+        let (with_keys, _ends_before_the_writer) =
+            new_keys::start(keys, queue.clone()).map_err(StartError::Thread)?;
         let usable = Arc::new(AtomicBool::new(true));
         let usable_here = Arc::clone(&usable);
         let writer = Writer {
@@ -132,13 +142,13 @@ impl Ledger {
             .name("ledger".into())
             .spawn(move || writer.run(requests))
             .map_err(StartError::Thread)?;
-        Ok((Ledger { queue, reader, usable, log_key, mirror: handle, boot_id }, thread))
+        Ok((Ledger { queue, with_keys, reader, usable, log_key, mirror: handle, boot_id }, thread))
     }
 
     /// Waits until the command is durable: in the ledger, and for those that say so in the journal mirror too.
     pub async fn submit<C: Ask>(&self, command: C) -> Result<C::Outcome, LedgerUnavailable> {
         let (request, waits, answer) = self.request(command.into_command())?;
-        self.queue.send(request).await.map_err(|_| LedgerUnavailable)?;
+        self.door(&request).send(request).await.map_err(|_| LedgerUnavailable)?;
         let (outcome, group) = answer.await.map_err(|_| LedgerUnavailable)??;
         if let (true, Some(mirror)) = (waits, &self.mirror) {
             mirror.wait(group).await?;
@@ -154,7 +164,7 @@ impl Ledger {
     /// As [`submit_blocking`](Self::submit_blocking), for a command of any area.
     pub(crate) fn submit_any_blocking(&self, command: Command) -> Result<Outcome, LedgerUnavailable> {
         let (request, waits, answer) = self.request(command)?;
-        self.queue.blocking_send(request).map_err(|_| LedgerUnavailable)?;
+        self.door(&request).blocking_send(request).map_err(|_| LedgerUnavailable)?;
         let (outcome, group) = answer.blocking_recv().map_err(|_| LedgerUnavailable)??;
         if let (true, Some(mirror)) = (waits, &self.mirror) {
             mirror.wait_blocking(group)?;
@@ -168,7 +178,11 @@ impl Ledger {
             return Err(LedgerUnavailable);
         }
         let (answer, outcome) = oneshot::channel();
-        Ok((Request { command, answer }, waits, outcome))
+        Ok((Request { command, answer, lacks_keys: false }, waits, outcome))
+    }
+
+    fn door(&self, request: &Request) -> &mpsc::Sender<Request> {
+        if request.command.new_keys().is_empty() { &self.queue } else { &self.with_keys }
     }
 
     /// Whether what deletes because of a date may believe the clock now. A ledger that cannot be read trusts nothing.
@@ -228,9 +242,9 @@ impl Ledger {
         &self.log_key
     }
 
-    /// Whether the last commit was durable and there is a thread for the next.
+    /// Whether the last commit was durable and there are threads for the next.
     pub fn is_usable(&self) -> bool {
-        self.usable.load(Ordering::Relaxed)
+        self.usable.load(Ordering::Relaxed) && !self.with_keys.is_closed()
     }
 }
 
@@ -254,6 +268,33 @@ pub enum StartError {
     /// No thread.
     #[error("start the ledger's thread: {0}")]
     Thread(std::io::Error),
+}
+
+/// Takes what waits. Those who were just answered are about to ask again: as long as more keep coming, and fewer
+/// are here than usually share a group, a moment's wait saves them the whole next sync. One writer alone never
+/// waits.
+///
+/// Returns how many share a group now; who left is soon forgotten.
+pub(super) fn gather(
+    group: &mut Vec<Request>,
+    requests: &mut mpsc::Receiver<Request>,
+    usual: usize,
+) -> usize {
+    for step in 0..=LEDGER_GATHER_STEPS {
+        if step > 0 {
+            std::thread::sleep(LEDGER_GATHER_STEP);
+        }
+        let before = group.len();
+        while group.len() < LEDGER_GROUP
+            && let Ok(next) = requests.try_recv()
+        {
+            group.push(next);
+        }
+        if group.len() == LEDGER_GROUP || group.len() >= usual || (before == group.len() && before > 1) {
+            break;
+        }
+    }
+    group.len().max(usual - usual.div_ceil(8))
 }
 
 struct Writer<T, O> {
@@ -290,22 +331,36 @@ impl<T, O> Drop for Writer<T, O> {
 impl<T: Time, O: Observer> Writer<T, O> {
     fn run(mut self, mut requests: mpsc::Receiver<Request>) {
         let mut group = Vec::with_capacity(LEDGER_GROUP);
+        let mut usual = 1;
         while let Some(first) = requests.blocking_recv() {
             group.push(first);
-            while group.len() < LEDGER_GROUP
-                && let Ok(next) = requests.try_recv()
-            {
-                group.push(next);
-            }
-            self.commit(&mut group);
+            usual = gather(&mut group, &mut requests, usual);
+            let (lacking, whole) = group.drain(..).partition(|request: &Request| request.lacks_keys);
+            self.commit(whole);
+            self.refuse(lacking);
         }
     }
 
-    fn commit(&mut self, group: &mut Vec<Request>) {
+    fn refuse(&self, group: Vec<Request>) {
+        if group.is_empty() {
+            return;
+        }
+        self.usable.store(false, Ordering::Relaxed);
+        self.observer.failed(group.len());
+        for request in group {
+            let _ = request.answer.send(Err(LedgerUnavailable));
+        }
+    }
+
+    fn commit(&mut self, group: Vec<Request>) {
+        if group.is_empty() {
+            return;
+        }
         let begun = self.time.steady_seconds();
         let (commands, answers): (Vec<_>, Vec<_>) =
-            group.drain(..).map(|request| (request.command, request.answer)).unzip();
+            group.into_iter().map(|request| (request.command, request.answer)).unzip();
         let count = commands.len();
+        let awaited = commands.iter().any(Command::waits_for_mirror);
         match self.transact(commands) {
             Ok(Committed { outcomes, position, frame, book }) => {
                 self.position = position;
@@ -313,7 +368,7 @@ impl<T: Time, O: Observer> Writer<T, O> {
                 self.group = frame.last;
                 let group = self.group;
                 if let Some((mirror, _)) = &self.mirror {
-                    mirror.push(frame);
+                    mirror.push(frame, awaited);
                 }
                 self.usable.store(true, Ordering::Relaxed);
                 self.observer.committed(count, self.time.steady_seconds() - begun);
@@ -333,17 +388,14 @@ impl<T: Time, O: Observer> Writer<T, O> {
         }
     }
 
-    /// New keys first, then the group, then what it destroys, then the ledger: a row or record is never durable
-    /// without the key that opens it, and never says of a key that it is gone while it is there.
+    /// The group, whose new keys are durable, then what it destroys, then the ledger: a row or record is never
+    /// durable without the key that opens it, and never says of a key that it is gone while it is there.
     ///
     /// The position moves only with a durable transaction.
     fn transact(&mut self, commands: Vec<Command>) -> Result<Committed, CommitError> {
         let group = self.group + 1;
         let keys = self.seal.keys();
         let new: Vec<KeyChange> = commands.iter().flat_map(|command| command.new_keys()).cloned().collect();
-        if !new.is_empty() {
-            keys.commit(&new)?;
-        }
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         let mut position = self.position.clone();

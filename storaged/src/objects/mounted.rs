@@ -175,6 +175,22 @@ impl Mounted {
         retry_stale(|| open_below(&self.objects, shard, flags, Mode::empty()))
     }
 
+    /// Makes the shards that are missing and brings their names to the disk, so that no upload waits for that.
+    /// What cannot be made now is made when it is needed.
+    pub(super) fn make_shards(&self) {
+        let Ok(there) = names(&self.objects, ".") else { return };
+        for shard in (0..=u8::MAX).map(|shard| format!("{shard:02x}")).filter(|shard| !there.contains(shard))
+        {
+            match mkdirat(&self.objects, shard.as_str(), Mode::from_bits_truncate(0o700)) {
+                Ok(()) | Err(Errno::EEXIST) => {}
+                Err(_) => return,
+            }
+        }
+        if fsync(&self.objects).is_ok() {
+            *self.durable_shards() = [u128::MAX; 2];
+        }
+    }
+
     /// Opens the shard of an object that is about to be published, making it if it is not there. Its name is
     /// then on the disk: a directory that is there may have been made by a thread that has yet to sync it, or
     /// by a process that died before it did, so the first use of each shard syncs whoever made it.
@@ -407,6 +423,19 @@ mod tests {
         assert!(!mounted.is_durable(id));
         Mounted::create(&mounted, id).unwrap().publish().unwrap();
         assert!(mounted.is_durable(id) && !mounted.is_durable(other));
+    }
+
+    #[test]
+    fn shards_that_were_made_ahead_need_no_sync_and_no_making() {
+        let (folder, mounted) = made();
+        std::fs::create_dir(folder.path().join("v/objects/ab")).unwrap();
+        mounted.make_shards();
+        let objects = folder.path().join("v/objects");
+        assert_eq!(std::fs::read_dir(&objects).unwrap().count(), 256);
+        let ids = (0..=u8::MAX).map(|shard| FileId::from_bytes([shard; 16]));
+        assert!(ids.into_iter().all(|id| mounted.is_durable(id)));
+        Mounted::create(&mounted, FileId::from_bytes([0xfe; 16])).unwrap().publish().unwrap();
+        assert_eq!(std::fs::read_dir(objects.join("fe")).unwrap().count(), 1);
     }
 
     #[test]

@@ -151,13 +151,13 @@ impl NasVolume {
                 expected,
             });
         }
+        let mounted = Mounted::open(directory).map_err(fail("open its directories", path))?;
+        mounted.make_shards();
         Ok(NasVolume {
             name: name.to_owned(),
             path: path.to_owned(),
             marker,
-            mounted: ArcSwap::from_pointee(
-                Mounted::open(directory).map_err(fail("open its directories", path))?,
-            ),
+            mounted: ArcSwap::from_pointee(mounted),
         })
     }
 
@@ -210,7 +210,9 @@ impl Backend for NasVolume {
         if !self.mounted.load().is_still(&directory) {
             // Unmounted and mounted again, or served anew: the marker says that it is ours. Whatever is
             // being written through the old mount fails there.
-            self.mounted.store(Arc::new(Mounted::open(directory)?));
+            let mounted = Mounted::open(directory)?;
+            mounted.make_shards();
+            self.mounted.store(Arc::new(mounted));
             tracing::warn!(volume = %self.name, "the volume was mounted anew and is taken back");
         }
         Ok(())

@@ -17,7 +17,7 @@ use crate::ledger::journal::{Envelope, Frame, Journal, JournalError, OnDisk};
 use crate::ledger::read::{Reader, Snapshot};
 use crate::ledger::redo::{Redo, Write};
 use crate::ledger::writer::LedgerUnavailable;
-use crate::limits::{JOURNAL_FRAME_BYTES, JOURNAL_QUEUE_BYTES, JOURNAL_RETRY};
+use crate::limits::{JOURNAL_DELAY, JOURNAL_FRAME_BYTES, JOURNAL_QUEUE_BYTES, JOURNAL_RETRY};
 
 /// A handle on the mirror's thread.
 #[derive(Debug, Clone)]
@@ -43,6 +43,8 @@ struct Shared {
 struct Queue {
     frames: VecDeque<Frame>,
     bytes: usize,
+    /// Somebody waits for one of them.
+    awaited: bool,
     /// Frames were thrown away: they must be made again from the ledger.
     behind: bool,
     closed: bool,
@@ -78,9 +80,10 @@ impl Mirror {
         Ok((Mirror { shared, patience }, thread))
     }
 
-    /// Hands a committed group over; it never waits.
-    pub(crate) fn push(&self, frame: Frame) {
+    /// Hands a committed group over; it never waits. `awaited`: somebody waits for it to be mirrored.
+    pub(crate) fn push(&self, frame: Frame, awaited: bool) {
         let mut queue = self.shared.lock();
+        queue.awaited |= awaited;
         let bytes = frame.redo.bytes();
         if queue.behind || queue.bytes + bytes > JOURNAL_QUEUE_BYTES {
             queue.frames.clear();
@@ -226,10 +229,19 @@ impl Worker {
                 queue.frames.clear();
                 queue.bytes = 0;
                 queue.behind = false;
+                queue.awaited = false;
                 return Work::CatchUp;
             }
             if !queue.frames.is_empty() {
+                // For what nobody waits for, a sync is shared with what comes within a moment.
+                let idle = |queue: &mut Queue| !(queue.awaited || queue.behind || queue.closed);
+                let waited = shared.grown.wait_timeout_while(queue, JOURNAL_DELAY, idle);
+                (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+                if queue.behind {
+                    continue;
+                }
                 queue.bytes = 0;
+                queue.awaited = false;
                 return Work::Frames(queue.frames.drain(..).collect());
             }
             if queue.closed {

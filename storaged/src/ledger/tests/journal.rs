@@ -95,8 +95,40 @@ fn what_a_failed_sync_should_have_brought_to_the_disk_is_written_again() {
     let frame =
         Frame { first: end.group, last: end.group, more: false, size: end.size, root: end.root, redo };
     journal.append(&[&frame]).unwrap();
+    drop(journal);
     assert!(length() < before, "the new frame is shorter than the one whose place it takes");
     assert_eq!(open(OnDisk::OnceSynced).unwrap().end(), Some(end));
+}
+
+#[test]
+fn room_that_was_made_ahead_is_no_damage_and_hides_none() {
+    let lab = Lab::new();
+    lab.run(0..6);
+    let (before, again) = (lab.copy("before"), lab.copy("again"));
+    lab.run(6..30);
+    // What a process leaves that was killed, in the newest file and, after a crash at the wrong moment, in any.
+    let mut files: Vec<_> =
+        std::fs::read_dir(lab.journal()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    assert!(files.len() > 3, "{files:?}");
+    let resize = |path: &Path, length: u64| {
+        std::fs::File::options().write(true).open(path).unwrap().set_len(length).unwrap();
+    };
+    for path in &files {
+        resize(path, path.metadata().unwrap().len() + 100_000);
+    }
+    lab.run(30..32);
+    let (opened, keys) = before.open();
+    replay(&lab.journal(), &opened.database, STORE, &keys).unwrap();
+    drop((opened, keys));
+    assert_same(&lab, &before);
+    // Zeros where frames were.
+    let longer = files[1].metadata().unwrap().len();
+    resize(&files[1], 74);
+    resize(&files[1], longer);
+    let (opened, keys) = again.open();
+    let error = replay(&lab.journal(), &opened.database, STORE, &keys).unwrap_err().to_string();
+    assert!(error.contains("does not follow the file before it"), "{error}");
 }
 
 #[test]
