@@ -27,6 +27,11 @@ impl Figures {
         self.values.entry((row.name, contender.to_owned())).or_default().push(value);
     }
 
+    /// Whether nothing was measured.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     /// A table: each contender's median (least–most), and the first's ratio to the others.
     pub(crate) fn table(&self, contenders: &[&str]) -> String {
         let mut lines = vec![Vec::from(["figure".to_owned()])];

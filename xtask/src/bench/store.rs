@@ -42,12 +42,36 @@ pub(crate) struct Options {
     /// A look in three minutes
     #[arg(long)]
     quick: bool,
+    /// Only this part; can be given several times
+    #[arg(long, value_enum, value_name = "PART")]
+    part: Vec<Part>,
     /// Also write the figures to this file
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
 }
 
+/// What can be measured by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// The limits of hash, cipher and disk, and the pipeline in process
+    Machine,
+    /// One large file, beside nginx
+    Large,
+    /// 64 KiB files, beside the bare loop and nginx
+    Small,
+    /// Durable records, beside PostgreSQL
+    Records,
+    /// A long ledger: its size, a start on it
+    Long,
+    /// Ranges of a large file
+    Ranges,
+}
+
 impl Options {
+    fn wants(&self, part: Part) -> bool {
+        self.part.is_empty() || self.part.contains(&part)
+    }
+
     fn rounds(&self) -> u32 {
         self.rounds.unwrap_or(if self.quick { 1 } else { 3 }).max(1)
     }
@@ -136,21 +160,34 @@ pub(crate) fn run(options: &Options, world: &World) -> Result<()> {
     let mut ranges = Section::new("ranges of a large file", &[OURS]);
     let data = world.data();
     for round in 1..=options.rounds() {
-        println!("round {round} of {}: the machine's limits", options.rounds());
-        machine::measure(&data.join("machine"), options, &mut machine.figures)?;
-        inner::pipeline(options, &mut large.figures)?;
-        println!("round {round}: one file of {} MiB", options.file_mebibytes());
-        files::large(&data.join("large"), options, &mut large.figures)?;
-        println!("round {round}: 64 KiB files");
-        files::small(&data.join("small"), options, &mut small.figures)?;
-        println!("round {round}: records");
-        inner::records(&data.join("ledger"), options, &mut records.figures)?;
-        postgres::measure(&data.join("postgres"), options, &mut records.figures)?;
+        println!("round {round} of {}", options.rounds());
+        if options.wants(Part::Machine) {
+            println!("round {round}: the machine's limits");
+            machine::measure(&data.join("machine"), options, &mut machine.figures)?;
+            inner::pipeline(options, &mut large.figures)?;
+        }
+        if options.wants(Part::Large) {
+            println!("round {round}: one file of {} MiB", options.file_mebibytes());
+            files::large(&data.join("large"), options, &mut large.figures)?;
+        }
+        if options.wants(Part::Small) {
+            println!("round {round}: 64 KiB files");
+            files::small(&data.join("small"), options, &mut small.figures)?;
+        }
+        if options.wants(Part::Records) {
+            println!("round {round}: records");
+            inner::records(&data.join("ledger"), options, &mut records.figures)?;
+            postgres::measure(&data.join("postgres"), options, &mut records.figures)?;
+        }
     }
-    println!("a ledger of {} records", options.records());
-    inner::long_ledger(&data.join("long"), options, &mut long.figures)?;
-    println!("ranges of a file of {} MiB", options.big_mebibytes());
-    ranges::measure(&data.join("ranges"), options, &mut ranges.figures)?;
+    if options.wants(Part::Long) {
+        println!("a ledger of {} records", options.records());
+        inner::long_ledger(&data.join("long"), options, &mut long.figures)?;
+    }
+    if options.wants(Part::Ranges) {
+        println!("ranges of a file of {} MiB", options.big_mebibytes());
+        ranges::measure(&data.join("ranges"), options, &mut ranges.figures)?;
+    }
     report(options, &[machine, large, small, records, long, ranges])
 }
 
@@ -162,7 +199,7 @@ fn report(options: &Options, sections: &[Section]) -> Result<()> {
         options.big_mebibytes(),
         options.records()
     );
-    for section in sections {
+    for section in sections.iter().filter(|section| !section.figures.is_empty()) {
         print!("\n{}\n\n{}", section.title, section.figures.table(section.contenders));
     }
     println!();
