@@ -1,6 +1,6 @@
 //! The file name in a `Content-Disposition`, as browsers, curl and clients of the upload draft send it.
 //!
-//! **Invariant:** a name is only ever taken as a [`LogicalPath`]: what could climb, or be read as two names, is refused.
+//! **Invariant:** a name is only ever taken as a [`LogicalPath`](store_proto::LogicalPath): what could climb, or be read as two names, is refused.
 
 use percent_encoding::percent_decode_str;
 
