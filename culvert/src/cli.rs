@@ -4,6 +4,7 @@ use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
 use crate::audit::TrailArguments;
+use crate::backup::BackupCommand;
 use crate::checkpoint::CheckpointCommand;
 use crate::cleanup::{CleanupCommand, EmergencyArguments, SocketArgument};
 use crate::hold::HoldCommand;
@@ -134,14 +135,31 @@ Examples:\n  \
         #[command(subcommand)]
         command: ShredCommand,
     },
-    /// Bring a stopped storaged, whose ledger and keys were set back, forward again
+    /// Copies of what storaged needs beside its volumes, encrypted
+    Backup {
+        #[command(subcommand)]
+        command: BackupCommand,
+    },
+    /// Check a backup, open it for a new host, and bring what came out of it forward again
     #[command(after_help = "\
-For the start that refuses because the journal mirror is ahead of the ledger: an older state directory was put back. \
-Run it as root while storaged is stopped. Each change is done once, in its order, and kept only if the log then has \
-the head that was signed at the time; what was done stays done if a later one is damaged.\n\n\
-A mirror does not reach over a shred of the keys (`culvert kek shred`): the copy must be from after the last one.\n\n\
-Example:\n  \
-  systemctl stop storaged && culvert restore --replay && systemctl start storaged")]
+A host is rebuilt from its volumes, a backup, the journal mirror (which lies on a volume) and the recovery key:\n  \
+  culvert restore BACKUP --identity KEYS --into /root/restored --owner storaged\n  \
+  (put storaged.toml and the keys where they belong, root.key too, and state/ where state_dir says)\n  \
+  culvert restore --replay\n  \
+  systemctl start storaged\n\n\
+--replay does again what the journal mirror holds beyond the ledger: each change once, in its order, and kept only if \
+the log then has the head that was signed at the time. It also serves the start that refuses because an older state \
+directory was put back. A mirror does not reach over a shred of the keys (`culvert kek shred`): the copy must be from \
+after the last one.\n\n\
+--new-epoch is for a mirror that is lost: the log begins a new epoch, and edges refuse it until somebody accepts that \
+(culvert checkpoint accept). Nothing is deleted; what the backup does not know is listed by culvert volume \
+unclaimed.\n\n\
+Run it as root while storaged is stopped; --verify can run anywhere.\n\n\
+Exit codes: 0 fine; 1 damaged, or not whole; 3 something would be overwritten; 4 it cannot be told, for there is no \
+root key to open it with.\n\n\
+Examples:\n  \
+  culvert restore culvert-1f3a.backup.age --verify --identity ~/recovery.txt\n  \
+  culvert restore --new-epoch --reason \"disk of the mirror lost\"")]
     Restore(RestoreArguments),
     /// Documents for auditors
     Report {

@@ -289,7 +289,7 @@ fn parse_volume(text: &str) -> Result<NewVolume, String> {
     }
 }
 
-fn parse_system_user(text: &str) -> Result<User, String> {
+pub(crate) fn parse_system_user(text: &str) -> Result<User, String> {
     User::resolve(text).map_err(|error| error.to_string())
 }
 

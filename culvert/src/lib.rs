@@ -8,6 +8,7 @@
 
 mod admin;
 mod audit;
+mod backup;
 mod checkpoint;
 mod cleanup;
 mod cli;
@@ -74,6 +75,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::VerifyPhiIntegrity(arguments) => integrity::run(arguments, console),
         Command::VerifyPhiCleanup(at) => cleanup::verify(at, console),
         Command::Shred { command } => shred::run(command, console),
+        Command::Backup { command } => backup::run(command, console),
         Command::Restore(arguments) => restore::run(arguments, console),
         Command::Report { command } => report::run(command, console),
         Command::Ledger { command } => ledger::run(command, console),

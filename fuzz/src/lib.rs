@@ -42,6 +42,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sealed_stream", sealed_stream),
     ("sealed_row", sealed_row),
     ("age_file", age_file),
+    ("backup_pieces", backup_pieces),
 ];
 
 /// The body of a `set=1` request: what is accepted can be applied, and the answer to `get=1` ends as it must.
@@ -405,7 +406,22 @@ pub fn age_file(data: &[u8]) {
             .parse()
             .expect("the identity of age's own tests");
     let armored = std::str::from_utf8(data).ok().and_then(vault::age::armor::unwrap);
-    if let Ok(plain) = vault::age::decrypt(&[identity], armored.as_deref().unwrap_or(data)) {
+    let file = armored.as_deref().unwrap_or(data);
+    let whole = vault::age::decrypt(std::slice::from_ref(&identity), file);
+    let mut streamed = Vec::new();
+    let opened = vault::age::stream::Reader::new(&[identity], file)
+        .is_ok_and(|mut reader| std::io::Read::read_to_end(&mut reader, &mut streamed).is_ok());
+    assert_eq!(whole.is_ok(), opened, "as a whole and as a stream it is the same file");
+    if let Ok(plain) = whole {
         assert!(plain.len() < data.len(), "a file is longer than what is in it");
+        assert_eq!(*plain, streamed);
+    }
+}
+
+/// What is inside a backup: what is taken for whole has as many bytes as its manifest counts.
+pub fn backup_pieces(data: &[u8]) {
+    if let Ok((_, manifest)) = storaged::backup::pieces::read_through(data) {
+        let counted: u64 = manifest.parts.iter().map(|part| part.bytes).sum();
+        assert!(counted < data.len() as u64, "a manifest counts bytes that are not there");
     }
 }

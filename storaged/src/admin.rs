@@ -3,6 +3,7 @@
 //! **Invariant:** every call is recorded before it is answered; a call that cannot be recorded is refused.
 
 mod access;
+mod backup;
 mod end_of_life;
 mod integrity;
 mod keys;
@@ -52,6 +53,9 @@ pub struct Admin {
     verifying: tokio::sync::Mutex<()>,
     /// One look at all objects at a time, beside the scrub.
     looking_at_objects: tokio::sync::Mutex<()>,
+    /// One backup at a time.
+    backing_up: tokio::sync::Mutex<()>,
+    backups_pending: backup::Pending,
 }
 
 impl Admin {
@@ -73,6 +77,8 @@ impl Admin {
             reloading: tokio::sync::Mutex::new(()),
             verifying: tokio::sync::Mutex::new(()),
             looking_at_objects: tokio::sync::Mutex::new(()),
+            backing_up: tokio::sync::Mutex::default(),
+            backups_pending: backup::Pending::default(),
         }
     }
 
@@ -228,6 +234,7 @@ impl Admin {
 const AUDITOR_VERBS: &[&str] = &[
     "access.list",
     "audit.trail",
+    "backup.status",
     "capability.key",
     "capability.list",
     "cleanup.list",
@@ -283,6 +290,10 @@ impl Handler for Admin {
             }
             match verb {
                 "audit.trail" => self.trail(caller, args, out).await,
+                "backup.kept" => self.backup_kept(caller, args).await,
+                "backup.make" => self.backup_make(caller, args, descriptors, out).await,
+                "backup.status" => self.backup_status(caller, out).await,
+                "backup.verified" => self.backup_verified(caller, args).await,
                 "cleanup.emergency" => self.cleanup_emergency(caller, args, out).await,
                 "cleanup.list" => self.cleanup_list(caller, args, out).await,
                 "cleanup.mark" => self.cleanup_mark(caller, args).await,

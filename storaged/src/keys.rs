@@ -8,6 +8,7 @@
 
 pub mod change;
 pub mod epoch;
+pub mod export;
 pub mod recovery;
 pub mod rewrap;
 pub mod root;

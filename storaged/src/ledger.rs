@@ -8,6 +8,7 @@
 pub mod access;
 pub mod application;
 pub mod audit;
+pub mod backup;
 pub mod capability;
 pub mod checkpoint;
 pub mod cleanup;
@@ -15,6 +16,7 @@ pub mod command;
 pub mod deletion;
 pub mod download;
 pub mod epoch;
+pub mod export;
 pub mod files;
 pub mod hold;
 pub mod integrity;

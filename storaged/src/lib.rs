@@ -7,6 +7,7 @@
 
 pub mod access_monitor;
 pub mod admin;
+pub mod backup;
 pub mod config;
 mod database_file;
 pub mod deletion;

@@ -40,6 +40,22 @@ pub const JOURNAL_FILE_BYTES: u64 = 64 * 1024 * 1024;
 /// Frames that wait for the journal mirror; past it they are made again from the ledger. A minute of a busy
 /// store fits.
 pub const JOURNAL_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// The longest piece of a backup: one row can be as long as this, and file rows stay below 5 MB …
+pub const BACKUP_PIECE_BYTES: usize = 16 * 1024 * 1024;
+/// … but its head, its manifest and its files, which are small, …
+pub const BACKUP_JSON_BYTES: usize = 1024 * 1024;
+/// … as a configuration or a key is.
+pub const BACKUP_FILE_BYTES: u64 = 1024 * 1024;
+/// Whom a backup is for, at most.
+pub const BACKUP_RECIPIENTS: usize = 32;
+/// Backups that the ledger remembers: more than a year of daily ones.
+pub const BACKUPS_REMEMBERED: usize = 400;
+/// Backups that were made and are not known to be kept, at once.
+pub const BACKUPS_PENDING: usize = 4;
+/// Rows of a backup that become one transaction when it is restored.
+pub const RESTORE_BATCH_BYTES: usize = 4 * 1024 * 1024;
+/// How often whoever waits for a backup is told how far it is.
+pub const BACKUP_PROGRESS: Duration = Duration::from_millis(500);
 /// What is made again from the ledger comes in frames of about this.
 pub const JOURNAL_FRAME_BYTES: usize = 1024 * 1024;
 /// Groups that nobody waits for are mirrored together after this, instead of a sync for each.

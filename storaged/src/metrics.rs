@@ -16,7 +16,7 @@ use crate::integrity::Verdict;
 use crate::keys::Keys;
 use crate::ledger::integrity::{CycleRow, FindingKind};
 use crate::ledger::writer::{Observer, Time};
-use crate::ledger::{Action, Ending, Ledger};
+use crate::ledger::{Action, Ending, Ledger, backup};
 use crate::objects::get::Damage;
 
 /// The counters and gauges.
@@ -53,6 +53,8 @@ pub struct Metrics {
     /// Shreds of keys, by result.
     pub shreds: IntCounterVec,
     kek_age_seconds: Gauge,
+    backup_seconds: Gauge,
+    backup_keys_outdated: IntGauge,
     dek_rewrap_pending: IntGauge,
     integrity_failures: IntCounterVec,
     /// Looks at objects, by result.
@@ -157,6 +159,14 @@ impl Metrics {
                 "shreds_total",
                 "Times that keys of deleted files were destroyed for good, by result.",
                 &["result"],
+            )?,
+            backup_seconds: made.float(
+                "backup_last_success_timestamp_seconds",
+                "When the newest backup that is kept was begun, in seconds since 1970; 0 if there is none.",
+            )?,
+            backup_keys_outdated: made.gauge(
+                "backup_keys_outdated",
+                "1 while no backup holds the keys of this epoch: a shred or a new root key came after the newest.",
             )?,
             kek_age_seconds: made
                 .float("kek_age_seconds", "Age of the oldest cohort key that wraps new file keys.")?,
@@ -327,7 +337,7 @@ impl Metrics {
     }
 
     /// Looks at the ledger; called before each scrape.
-    pub fn refresh(&self, ledger: &Ledger, ledger_file: &PathBuf) {
+    pub fn refresh(&self, ledger: &Ledger, keys_epoch: u64, ledger_file: &PathBuf) {
         match ledger.reader().totals() {
             Ok(totals) => {
                 self.objects.set(signed(totals.files));
@@ -344,6 +354,12 @@ impl Metrics {
         self.mirror_up.set(i64::from(ledger.mirror_keeps_up()));
         if let Ok(hold) = ledger.reader().time_hold() {
             self.ledger_time_hold.set(i64::from(hold.is_some()));
+        }
+        if let Ok(backups) = ledger.reader().snapshot().and_then(|snapshot| backup::all(&snapshot)) {
+            let newest = backups.first().map(|(_, row)| row);
+            self.backup_seconds.set(Duration::from_millis(newest.map_or(0, |row| row.made_ms)).as_secs_f64());
+            let outdated = newest.is_none_or(|row| row.keys_epoch != keys_epoch);
+            self.backup_keys_outdated.set(i64::from(outdated));
         }
         if let Ok(metadata) = std::fs::metadata(ledger_file) {
             self.ledger_size_bytes.set(signed(metadata.len()));

@@ -140,6 +140,7 @@ pub fn assemble(
             return Err(config(anyhow::anyhow!("state_dir: {}: {error}", fixed.state_dir.display())));
         }
     }
+    crate::restore::refuse_undecided(&fixed.state_dir).map_err(|why| config(anyhow::Error::msg(why)))?;
     let clock = Clock;
     let metrics = Arc::new(Metrics::register(registry)?);
     let ledger_file = fixed.state_dir.join(LEDGER_FILE);
@@ -339,7 +340,7 @@ fn hooks(
     vec![
         Box::new(move || process.refresh()),
         Box::new(move || {
-            counted.metrics.refresh(&counted.ledger, &ledger_file);
+            counted.metrics.refresh(&counted.ledger, counted.keys.epoch(), &ledger_file);
             counted.metrics.refresh_keys(&counted.keys, counted.clock.unix_milliseconds());
         }),
     ]

@@ -68,6 +68,16 @@ impl PartFile {
         self.file.write_all(bytes).map_err(|error| self.failed("write", &error))
     }
 
+    /// The file, for a daemon that writes it in our place.
+    pub(crate) fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Where the bytes are until they are published.
+    pub(crate) fn part(&self) -> &Path {
+        &self.part
+    }
+
     /// Makes the bytes durable, then visible, then the name durable.
     pub(crate) fn publish(mut self) -> Result<(), Failure> {
         self.file.sync_all().map_err(|error| self.failed("sync", &error))?;

@@ -44,6 +44,9 @@ pub enum RecoveryError {
     /// No identity in the file.
     #[error("{path} holds no AGE-SECRET-KEY-1… line", path = .0.display())]
     NoIdentity(PathBuf),
+    /// Nobody at hand brings it back.
+    #[error("root-key.age does not give the root key back: {0}")]
+    NotRecovered(String),
     /// The identity opens something else, or nothing.
     #[error("{identity} does not bring the root key back: {why}", identity = .identity.display())]
     NotProven {
@@ -95,7 +98,17 @@ pub fn prove(root: &RootKey, wrapped: &Path, identity: &Path) -> Result<(), Reco
     }
 }
 
-fn identities(path: &Path) -> Result<Vec<Identity>, RecoveryError> {
+/// Decrypts what [`Recipients::wrap`] made.
+pub fn recover(wrapped: &[u8], identities: &[Identity]) -> Result<RootKey, RecoveryError> {
+    let not = |why: String| RecoveryError::NotRecovered(why);
+    let text = std::str::from_utf8(wrapped).map_err(|_| not("it is no text".into()))?;
+    let file = armor::unwrap(text).ok_or_else(|| not("it has no armor".into()))?;
+    let text = age::decrypt(identities, &file).map_err(|error| not(error.to_string()))?;
+    RootKey::from_text(&text).map_err(|error| not(error.to_string()))
+}
+
+/// The identities in a file: lines that begin with `AGE-SECRET-KEY-1`.
+pub fn identities(path: &Path) -> Result<Vec<Identity>, RecoveryError> {
     let failed = |error| RecoveryError::Read { path: path.to_owned(), error };
     let file = std::fs::File::open(path).map_err(failed)?;
     let mut text = Zeroizing::new(String::new());

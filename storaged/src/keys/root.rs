@@ -65,6 +65,12 @@ impl RootKey {
         RootKey::of(&read_key(&path, file)?)
     }
 
+    /// Reads what [`to_text`](Self::to_text) wrote.
+    pub fn from_text(text: &[u8]) -> Result<RootKey, RootKeyError> {
+        let key = parse_key(text).ok_or_else(|| RootKeyError::Content(PathBuf::from("root-key.age")))?;
+        RootKey::of(&key)
+    }
+
     /// Draws a new one.
     pub fn generate() -> Result<RootKey, RootKeyError> {
         RootKey::of(&Key256::generate()?)
@@ -109,15 +115,18 @@ pub fn read_key(path: &Path, file: File) -> Result<Key256, RootKeyError> {
     // At its full size at once: growing would leave copies behind.
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_FILE_BYTES + 1));
     file.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut text).map_err(failed)?;
+    parse_key(&text).ok_or_else(|| RootKeyError::Content(path.to_owned()))
+}
+
+fn parse_key(text: &[u8]) -> Option<Key256> {
     let mut bytes = Zeroizing::new([0; 48]);
-    let wrong = || RootKeyError::Content(path.to_owned());
     let text = text.trim_ascii();
     if text.len() != TEXT_BYTES {
-        return Err(wrong());
+        return None;
     }
-    let length = STANDARD.decode_slice(text, &mut *bytes).map_err(|_| wrong())?;
-    let key = bytes[..length].try_into().map(Zeroizing::new).map_err(|_| wrong())?;
-    Ok(Key256::from_bytes(*key))
+    let length = STANDARD.decode_slice(text, &mut *bytes).ok()?;
+    let key: Zeroizing<[u8; KEY]> = bytes[..length].try_into().map(Zeroizing::new).ok()?;
+    Some(Key256::from_bytes(*key))
 }
 
 /// The root key and the epoch key, in one page of their own.

@@ -81,6 +81,8 @@ impl Keys {
 
     /// Copies the tables into a fresh file under a fresh epoch key, puts it in place, and erases what was.
     fn replace_epoch(&self, shredded: &[CohortKeys]) -> Result<u64, KeysError> {
+        // First: whoever copies begins while it holds this, and must not wait for what waits for it.
+        let _copying = self.stand_still();
         let _writing = self.write_lock();
         let new_key = Key256::generate()?;
         let (old_epoch, root) = {

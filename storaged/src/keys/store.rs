@@ -47,6 +47,8 @@ pub struct Keys {
     pub(super) state: RwLock<State>,
     /// Where the next batch of re-wrapping looks first.
     pub(super) cursor: Mutex<[u8; 16]>,
+    /// Held by whoever copies the tables for a backup, and by whoever is about to destroy an epoch.
+    pub(super) copying: Mutex<()>,
 }
 
 /// Where the database is.
@@ -161,6 +163,7 @@ impl Keys {
             writing: Mutex::new(()),
             state: RwLock::new(State { database, epoch, secrets, newest: Mutex::default() }),
             cursor: Mutex::default(),
+            copying: Mutex::default(),
         }
     }
 

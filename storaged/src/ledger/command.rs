@@ -7,8 +7,8 @@ use crate::keys::KeyChange;
 use crate::ledger::application::Application;
 use crate::ledger::tables::CorruptError;
 use crate::ledger::{
-    access, capability, cleanup, deletion, download, epoch, files, hold, integrity, intents, moment, note,
-    partial, upload,
+    access, backup, capability, cleanup, deletion, download, epoch, files, hold, integrity, intents, moment,
+    note, partial, upload,
 };
 
 /// A command of one area, which the ledger answers with that area's outcome.
@@ -134,4 +134,6 @@ areas! {
     Access = access;
     /// Links that open a file for whoever holds them.
     Capability = capability;
+    /// Backups that were made.
+    Backup = backup;
 }

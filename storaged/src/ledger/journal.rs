@@ -15,6 +15,9 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use nix::fcntl::AT_FDCWD;
+use nix::sys::stat::{Mode, mkdirat};
+use nix::unistd::{UnlinkatFlags, unlinkat};
 use receipt::merkle::Hash;
 use sha2::{Digest as _, Sha256};
 use vault::row;
@@ -371,6 +374,18 @@ impl Journal {
     }
 }
 
+/// How far the journal in this directory has come; none where there is nothing.
+pub(crate) fn end(
+    directory: &Path,
+    store: StoreId,
+    keys: &Arc<dyn KeyStore>,
+) -> Result<Option<End>, JournalError> {
+    if !directory.is_dir() {
+        return Ok(None);
+    }
+    Ok(Journal::open(directory, Envelope::new(store, Arc::clone(keys)), OnDisk::OnceSynced)?.end())
+}
+
 /// Removes the files of which a backup holds every group; the newest file stays. Returns how many went.
 pub fn prune(
     directory: &Path,
@@ -382,8 +397,14 @@ pub fn prune(
     let files = files(directory)?;
     let mut removed = 0;
     for (path, next) in files.iter().zip(files.iter().skip(1)) {
-        // A file holds what comes before the first frame of the next one.
-        let Some(frame) = FileReader::open(next, &envelope)?.next(false)? else { break };
+        // A file holds what comes before the first frame of the next one. The newest may be growing.
+        let newest = Some(next) == files.last();
+        let reading = match newest {
+            true => FileReader::open_newest(next, &envelope)?,
+            false => Some(FileReader::open(next, &envelope)?),
+        };
+        let Some(mut reading) = reading else { break };
+        let Some(frame) = reading.next(newest)? else { break };
         if frame.first > covered.saturating_add(1) {
             break;
         }
@@ -496,8 +517,10 @@ fn make(directory: &Path) -> Result<(), JournalError> {
     if directory.is_dir() {
         return Ok(());
     }
-    // Only the last part: what should hold it is there, or a mount is missing.
-    std::fs::create_dir(directory).map_err(io_error("make", directory))?;
+    // Only the last part: what should hold it is there, or a mount is missing. By the calls that the seal allows, here
+    // and where files are removed: a running storaged comes here after its mirror failed.
+    mkdirat(AT_FDCWD, directory, Mode::from_bits_truncate(0o700))
+        .map_err(|error| io_error("make", directory)(error.into()))?;
     sync_directory(directory.parent().unwrap_or(Path::new("/")))
 }
 
@@ -511,7 +534,8 @@ fn cut(path: &Path, length: u64) -> Result<File, JournalError> {
 }
 
 fn remove(path: &Path) -> Result<(), JournalError> {
-    std::fs::remove_file(path).map_err(io_error("remove", path))
+    unlinkat(AT_FDCWD, path, UnlinkatFlags::NoRemoveDir)
+        .map_err(|error| io_error("remove", path)(error.into()))
 }
 
 fn sync_directory(directory: &Path) -> Result<(), JournalError> {

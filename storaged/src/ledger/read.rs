@@ -40,9 +40,9 @@ pub struct Reader {
 
 /// The state as it was at one moment; it never waits for the writer and never changes.
 pub struct Snapshot {
-    transaction: ReadTransaction,
+    pub(super) transaction: ReadTransaction,
     state: ReadOnlyTable<&'static [u8], &'static [u8]>,
-    seal: Seal,
+    pub(super) seal: Seal,
 }
 
 /// The log's own tables at one moment.

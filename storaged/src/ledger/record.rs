@@ -316,6 +316,12 @@ actions! {
     KeyRootRotated = "key.root_rotated";
     /// A deleted file's keys are destroyed; without a file: all keys so destroyed are gone for good.
     KeyDestroyed = "key.destroyed";
+    /// A backup was made, and is kept.
+    AdminBackup = "admin.backup";
+    /// A backup was restored elsewhere and found good.
+    AdminBackupVerified = "admin.backup_verified";
+    /// The state of the backups was read.
+    AdminBackupStatus = "admin.backup_status";
     /// The state of the keys was read.
     AdminKekStatus = "admin.kek_status";
     /// The volumes were read.

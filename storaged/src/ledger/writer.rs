@@ -5,8 +5,8 @@
 //! once per group and not once per command; the queue is bounded.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -67,6 +67,8 @@ pub struct Ledger {
     log_key: LogKey,
     mirror: Option<Mirror>,
     boot_id: Option<String>,
+    /// Held while a group goes from its keys to its rows.
+    whole_group: Arc<Mutex<()>>,
 }
 
 /// A command on its way to the writer.
@@ -125,6 +127,7 @@ impl Ledger {
             new_keys::start(keys, queue.clone()).map_err(StartError::Thread)?;
         let usable = Arc::new(AtomicBool::new(true));
         let usable_here = Arc::clone(&usable);
+        let whole_group = Arc::new(Mutex::new(()));
         let writer = Writer {
             database,
             seal,
@@ -137,12 +140,15 @@ impl Ledger {
             time,
             observer,
             usable: usable_here,
+            whole_group: Arc::clone(&whole_group),
         };
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(requests))
             .map_err(StartError::Thread)?;
-        Ok((Ledger { queue, with_keys, reader, usable, log_key, mirror: handle, boot_id }, thread))
+        let ledger =
+            Ledger { queue, with_keys, reader, usable, log_key, mirror: handle, boot_id, whole_group };
+        Ok((ledger, thread))
     }
 
     /// Waits until the command is durable: in the ledger, and for those that say so in the journal mirror too.
@@ -242,6 +248,13 @@ impl Ledger {
         &self.log_key
     }
 
+    /// Runs `look` while no group is under way, so that ledger and keys are those of one moment. The writer waits
+    /// for it: it should do no more than begin to read.
+    pub fn between_groups<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _whole = self.whole_group.lock().unwrap_or_else(PoisonError::into_inner);
+        look()
+    }
+
     /// Whether the last commit was durable and there are threads for the next.
     pub fn is_usable(&self) -> bool {
         self.usable.load(Ordering::Relaxed) && !self.with_keys.is_closed()
@@ -310,6 +323,7 @@ struct Writer<T, O> {
     time: T,
     observer: O,
     usable: Arc<AtomicBool>,
+    whole_group: Arc<Mutex<()>>,
 }
 
 /// However the thread ends, nobody takes the ledger for usable afterwards.
@@ -393,6 +407,8 @@ impl<T: Time, O: Observer> Writer<T, O> {
     ///
     /// The position moves only with a durable transaction.
     fn transact(&mut self, commands: Vec<Command>) -> Result<Committed, CommitError> {
+        let whole_group = Arc::clone(&self.whole_group);
+        let _whole = whole_group.lock().unwrap_or_else(PoisonError::into_inner);
         let group = self.group + 1;
         let keys = self.seal.keys();
         let new: Vec<KeyChange> = commands.iter().flat_map(|command| command.new_keys()).cloned().collect();

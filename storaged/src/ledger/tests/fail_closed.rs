@@ -30,6 +30,7 @@ fn kind(command: &Command) -> &'static str {
         Command::Epoch(_) => "epoch",
         Command::Moment(_) => "moment",
         Command::Note(_) => "note",
+        Command::Backup(_) => "backup",
     }
 }
 
@@ -108,11 +109,14 @@ fn nothing_is_done_that_cannot_be_recorded() {
             epoch::Command::Open { origin: origin(), old_size: 9, old_root: empty_root(), reason }
                 .into_command()
         }),
+        Box::new(move |_| {
+            backup::Command::Verified { origin: origin(), backup: id, at_ms: 1 }.into_command()
+        }),
         Box::new(move |_| moment::Command::Confirm { origin: origin() }.into_command()),
         Box::new(move |_| Note::new(Action::AccessDenied, Ending::Denied, origin()).into_command()),
     ];
     for command in &commands {
         refused(&Disk::empty(), command);
     }
-    assert_eq!(tried.len(), 14, "each kind was tried: {tried:?}");
+    assert_eq!(tried.len(), 15, "each kind was tried: {tried:?}");
 }

@@ -1,0 +1,164 @@
+//! The ledger as rows, for a backup, and back.
+//!
+//! **Invariant:** rows leave as they lie in the tables, sealed; a ledger that is made of them is checked as any other
+//! when it is opened.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use redb::backends::FileBackend;
+use redb::{Database, Durability};
+
+use super::read::Snapshot;
+use super::redo::Place;
+use super::seal::Opened;
+use super::tables::{BY_FILE, CorruptError, META, RECORDS, STATE, TILES, Tables, UNMIRRORED, unmirrored_aad};
+use super::{OpenError, builder, database_error};
+use crate::backup::Part;
+
+/// Takes the rows of a table one by one.
+type Each<'a, E> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), E>;
+
+impl Snapshot {
+    /// Every row of one part, in order. A part that is no table of the ledger has none.
+    pub fn rows_of<E: From<CorruptError>>(&self, part: Part, each: Each<'_, E>) -> Result<(), E> {
+        let storage = |error: redb::StorageError| CorruptError::from(error);
+        let table = |error: redb::TableError| CorruptError::from(error);
+        let transaction = &self.transaction;
+        match part {
+            Part::Records | Part::Unmirrored => {
+                let definition = if part == Part::Records { RECORDS } else { UNMIRRORED };
+                for row in
+                    transaction.open_table(definition).map_err(table)?.range::<u64>(..).map_err(storage)?
+                {
+                    let (key, value) = row.map_err(storage)?;
+                    each(&key.value().to_be_bytes(), value.value())?;
+                }
+            }
+            Part::Tiles => {
+                for row in
+                    transaction.open_table(TILES).map_err(table)?.range::<&[u8]>(..).map_err(storage)?
+                {
+                    let (key, value) = row.map_err(storage)?;
+                    each(key.value(), value.value())?;
+                }
+            }
+            Part::ByFile => {
+                for row in
+                    transaction.open_table(BY_FILE).map_err(table)?.range::<&[u8]>(..).map_err(storage)?
+                {
+                    let (key, _) = row.map_err(storage)?;
+                    each(key.value(), &[])?;
+                }
+            }
+            Part::State => {
+                for row in
+                    transaction.open_table(STATE).map_err(table)?.range::<&[u8]>(..).map_err(storage)?
+                {
+                    let (key, value) = row.map_err(storage)?;
+                    each(key.value(), value.value())?;
+                }
+            }
+            Part::LedgerMeta => {
+                for row in transaction.open_table(META).map_err(table)?.range::<&str>(..).map_err(storage)? {
+                    let (key, value) = row.map_err(storage)?;
+                    each(key.value().as_bytes(), value.value())?;
+                }
+            }
+            _file_or_keys @ (Part::Config
+            | Part::InternalKey
+            | Part::NextInternalKey
+            | Part::RecoveryFile
+            | Part::EpochKey
+            | Part::KeysMeta
+            | Part::StoreKeys
+            | Part::Keks
+            | Part::FileKeys) => {}
+        }
+        Ok(())
+    }
+
+    /// Opens every sealed row beside the records, and says how many there are.
+    pub fn open_all_rows(&self) -> Result<u64, CorruptError> {
+        let mut rows = 0;
+        self.rows_of(Part::State, &mut |place, row| {
+            rows += 1;
+            let end = place.iter().position(|byte| *byte == 0).unwrap_or(place.len());
+            let name = String::from_utf8_lossy(&place[..end]);
+            match self.seal.open(&name, place, row)? {
+                Opened::Plain(_) => Ok(()),
+                Opened::Destroyed(file) => Err(CorruptError::KeyGone(file)),
+            }
+        })?;
+        self.rows_of(Part::Unmirrored, &mut |group, row| {
+            rows += 1;
+            let group = group.try_into().map(u64::from_be_bytes).unwrap_or_default();
+            match self.seal.open("unmirrored", &unmirrored_aad(group), row)? {
+                Opened::Plain(_) => Ok(()),
+                Opened::Destroyed(file) => Err(CorruptError::KeyGone(file)),
+            }
+        })?;
+        Ok(rows)
+    }
+}
+
+/// Makes `ledger.redb` from rows.
+#[derive(Debug)]
+pub struct Import {
+    database: Database,
+}
+
+impl Import {
+    /// An empty one, which nobody else may read.
+    pub fn create(path: &Path) -> Result<Import, OpenError> {
+        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path);
+        let file = file.map_err(|error| database_error(path, redb::Error::Io(error)))?;
+        let backend = FileBackend::new(file).map_err(|error| database_error(path, error.into()))?;
+        let database =
+            builder().create_with_backend(backend).map_err(|error| database_error(path, error.into()))?;
+        let mut import = Import { database };
+        import.rows(Part::ByFile, &[]).map_err(|error| super::format_error(path, &error))?;
+        Ok(import)
+    }
+
+    /// Adds rows of a part, durably.
+    pub fn rows(&mut self, part: Part, rows: &[(Vec<u8>, Vec<u8>)]) -> Result<(), CorruptError> {
+        let lost = |error: redb::Error| CorruptError::Row(error.to_string());
+        let place = match part {
+            Part::Records => Some(Place::Records),
+            Part::Tiles => Some(Place::Tiles),
+            Part::ByFile => Some(Place::ByFile),
+            Part::State => Some(Place::State),
+            Part::LedgerMeta => Some(Place::Meta),
+            Part::Unmirrored => None,
+            Part::Config
+            | Part::InternalKey
+            | Part::NextInternalKey
+            | Part::RecoveryFile
+            | Part::EpochKey
+            | Part::KeysMeta
+            | Part::StoreKeys
+            | Part::Keks
+            | Part::FileKeys => {
+                return Err(CorruptError::Row(format!("{} is no table of the ledger", part.name())));
+            }
+        };
+        let mut transaction = self.database.begin_write().map_err(|error| lost(error.into()))?;
+        transaction.set_durability(Durability::Immediate).map_err(|error| lost(error.into()))?;
+        {
+            let mut tables = Tables::open(&transaction)?;
+            for (key, value) in rows {
+                match place {
+                    Some(place) => tables.write(place, key, Some(value))?,
+                    None => {
+                        let group = key.as_slice().try_into().map(u64::from_be_bytes);
+                        let group = group.map_err(|_| CorruptError::Row("the number of a group".into()))?;
+                        tables.unmirrored.insert(group, value.as_slice())?;
+                    }
+                }
+            }
+        }
+        transaction.commit().map_err(|error| lost(error.into()))
+    }
+}
