@@ -47,6 +47,8 @@ pub struct DataPlane {
     out: Sides,
     inbox: Inbox,
     clock: Clock,
+    /// When to ask at the latest whether the interface is up.
+    next_look: Instant,
 }
 
 /// What the device writes to.
@@ -62,6 +64,8 @@ struct Sides {
 struct Ready {
     tun: bool,
     tun_gone: bool,
+    /// Only asked for while it is down.
+    link_is_up: bool,
     command: bool,
     udp_v4: bool,
     udp_v6: bool,
@@ -97,14 +101,20 @@ impl Output for Sides {
 }
 
 impl Sides {
-    fn counters(&self) -> IoCounters {
+    fn counters(&self, link_is_up: bool) -> IoCounters {
         let events_waiting = self.events.max_capacity() - self.events.capacity();
         let offloaded = Offloaded {
             tun: self.tun.offloads(),
             udp_send: self.udp.segments(),
             udp_receive: self.udp.sockets().v4.joins_segments(),
         };
-        IoCounters { events_lost: self.events_lost, events_waiting, mtu: self.tun.mtu(), offloaded }
+        IoCounters {
+            events_lost: self.events_lost,
+            events_waiting,
+            mtu: self.tun.mtu(),
+            link_is_up,
+            offloaded,
+        }
     }
 }
 
@@ -136,6 +146,7 @@ impl DataPlane {
             out,
             inbox,
             clock: Clock,
+            next_look: Clock.now(),
         }
     }
 
@@ -165,6 +176,7 @@ impl DataPlane {
     }
 
     fn turn_until_ended(&mut self) -> Ended {
+        self.look_at_link(self.clock.now());
         loop {
             let Some(ready) = self.wait() else { return Ended::Broken };
             if ready.tun_gone {
@@ -175,6 +187,9 @@ impl DataPlane {
             }
             // Read once a batch, as soon as it is here: the round trip of a probe ends with it.
             let mut now = self.clock.now();
+            if ready.link_is_up || now >= self.next_look {
+                self.look_at_link(now);
+            }
             if ready.udp_v4 {
                 self.out.udp.receive_v4(&mut self.received);
                 self.open_received(now);
@@ -198,8 +213,10 @@ impl DataPlane {
         let timeout = self.device.next_timeout().map(|at| until(at, self.clock.now()));
         let timeout = timeout.unwrap_or(PollTimeout::NONE);
         let sockets = self.out.udp.sockets();
+        let down = !self.device.link_is_up();
+        let tun = if down { PollFlags::POLLIN | PollFlags::POLLOUT } else { PollFlags::POLLIN };
         let mut set = [
-            PollFd::new(self.out.tun.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.out.tun.as_fd(), tun),
             PollFd::new(self.inbox.as_fd(), PollFlags::POLLIN),
             PollFd::new(sockets.v4.as_fd(), PollFlags::POLLIN),
             PollFd::new(sockets.v6.as_ref().unwrap_or(&sockets.v4).as_fd(), PollFlags::POLLIN),
@@ -218,6 +235,7 @@ impl DataPlane {
         Some(Ready {
             tun: events[0].contains(PollFlags::POLLIN),
             tun_gone: events[0].intersects(gone),
+            link_is_up: events[0].contains(PollFlags::POLLOUT),
             command: events[1].contains(PollFlags::POLLIN),
             udp_v4: events[2].intersects(udp),
             udp_v6: sockets.v6.is_some() && events[3].intersects(udp),
@@ -233,6 +251,21 @@ impl DataPlane {
             }
         }
         self.opened.write(&mut self.out.tun);
+    }
+
+    /// Asks the kernel whether the interface is up. What it says of changes may not be heard everywhere.
+    fn look_at_link(&mut self, now: Instant) {
+        self.next_look = now + limits::LINK_LOOK_INTERVAL;
+        let up = self.out.tun.is_up();
+        if up == self.device.link_is_up() {
+            return;
+        }
+        self.device.set_link_up(up, now, &mut self.out);
+        if up {
+            tracing::info!("the interface is up");
+        } else {
+            tracing::info!("the interface is down: nothing is sent or answered");
+        }
     }
 
     fn set_mtu(&mut self, mtu: u16) {
@@ -267,7 +300,7 @@ impl DataPlane {
                 }
                 Command::State(reply) => reply(self.device.state(now)),
                 Command::Counters(reply) => {
-                    let io = self.out.counters();
+                    let io = self.out.counters(self.device.link_is_up());
                     reply((self.device.counters().clone(), io));
                 }
                 Command::KeptAlive(reply) => {
@@ -306,7 +339,11 @@ impl DataPlane {
                     self.device.kept(ticket, &kept, now, &mut self.out);
                     done(());
                 }
-                Command::Mtu(mtu) => self.set_mtu(mtu),
+                Command::Mtu(mtu) => {
+                    self.set_mtu(mtu);
+                    // It is told with every change of the link.
+                    self.look_at_link(now);
+                }
                 Command::Stop => return false,
             }
         }

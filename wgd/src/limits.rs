@@ -105,6 +105,9 @@ pub const PROBE_LOOK: Duration = Duration::from_millis(20);
 pub const WATCHED_EVENTS: usize = 256;
 /// How often an operator who watches hears that nothing happened; clients give up after 60 s of silence.
 pub const FOLLOW_BEAT: Duration = Duration::from_secs(20);
+/// The kernel tells at once when the interface is set up or down, except of one that was moved out of hearing; and
+/// whoever set it down expects silence before the next keepalive.
+pub const LINK_LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// A peer counts as up for this long after a handshake (WireGuard paper §6.1: sessions end at 180 s).
 pub const PEER_UP: Duration = Duration::from_secs(180);
 

@@ -295,6 +295,13 @@ fn tell_all(
         );
     }
     book.counter("wgd_events_lost_total", "Events that found their queue full.", &own, io.events_lost);
+    let is_up = f64::from(u8::from(io.link_is_up));
+    book.gauge(
+        "wgd_interface_up",
+        "Whether the interface is set up; down, nothing is sent or answered.",
+        &own,
+        is_up,
+    );
     book.gauge("wgd_interface_mtu_bytes", "The interface's MTU.", &own, f64::from(io.mtu));
     let Offloaded { tun, udp_send, udp_receive } = io.offloaded;
     let offloads = [

@@ -9,6 +9,7 @@ mod offload;
 pub use offload::{Offloads, WantedDevice};
 
 use crate::Privileged;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use std::fs::File;
 use std::io::{self, IoSlice, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -166,6 +167,15 @@ impl Tun {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Whether the interface is set up, wherever it is by now: only then can it be written to (`tun_chr_poll` in
+    /// drivers/net/tun.c).
+    #[must_use]
+    pub fn is_up(&self) -> bool {
+        let mut set = [PollFd::new(self.file.as_fd(), PollFlags::POLLOUT)];
+        poll(&mut set, PollTimeout::ZERO).is_ok()
+            && set[0].revents().is_some_and(|events| events.contains(PollFlags::POLLOUT))
     }
 
     /// Reads one packet, behind its header if the device has offloads. `EBADFD` says that the interface was deleted.

@@ -8,7 +8,9 @@
 //! delivered only if they hold its source. No peer has our own key. Everything that goes no further
 //! is counted under one [`DropReason`].
 
+mod link;
 mod message;
+mod probes;
 mod rotation;
 
 use std::collections::HashMap;
@@ -17,7 +19,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use packet::IpHeader;
-use packet::echo::Addresses;
 use packet::split::Split;
 
 use crate::allowed_ips::AllowedIps;
@@ -33,8 +34,9 @@ use crate::session::Scratch;
 use crate::timers::earliest;
 use crate::{
     AllowedIpChange, Change, ChangedKey, Counters, DeviceEvent, DeviceState, DeviceUpdate, DropReason,
-    Endpoint, Output, PeerIdentity, PeerUpdate, Probed, Probes, PublicKey, SecretKey,
+    Endpoint, Output, PeerIdentity, PeerUpdate, PublicKey, SecretKey,
 };
+use link::Link;
 use message::Message;
 use rotation::Rotations;
 
@@ -48,6 +50,7 @@ pub struct Device {
     listen_port: u16,
     fwmark: u32,
     mtu: u16,
+    link: Link,
     /// Our own inside the tunnel.
     addresses: Vec<IpAddr>,
     /// Tells the answers to our probes from those to pings of programs on this host.
@@ -86,6 +89,7 @@ impl Device {
             listen_port: 0,
             fwmark: 0,
             mtu: DEFAULT_MTU,
+            link: Link::Up,
             addresses: Vec::new(),
             probe_identifier: probe::random_identifier(),
             peers: Vec::new(),
@@ -136,6 +140,10 @@ impl Device {
         space: &mut [u8],
         out: &mut impl Output,
     ) -> Option<usize> {
+        if !self.link_is_up() {
+            self.count_drop(DropReason::LinkDown);
+            return None;
+        }
         let result = match Message::of(datagram) {
             Some(Message::Data { receiver }) => self.handle_data(receiver, datagram, from, now, (space, out)),
             Some(Message::Initiation) => self.handle_initiation(datagram, from, now, out).map(|()| None),
@@ -158,6 +166,9 @@ impl Device {
 
     /// Does what is due by now.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut impl Output) {
+        if self.link != Link::Up {
+            return self.end_sessions_when_due(now, out);
+        }
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
@@ -173,7 +184,10 @@ impl Device {
 
     /// When to call [`Device::handle_timeout`] at the latest.
     pub fn next_timeout(&self) -> Option<Instant> {
-        self.deadline
+        match self.link {
+            Link::Up => self.deadline,
+            Link::Down { sessions_end } => sessions_end,
+        }
     }
 
     /// Makes the device what the update says. The update has been validated, so this cannot fail.
@@ -259,57 +273,9 @@ impl Device {
         peers.filter(|peer| peer.wants_keepalives()).map(|peer| peer.last_handshake())
     }
 
-    /// The interface's MTU: padding stops there.
-    pub fn set_mtu(&mut self, mtu: u16) {
-        self.mtu = mtu;
-    }
-
     /// Our own addresses inside the tunnel: where packets come from that the device makes itself.
     pub fn set_addresses(&mut self, addresses: Vec<IpAddr>) {
         self.addresses = addresses;
-    }
-
-    /// Measures the round trip to one peer, in the tunnel. If there are no keys a handshake begins: ask again then.
-    /// `None`: there is no such peer.
-    pub fn probe(&mut self, peer: &PublicKey, now: Instant, out: &mut impl Output) -> Option<Probed> {
-        let id = *self.by_key.get(peer)?;
-        let probed = self.probe_peer(id, now, out);
-        if probed == Probed::NoSession {
-            self.with_peer(id, now, out, |peer, cx| peer.initiate(cx));
-        }
-        Some(probed)
-    }
-
-    /// Measures the round trip to each peer that there are keys with; wakes none of the others.
-    pub fn probe_all(&mut self, now: Instant, out: &mut impl Output) -> Vec<(PublicKey, Probed)> {
-        let key_of = |slot: &Option<Slot>| slot.as_ref().map(|(_, peer)| peer.public_key());
-        let peers: Vec<_> =
-            self.peers.iter().enumerate().filter_map(|(id, slot)| Some((id, key_of(slot)?))).collect();
-        peers.into_iter().map(|(id, key)| (key, self.probe_peer(id, now, out))).collect()
-    }
-
-    /// Asks the peer for an echo of `bytes`, to see whether a packet of that length comes through.
-    pub fn probe_path(
-        &mut self,
-        peer: &PublicKey,
-        bytes: u16,
-        now: Instant,
-        out: &mut impl Output,
-    ) -> Option<Probed> {
-        let id = *self.by_key.get(peer)?;
-        let identifier = self.probe_identifier;
-        let Some(addresses) = self.addresses_towards(id) else { return Some(Probed::NoAddress) };
-        Some(self.with_peer(id, now, out, |peer, cx| peer.probe_path(addresses, identifier, bytes, cx)))
-    }
-
-    /// What has become of the questions of [`Device::probe_path`].
-    pub fn path_probes(&self, now: Instant) -> impl Iterator<Item = (PublicKey, Probes)> {
-        self.peers.iter().flatten().map(move |(_, peer)| (peer.public_key(), peer.path_probes(now)))
-    }
-
-    /// What the probes of each peer have shown.
-    pub fn probes(&self, now: Instant) -> impl Iterator<Item = (PublicKey, Probes)> {
-        self.peers.iter().flatten().map(move |(_, peer)| (peer.public_key(), peer.probes(now)))
     }
 
     /// When the last handshake with the peer was that may send from this inner address.
@@ -345,22 +311,6 @@ impl Device {
     /// Counts a drop that the shell met: the kernel refused a write or a send.
     pub fn count_drop(&mut self, reason: DropReason) {
         self.counters.drops.count(reason, 1);
-    }
-
-    fn probe_peer(&mut self, id: PeerId, now: Instant, out: &mut impl Output) -> Probed {
-        let identifier = self.probe_identifier;
-        match self.addresses_towards(id) {
-            Some(addresses) => self.with_peer(id, now, out, |peer, cx| peer.probe(addresses, identifier, cx)),
-            None => Probed::NoAddress,
-        }
-    }
-
-    /// From one of our addresses to the peer's first host address of the same family: the ends of what this device
-    /// itself has to say to the peer's.
-    fn addresses_towards(&self, id: PeerId) -> Option<Addresses> {
-        let hosts = self.allowed_ips.of_peer(id).filter(|ip| ip.prefix_len() == ip.max_prefix_len());
-        let from_ours = |host: IpAddr| self.addresses.iter().find_map(|own| Addresses::between(*own, host));
-        hosts.into_iter().find_map(|host| from_ours(host.addr()))
     }
 
     fn handle_data(
@@ -628,6 +578,7 @@ impl Device {
             scratch: &mut self.scratch,
             padded: &mut self.padded,
             mtu: usize::from(self.mtu),
+            link_is_up: self.link == Link::Up,
         };
         (&mut self.peers, &self.allowed_ips, cx)
     }

@@ -36,6 +36,8 @@ pub enum DropReason {
     TooBig,
     /// Not a WireGuard message, or its content is no IP packet.
     Malformed,
+    /// The interface is down: nothing is answered.
+    LinkDown,
     /// The kernel did not take the packet from us.
     TunWriteError,
     /// The kernel did not take the datagram from us.
@@ -44,7 +46,7 @@ pub enum DropReason {
 
 impl DropReason {
     /// All of them, in the order of the metric's documentation.
-    pub const ALL: [DropReason; 17] = [
+    pub const ALL: [DropReason; 18] = [
         DropReason::Mac1Invalid,
         DropReason::Mac2Missing,
         DropReason::DecryptFailed,
@@ -60,6 +62,7 @@ impl DropReason {
         DropReason::RoutingLoop,
         DropReason::TooBig,
         DropReason::Malformed,
+        DropReason::LinkDown,
         DropReason::TunWriteError,
         DropReason::UdpSendError,
     ];
@@ -82,6 +85,7 @@ impl DropReason {
             DropReason::RoutingLoop => "routing_loop",
             DropReason::TooBig => "too_big",
             DropReason::Malformed => "malformed",
+            DropReason::LinkDown => "link_down",
             DropReason::TunWriteError => "tun_write_error",
             DropReason::UdpSendError => "udp_send_error",
         }

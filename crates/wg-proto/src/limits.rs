@@ -38,6 +38,9 @@ pub mod our_choice {
     /// Packets that wait for a handshake, per peer: the kernel's `MAX_STAGED_PACKETS`. The oldest
     /// goes first, for the newest is the one whose sender still waits.
     pub const MAX_STAGED_PACKETS: usize = 128;
+    /// Sessions end when the interface has been down for so long. Moving it to another namespace takes it down for the
+    /// moment until somebody sets it up there, and need cost no handshake.
+    pub const SESSIONS_OUTLIVE_LINK: Duration = Duration::from_secs(3);
     /// How often a live session's timers are looked at: boringtun's own device uses the same step,
     /// and its shortest rule is 5 s.
     pub const TICK: Duration = Duration::from_millis(250);

@@ -86,6 +86,8 @@ pub(crate) struct Context<'a, O> {
     /// Where a packet gets its padding.
     pub(crate) padded: &'a mut Scratch,
     pub(crate) mtu: usize,
+    /// While the interface is down nothing is said.
+    pub(crate) link_is_up: bool,
 }
 
 /// Which peer's session a receiver index belongs to, by its upper 24 bits.
@@ -338,6 +340,9 @@ impl Peer {
 
     /// Does what is due.
     pub(crate) fn service(&mut self, cx: &mut Context<'_, impl Output>) {
+        if !cx.link_is_up {
+            return;
+        }
         if self.timers.tick_is_due(cx.now) {
             self.tick(cx);
         }
@@ -357,7 +362,7 @@ impl Peer {
 
     /// Says that we are here, or begins the handshake that must come before.
     pub(crate) fn send_keepalive(&mut self, cx: &mut Context<'_, impl Output>) {
-        if self.wire.endpoint.is_none() {
+        if self.wire.endpoint.is_none() || !cx.link_is_up {
             return;
         }
         let sent = self.seal_and_transmit(&[], cx);
@@ -508,7 +513,7 @@ impl Peer {
     }
 
     fn seal_and_transmit(&mut self, packet: &[u8], cx: &mut Context<'_, impl Output>) -> bool {
-        self.seal_padded(pad(packet, cx.mtu, cx.padded), cx.now, cx.out)
+        cx.link_is_up && self.seal_padded(pad(packet, cx.mtu, cx.padded), cx.now, cx.out)
     }
 
     #[inline]

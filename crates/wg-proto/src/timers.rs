@@ -170,6 +170,16 @@ impl Timers {
         silent
     }
 
+    /// Nothing is under way any more, and nothing is due but keepalives. `true` if the peer was up.
+    pub(crate) fn link_down(&mut self, now: Instant) -> bool {
+        self.handshake_sent = None;
+        self.next_tick = None;
+        let was_up = self.up_since.is_some();
+        self.up_before = self.up_total(now);
+        self.up_since = None;
+        was_up
+    }
+
     /// When something can next be due.
     pub(crate) fn next(&self) -> Option<Instant> {
         [self.next_tick, self.keepalive_at(), self.down_at()].into_iter().flatten().min()

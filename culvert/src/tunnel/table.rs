@@ -63,6 +63,10 @@ fn head(interface: &str, device: &DeviceView) -> String {
     if !dropped.is_empty() {
         lines.push(format!("  dropped: {}", dropped.join(", ")));
     }
+    if device.link_up == Some(false) {
+        lines
+            .push("  the interface is down: nothing is sent or answered until `ip link set … up`".to_owned());
+    }
     if device.under_load == Some(true) {
         lines.push("  under load: those who begin handshakes are asked to prove their address".to_owned());
     }
@@ -233,6 +237,7 @@ mod tests {
             listen_port: Some(51820),
             fwmark: Some(0xca6c),
             mtu: Some(1420),
+            link_up: Some(true),
             netcfg: Some(true),
             device: Some(DeviceKind {
                 kind: "offload".into(),

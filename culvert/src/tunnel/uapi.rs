@@ -22,6 +22,8 @@ pub(crate) struct DeviceView {
     pub(crate) fwmark: Option<u32>,
     /// This and what follows wgd alone can tell.
     pub(crate) mtu: Option<u16>,
+    /// Whether the interface is set up.
+    pub(crate) link_up: Option<bool>,
     /// Whether there is a wgd-netcfg.
     pub(crate) netcfg: Option<bool>,
     pub(crate) device: Option<DeviceKind>,

@@ -43,6 +43,8 @@ struct Status {
     listen_port: u16,
     fwmark: u32,
     mtu: u16,
+    /// An older wgd does not tell.
+    link_up: Option<bool>,
     netcfg: bool,
     /// An older wgd does not tell.
     device: Option<DeviceKind>,
@@ -77,6 +79,7 @@ impl From<Status> for DeviceView {
             listen_port: Some(status.listen_port).filter(|port| *port > 0),
             fwmark: Some(status.fwmark).filter(|mark| *mark > 0),
             mtu: Some(status.mtu),
+            link_up: status.link_up,
             netcfg: Some(status.netcfg),
             device: status.device,
             under_load: Some(status.under_load),

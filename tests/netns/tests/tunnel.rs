@@ -25,6 +25,9 @@ use culvert_netns::{wait, wireguard::ping};
 const BOUND: Duration = Duration::from_secs(15);
 const BYTES: u64 = 4 << 20;
 
+/// That the interface was set down is seen (limits.rs of wgd: asked for four times a second).
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
+
 /// After this a session is replaced (WireGuard's paper, 6.1: Rekey-After-Time).
 const REKEY_AFTER: Duration = Duration::from_secs(120);
 
@@ -38,6 +41,9 @@ fn main() -> ExitCode {
             .on_both_devices(),
         Scenario::new("a_connection_survives_a_killed_wgd", killed).needs(&["wgd"]).on_both_devices(),
         Scenario::new("a_connection_survives_a_silent_cut", cut).needs(&["wgd"]).on_both_devices(),
+        Scenario::new("an_interface_that_is_set_down_is_silent", set_down)
+            .needs(&["wgd", "culvert"])
+            .on_both_devices(),
         Scenario::new("a_tunnel_rekeys_by_itself_after_two_minutes", rekeyed)
             .needs(&["wgd"])
             .on_both_devices()
@@ -47,10 +53,19 @@ fn main() -> ExitCode {
 
 /// Both wgds with their interfaces in the tunnels' namespaces; only web knows where its peer is.
 fn start(scene: &Scene) -> Result<(Tunnel, Running, Running)> {
+    start_with(scene, "")
+}
+
+/// The same, with these lines in their `wgd.toml`.
+fn start_with(scene: &Scene, lines: &str) -> Result<(Tunnel, Running, Running)> {
     let tunnel = Tunnel::new(&scene.lab)?;
+    let mut text = lines.to_owned();
     if culvert::has_many_users()? {
+        text.push_str(&format!("run_as = \"{WGD_USER}:{WGD_USER}\"\n"));
+    }
+    if !text.is_empty() {
         for host in [&scene.lab.web, &scene.lab.services] {
-            host.write("/etc/culvert/wgd.toml", format!("run_as = \"{WGD_USER}:{WGD_USER}\"\n"))?;
+            host.write("/etc/culvert/wgd.toml", &text)?;
         }
     }
     let services = tunnel.start_wgd(&scene.lab, Side::Services, Endpoint::Learned, Place::Tunnel)?;
@@ -95,6 +110,33 @@ fn inside_and_outside(scene: &Scene) -> Result<()> {
     ensure!(inside.lines().count() == 1, "{inside}");
     ensure!(!scene.lab.web.path("/run/wireguard/wg0.sock").exists(), "its socket is still there");
     capture.finish()?.only_wireguard()
+}
+
+/// `ip link set wg0 down` ends what is said, not only what is heard; `up` brings it back without anybody's help.
+fn set_down(scene: &Scene) -> Result<()> {
+    let (tunnel, _web, _services) = start_with(scene, "admin_socket = \"/run/culvert/wgd.sock\"\n")?;
+    let (web, services) = (&scene.lab.web, &scene.lab.services);
+    for side in [Side::Web, Side::Services] {
+        let peer = &tunnel.keys(side.other()).public;
+        side.host(&scene.lab)
+            .run(&["wg", "set", INTERFACE, "peer", peer, "persistent-keepalive", "1"])?
+            .success()?;
+    }
+    let set = |state| web.run_at(Place::Tunnel, &["ip", "link", "set", INTERFACE, state])?.success();
+    set("down")?;
+    thread::sleep(SEEN_WITHIN);
+    let before = (only_peer(web)?.sent, only_peer(services)?);
+    // Longer than the retry of a handshake, and many keepalives.
+    thread::sleep(Duration::from_secs(7));
+    let after = (only_peer(web)?.sent, only_peer(services)?);
+    ensure!(before.0 == after.0, "{} bytes were sent, then {}", before.0, after.0);
+    ensure!(before.1.received == after.1.received, "services heard something");
+    ensure!(before.1.sent < after.1.sent, "services did not even try");
+    let status = web.run(&["/run/bin/culvert", "tunnel", "status"])?;
+    ensure!(status.output.contains("the interface is down"), "{}", status.output);
+    set("up")?;
+    // A handshake takes one retry of 5 s at most.
+    ping(services, Place::Tunnel, "10.100.0.10", BOUND)
 }
 
 fn shown(scene: &Scene) -> Result<()> {

@@ -58,6 +58,7 @@ async fn status(control: &Control) -> Result<Value, AdminError> {
         "listen_port": state.listen_port,
         "fwmark": state.fwmark,
         "mtu": io.mtu,
+        "link_up": io.link_is_up,
         "device": {
             "kind": if io.offloaded.tun.is_some() { "offload" } else { "plain" },
             "tcp": io.offloaded.tun.is_some(),

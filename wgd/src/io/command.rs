@@ -101,6 +101,8 @@ pub struct IoCounters {
     pub events_waiting: usize,
     /// The interface's MTU as far as known.
     pub mtu: u16,
+    /// Whether the interface is up.
+    pub link_is_up: bool,
     /// What is moved in one piece.
     pub offloaded: Offloaded,
 }

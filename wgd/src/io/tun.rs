@@ -123,6 +123,11 @@ impl TunSide {
         }
     }
 
+    /// Whether the interface is set up.
+    pub(super) fn is_up(&self) -> bool {
+        self.tun.is_up()
+    }
+
     pub(super) fn mtu(&self) -> u16 {
         self.mtu
     }

@@ -142,7 +142,7 @@ impl Peer {
     }
 
     pub(super) fn initiate_in(&mut self, place: Place, cx: &mut Context<'_, impl Output>) {
-        if self.wire.endpoint.is_none() || !self.ensure_session(place, cx) {
+        if self.wire.endpoint.is_none() || !cx.link_is_up || !self.ensure_session(place, cx) {
             return;
         }
         let lane = match (place, &mut self.next) {

@@ -159,6 +159,21 @@ impl Peer {
         self.timers.stop_ticking();
     }
 
+    /// The interface went down: its sessions end, and the keys that they hold go with them.
+    pub(crate) fn end_sessions(&mut self, cx: &mut Context<'_, impl Output>) {
+        let next = self.next.as_mut().and_then(|next| next.lane.session.take());
+        for session in self.current.session.take().into_iter().chain(next).chain(self.draining.drain(..)) {
+            cx.ranges.release(&session);
+        }
+        self.attempting = None;
+        self.other_is_due = None;
+        self.drop_staged(cx);
+        let peer = self.identity();
+        if self.timers.link_down(cx.now) {
+            cx.out.event(DeviceEvent::PeerDown { peer });
+        }
+    }
+
     pub(super) fn next_is_in_use(&mut self, cx: &mut Context<'_, impl Output>) {
         let Some(next) = &mut self.next else { return };
         next.in_use = true;

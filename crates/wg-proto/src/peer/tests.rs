@@ -130,6 +130,7 @@ impl Lab {
             counters: &mut self.counters,
             scratch: &mut self.scratch,
             padded: &mut self.padded,
+            link_is_up: true,
             mtu: 1420,
         };
         f(&mut self.peer, &mut cx);

@@ -3,7 +3,7 @@
 use std::time::{Duration, UNIX_EPOCH};
 
 use wg_proto::uapi::{self, Epoch};
-use wg_proto::{Change, ChangedKey, DeviceEvent, DeviceUpdate, SecretKey};
+use wg_proto::{Change, ChangedKey, DeviceEvent, DeviceUpdate, DropReason, SecretKey};
 
 use crate::pair::{Left, Pair, Right, Who};
 
@@ -213,6 +213,75 @@ fn a_device_without_key_is_silent_until_it_gets_one() {
     pair.apply(Left, DeviceUpdate { private_key: Change::Set(secret), ..DeviceUpdate::default() });
     pair.settle();
     assert_eq!(pair.lengths(), [148, 92, 32]);
+}
+
+#[test]
+fn an_interface_that_is_down_neither_speaks_nor_answers() {
+    let mut pair = Pair::connected();
+    let right = pair.right.public_key().to_hex();
+    let left = pair.left.public_key().to_hex();
+    pair.set(Left, &format!("public_key={right}\npersistent_keepalive_interval=5\n"));
+    pair.settle();
+    let (own, others) = (pair.left.address, pair.right.address);
+    pair.set_link_up(Left, false);
+    pair.left.events.clear();
+    pair.sent.clear();
+    // Data under the old keys, handshakes, keepalives of its own, a new wish for them, a probe: nothing moves it.
+    pair.send(Right, 100);
+    pair.settle();
+    pair.set(Left, &format!("public_key={right}\npersistent_keepalive_interval=0\n"));
+    pair.set(Left, &format!("public_key={right}\npersistent_keepalive_interval=5\n"));
+    pair.set(Right, &format!("public_key={left}\npersistent_keepalive_interval=5\n"));
+    pair.send(Left, 100);
+    pair.run(Duration::from_secs(200));
+    assert!(pair.sent.iter().any(|sent| sent.from == others), "the other side tries");
+    assert!(pair.sent.iter().all(|sent| sent.from != own), "it is silent");
+    assert!(pair.left.delivered.is_empty());
+    assert!(
+        pair.left
+            .device
+            .counters()
+            .drops
+            .iter()
+            .any(|(reason, count)| { reason == DropReason::LinkDown && count > 0 })
+    );
+
+    // Up again it keeps its peer alive at once, under new keys.
+    pair.sent.clear();
+    pair.set_link_up(Left, true);
+    assert_eq!(pair.lengths(), [148]);
+    pair.settle();
+    pair.send(Right, 100);
+    pair.settle();
+    assert_eq!(pair.left.delivered.len(), 1);
+}
+
+#[test]
+fn a_peer_is_told_to_be_down_with_the_interface() {
+    let mut pair = Pair::connected();
+    pair.set_link_up(Left, false);
+    pair.set_link_up(Left, false);
+    pair.run(Duration::from_secs(4));
+    let downs = pair.left.events.iter().filter(|event| matches!(event, DeviceEvent::PeerDown { .. })).count();
+    assert_eq!(downs, 1);
+    assert_eq!(pair.peer(Left).up_since, None);
+    pair.set_link_up(Left, true);
+    assert!(pair.sent.is_empty(), "without keepalives it waits for something to say");
+}
+
+#[test]
+fn an_interface_that_is_down_for_a_moment_keeps_its_sessions() {
+    let mut pair = Pair::connected();
+    pair.set_link_up(Left, false);
+    pair.send(Right, 100);
+    pair.run(Duration::from_secs(2));
+    assert!(pair.left.delivered.is_empty(), "meanwhile nothing is taken");
+    pair.set_link_up(Left, true);
+    pair.sent.clear();
+    pair.send(Left, 100);
+    pair.settle();
+    assert_eq!(pair.right.delivered.len(), 1);
+    assert!(!pair.lengths().contains(&148), "it was no reason for a handshake");
 }
 
 #[test]

@@ -139,6 +139,11 @@ impl Pair {
         self.input(who, |device, now, sink| device.apply(update, now, sink));
     }
 
+    /// The interface is set up or down.
+    pub(crate) fn set_link_up(&mut self, who: Who, up: bool) {
+        self.input(who, |device, now, sink| device.set_link_up(up, now, sink));
+    }
+
     /// A packet of this length from one inner address to the other.
     pub(crate) fn send(&mut self, who: Who, length: usize) -> Vec<u8> {
         let (from, to) = match who {
