@@ -43,7 +43,7 @@ fn give(path: &Path, mode: u32, owner: Option<User>) -> io::Result<()> {
 }
 
 /// Removes the socket file at `path` if nobody listens there. Alive is `AddrInUse`.
-fn remove_dead_socket(path: &Path, kind: SockType) -> io::Result<()> {
+pub(crate) fn remove_dead_socket(path: &Path, kind: SockType) -> io::Result<()> {
     let Ok(metadata) = std::fs::symlink_metadata(path) else { return Ok(()) };
     if !metadata.file_type().is_socket() {
         return Err(in_the_way());
