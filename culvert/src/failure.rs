@@ -69,6 +69,16 @@ impl Failure {
         self.exit
     }
 
+    /// The status that a server said it with.
+    pub(crate) fn status(&self) -> Option<u16> {
+        self.problem.as_ref().map(|problem| problem.status)
+    }
+
+    /// Whether it is a server's problem of this kind.
+    pub(crate) fn is_of_kind(&self, name: &str) -> bool {
+        self.problem.as_ref().is_some_and(|problem| problem.kind.as_deref() == Some(name))
+    }
+
     /// Whether a server said it, as opposed to a connection that broke.
     pub(crate) fn is_problem(&self) -> bool {
         self.problem.is_some()

@@ -9,6 +9,12 @@ use std::time::Duration;
 pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
 /// Pieces between the thread that reads and hashes and the one that sends.
 pub(crate) const CHUNKS_IN_FLIGHT: usize = 4;
+/// A file that is smaller is sent at once: to begin again costs less than the two round trips of an upload that resumes.
+pub(crate) const RESUMABLE_BYTES: u64 = 16 * 1024 * 1024;
+/// An upload that broke so often without getting further is given up.
+pub(crate) const RESUMES_WITHOUT_PROGRESS: u32 = 10;
+/// Between two tries the pause doubles up to this: a tunnel that comes back is not kept waiting for long.
+pub(crate) const RESUME_PAUSE_AT_MOST: Duration = Duration::from_secs(5);
 /// A server that does not take a connection within this is not there.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For so long an upload waits to be told to go on before it sends its body all the same. Longer than edge

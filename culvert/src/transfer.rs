@@ -5,6 +5,7 @@ pub(crate) mod list;
 pub(crate) mod part_file;
 pub(crate) mod progress;
 pub(crate) mod put;
+mod resume;
 pub(crate) mod share;
 mod upload_body;
 

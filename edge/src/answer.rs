@@ -19,6 +19,7 @@ use store_proto::headers::{PROBLEM_JSON, UPLOAD_OFFSET};
 use store_proto::{ProblemBody, RequestId, ServerRole};
 
 use crate::limits::TUS_VERSION;
+use crate::parts::PartsBody;
 use crate::refusal::Refusal;
 use crate::stream::{BodyError, DownloadBody};
 
@@ -33,6 +34,8 @@ pub enum Payload {
     Whole(Full<Bytes>),
     /// Passed on from storaged.
     Passed(DownloadBody),
+    /// Several ranges of a file, and the length of all.
+    Parts(Box<PartsBody>, u64),
 }
 
 /// A body with what must end when it ends (`T` is dropped with it).
@@ -124,7 +127,7 @@ pub fn raw_refusal(refused: &Refusal, request_id: &RequestId, role: ServerRole) 
     head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
     let length = match &payload {
         Payload::Whole(body) => body.size_hint().exact().unwrap_or(0),
-        Payload::Passed(_) => 0,
+        Payload::Passed(_) | Payload::Parts(..) => 0,
     };
     head.headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     let mut bytes = format!("HTTP/1.1 {}\r\n", head.status).into_bytes();
@@ -159,6 +162,7 @@ impl<T: Unpin> Body for Answer<T> {
                 .poll_frame(cx)
                 .map(|frame| frame.map(|frame| frame.map_err(|never| match never {}))),
             Payload::Passed(body) => Pin::new(body).poll_frame(cx),
+            Payload::Parts(body, _) => body.poll_frame(cx),
         }
     }
 
@@ -166,6 +170,7 @@ impl<T: Unpin> Body for Answer<T> {
         match &self.payload {
             Payload::Whole(body) => body.is_end_stream(),
             Payload::Passed(body) => body.is_end_stream(),
+            Payload::Parts(..) => false,
         }
     }
 
@@ -173,6 +178,7 @@ impl<T: Unpin> Body for Answer<T> {
         match &self.payload {
             Payload::Whole(body) => body.size_hint(),
             Payload::Passed(body) => body.size_hint(),
+            Payload::Parts(_, length) => SizeHint::with_exact(*length),
         }
     }
 }

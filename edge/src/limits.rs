@@ -70,6 +70,16 @@ pub const PRESIGN_BYTES: usize = 4096;
 pub const METADATA_BYTES: usize = 8 * 1024;
 /// Keys in it: clients send a handful.
 pub const METADATA_PAIRS: usize = 32;
+/// Ranges of one request: each is a round trip and two records. Viewers of large files ask for two or three.
+pub const RANGES: usize = 8;
+/// A boundary (RFC 2046 §5.1.1).
+pub const BOUNDARY_BYTES: usize = 70;
+/// Fields of a form before its file: a page has a handful.
+pub const FORM_FIELDS: usize = 16;
+/// One field, or one part's head, of a form: the longest path and some. Kept until it is read.
+pub const FORM_HEAD_BYTES: usize = 16 * 1024;
+/// An `Idempotency-Key`: twice a UUID's text, and some.
+pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
 /// A certificate chain or a key: four certificates of RSA 4096 come to 8 KiB.
 pub const TLS_FILE_BYTES: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection at once; RFC 9113 advises 100 at least, so that nobody opens a second.

@@ -8,12 +8,12 @@
 mod resumable;
 
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, HOST, IF_MATCH, IF_NONE_MATCH, IF_RANGE,
-    RANGE,
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH,
+    IF_NONE_MATCH, IF_RANGE, RANGE, TRAILER,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version};
-use store_proto::headers::{CULVERT_FILE_TYPE, CULVERT_REASON, REPR_DIGEST};
+use store_proto::headers::{CONTENT_DIGEST, CULVERT_FILE_TYPE, CULVERT_REASON, REPR_DIGEST};
 use store_proto::{
     Capability, Cohort, ContentDigest, FileId, FileMeta, FileSelector, FileType, LogicalPath, Permission,
     PermissionRequest, Token,
@@ -21,7 +21,7 @@ use store_proto::{
 
 use crate::conditional::{if_match_holds, if_none_match_names, if_range_holds};
 use crate::dialect::meant_method;
-use crate::limits::CURSOR_BYTES;
+use crate::limits::{CURSOR_BYTES, IDEMPOTENCY_KEY_BYTES};
 use crate::range::{ByteRange, Selection, select};
 use crate::refusal::Refusal;
 use crate::target::Target;
@@ -68,6 +68,8 @@ pub enum Plan {
     Look(Token, FileId),
     /// Have storaged give it up.
     GiveUp(Token, FileId),
+    /// Read the fields of a form, ask, and stream its file to storaged.
+    Form(Token, Form),
     /// Stream the body to storaged.
     Receive(Reception),
     /// 304: the client has these bytes.
@@ -85,6 +87,12 @@ pub struct Page {
     pub cursor: Option<String>,
     /// How many files at most.
     pub limit: Option<u32>,
+    /// Only those of this type.
+    pub file_type: Option<FileType>,
+    /// Only those that arrived on this day or later; storaged reads it.
+    pub from: Option<String>,
+    /// Only those that arrived on this day or earlier.
+    pub to: Option<String>,
 }
 
 /// What storaged tells in a small answer of JSON.
@@ -94,6 +102,8 @@ pub enum Shown {
     Versions(Cohort, LogicalPath),
     /// The proof that a file was stored.
     Receipt(FileId),
+    /// What may be uploaded, and where.
+    Policy,
     /// One's uploads that are not finished.
     Uploads,
     /// One of them.
@@ -111,6 +121,21 @@ pub struct Visit {
     pub with_body: bool,
 }
 
+/// A form with a file.
+#[derive(Debug)]
+pub struct Form {
+    /// Where the file goes.
+    pub cohort: Cohort,
+    /// What is between its parts.
+    pub boundary: String,
+    /// What the head says the file is, if it does; else a field may.
+    pub file_type: Option<FileType>,
+    /// What the client says the file's hash is; storaged verifies it.
+    pub digest: Option<ContentDigest>,
+    /// The longest file that is taken here.
+    pub max_bytes: Option<u64>,
+}
+
 /// An upload that storaged has allowed.
 #[derive(Debug)]
 pub struct Reception {
@@ -124,6 +149,8 @@ pub struct Reception {
     pub digest: Option<ContentDigest>,
     /// The content that it replaces by a new version.
     pub replaces: Option<ContentDigest>,
+    /// Whether its digest may follow the bytes.
+    pub trailing: bool,
     /// Its length, if announced.
     pub length: Option<u64>,
     /// The longest body that is taken.
@@ -135,10 +162,21 @@ pub struct Reception {
 pub struct Transmission {
     /// The file.
     pub file: FileMeta,
-    /// The stretch asked for; `None`: all of it.
-    pub range: Option<ByteRange>,
+    /// The stretches asked for; none: all of it.
+    pub ranges: Vec<ByteRange>,
     /// `HEAD` sends none.
     pub with_body: bool,
+    /// Whether the client wants to hear of no digest, or of the content's too.
+    pub digests: Digests,
+}
+
+/// Which digests an answer names (RFC 9530 §4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digests {
+    /// `Repr-Digest`: of the file.
+    pub file: bool,
+    /// `Content-Digest`: of what is sent; only a whole file's is known.
+    pub content: bool,
 }
 
 /// Decides. `granted` is storaged's answer to an earlier [`Plan::Ask`] of the same head.
@@ -156,6 +194,7 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
         return Ok(Plan::Link(Visit { link, range, with_body: verb == Verb::Get }));
     }
     let version = version(head, &target, verb)?;
+    key(&head.headers)?;
     if verb == Verb::Options {
         return Ok(Plan::Discover);
     }
@@ -167,9 +206,13 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
         Target::Link(_) => return Err(Refusal::NoRoute),
         Target::Presign(id) => Plan::Presign(token, id),
         Target::Presigned(id) => Plan::Unsign(token, id),
+        Target::Files(cohort) if verb == Verb::Post => {
+            Plan::Form(token, form(&head.headers, cohort, policy)?)
+        }
         Target::Files(cohort) => Plan::List(token, page(cohort, head.uri.query())?),
         Target::Versions(cohort, path) => Plan::Show(token, Shown::Versions(cohort, path)),
         Target::Receipt(id) => Plan::Show(token, Shown::Receipt(id)),
+        Target::Policy => Plan::Show(token, Shown::Policy),
         Target::MyUploads => Plan::Show(token, Shown::Uploads),
         Target::Uploads(cohort) => Plan::Begin(token, Box::new(resumable::beginning(head, cohort, policy)?)),
         Target::Upload(id) => match verb {
@@ -205,13 +248,13 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
                     Ok(Plan::Ask(token, PermissionRequest::Download { cohort, file }))
                 }
                 (Some(Permission::Upload(permission)), Some(upload)) => {
-                    let UploadHead { length, digest, replaces, file_type } = upload;
+                    let UploadHead { length, digest, replaces, file_type, trailing } = upload;
                     let max_bytes = permission.max_bytes.min(policy.max_body_bytes.unwrap_or(u64::MAX));
                     if length.is_some_and(|length| length > max_bytes) {
                         return Err(Refusal::TooLarge { limit: max_bytes });
                     }
                     let reception =
-                        Reception { cohort, path, file_type, digest, replaces, length, max_bytes };
+                        Reception { cohort, path, file_type, digest, replaces, trailing, length, max_bytes };
                     Ok(Plan::Receive(reception))
                 }
                 (Some(Permission::Download(file)), None) => download(&head.headers, file, verb),
@@ -238,7 +281,8 @@ enum Verb {
 
 fn verb(target: &Target, method: &Method) -> Result<Verb, Refusal> {
     let allow = match target {
-        Target::Files(_) | Target::Versions(..) | Target::Receipt(_) => "GET",
+        Target::Files(_) => "GET, POST",
+        Target::Versions(..) | Target::Receipt(_) | Target::Policy => "GET",
         Target::File(..) => "GET, HEAD, PUT",
         Target::Stored(_) => "DELETE, GET, HEAD",
         Target::Presign(_) => "POST",
@@ -265,7 +309,8 @@ fn verb(target: &Target, method: &Method) -> Result<Verb, Refusal> {
 /// The query of everything but a listing: a file's version, and nothing else.
 fn version(head: &Parts, target: &Target, verb: Verb) -> Result<Option<u32>, Refusal> {
     let query = match (target, head.uri.query()) {
-        (Target::Files(_), _) | (_, None) => return Ok(None),
+        (Target::Files(_), Some(_)) if verb == Verb::Get => return Ok(None),
+        (_, None) => return Ok(None),
         (_, Some(query)) => query,
     };
     if !matches!((target, verb), (Target::File(..), Verb::Get | Verb::Head)) {
@@ -298,7 +343,8 @@ fn standing(policy: &Policy) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn token(headers: &HeaderMap) -> Result<Token, Refusal> {
+/// What the user shows.
+pub(crate) fn token(headers: &HeaderMap) -> Result<Token, Refusal> {
     let value = single(headers, &AUTHORIZATION, "Authorization")?;
     let value = value.ok_or(Refusal::Unauthenticated("there is none"))?;
     let (scheme, credentials) = value.split_once(' ').unwrap_or((value, ""));
@@ -313,6 +359,7 @@ struct UploadHead {
     digest: Option<ContentDigest>,
     replaces: Option<ContentDigest>,
     file_type: Option<FileType>,
+    trailing: bool,
 }
 
 /// Reads the head of an upload. What changes the meaning of a PUT and is not served is refused:
@@ -349,17 +396,44 @@ fn upload_head(head: &Parts, policy: &Policy) -> Result<UploadHead, Refusal> {
     }
     let repr = digest(headers, REPR_DIGEST, "Repr-Digest")?;
     // Without a content coding the content is the representation, so both fields name one hash.
-    let content = digest(headers, "content-digest", "Content-Digest")?;
+    let content = digest(headers, CONTENT_DIGEST, "Content-Digest")?;
     if let (Some(repr), Some(content)) = (repr, content)
         && repr != content
     {
         return Err(refuse("Content-Digest", "it differs from Repr-Digest"));
     }
-    let file_type = single(headers, &HeaderName::from_static(CULVERT_FILE_TYPE), "Culvert-File-Type")?
+    let file_type = file_type(headers)?;
+    let trailing = list(headers, &TRAILER).is_some_and(|names| {
+        let is_digest =
+            |name: &str| [REPR_DIGEST, CONTENT_DIGEST].iter().any(|one| name.eq_ignore_ascii_case(one));
+        names.split(',').any(|name| is_digest(name.trim()))
+    });
+    Ok(UploadHead { length, digest: repr.or(content), replaces, file_type, trailing })
+}
+
+fn file_type(headers: &HeaderMap) -> Result<Option<FileType>, Refusal> {
+    single(headers, &HeaderName::from_static(CULVERT_FILE_TYPE), "Culvert-File-Type")?
         .map(FileType::parse)
         .transpose()
-        .map_err(|error| refuse("Culvert-File-Type", &error.to_string()))?;
-    Ok(UploadHead { length, digest: repr.or(content), replaces, file_type })
+        .map_err(|error| Refusal::Header { name: "Culvert-File-Type", rule: error.to_string() })
+}
+
+/// The head of a form. Its fields are in the body, and read when storaged knows the user.
+fn form(headers: &HeaderMap, cohort: Cohort, policy: &Policy) -> Result<Form, Refusal> {
+    let boundary = single(headers, &CONTENT_TYPE, "Content-Type")?.and_then(crate::form::boundary);
+    let boundary = boundary.ok_or(Refusal::MediaType { wanted: "multipart/form-data, with a boundary" })?;
+    let digest = digest(headers, REPR_DIGEST, "Repr-Digest")?;
+    Ok(Form { cohort, boundary, file_type: file_type(headers)?, digest, max_bytes: policy.max_body_bytes })
+}
+
+/// `Idempotency-Key`: nothing has to be kept for it, for no request of ours does more when it comes twice. One that
+/// could not be compared with another is refused all the same: it shows a client that relies on it wrongly.
+fn key(headers: &HeaderMap) -> Result<(), Refusal> {
+    let name = HeaderName::from_static("idempotency-key");
+    let key = single(headers, &name, "Idempotency-Key")?;
+    let is_good = key.is_none_or(|key| (1..=IDEMPOTENCY_KEY_BYTES).contains(&key.len()));
+    let rule = || format!("it has 1 to {IDEMPOTENCY_KEY_BYTES} characters");
+    if is_good { Ok(()) } else { Err(Refusal::Header { name: "Idempotency-Key", rule: rule() }) }
 }
 
 fn digest(
@@ -418,9 +492,16 @@ fn download(headers: &HeaderMap, file: &FileMeta, verb: Verb) -> Result<Plan, Re
     if list(headers, &IF_NONE_MATCH).is_some_and(|value| if_none_match_names(&value, &file.etag)) {
         return Ok(Plan::NotModified(file.clone()));
     }
-    let send = |range, with_body| Ok(Plan::Send(Transmission { file: file.clone(), range, with_body }));
+    let digests = Digests {
+        file: list(headers, &HeaderName::from_static("want-repr-digest"))
+            .is_none_or(|list| wants_sha256(&list)),
+        content: list(headers, &HeaderName::from_static("want-content-digest"))
+            .is_some_and(|list| wants_sha256(&list)),
+    };
+    let send =
+        |ranges, with_body| Ok(Plan::Send(Transmission { file: file.clone(), ranges, with_body, digests }));
     if verb == Verb::Head {
-        return send(None, false); // a Range is defined for GET alone (§14.2)
+        return send(Vec::new(), false); // a Range is defined for GET alone (§14.2)
     }
     let same = headers.get(IF_RANGE).is_none_or(|v| v.to_str().is_ok_and(|v| if_range_holds(v, &file.etag)));
     let mut ranges = headers.get_all(RANGE).iter();
@@ -429,14 +510,22 @@ fn download(headers: &HeaderMap, file: &FileMeta, verb: Verb) -> Result<Plan, Re
         (Some(_) | None, _) => Selection::Whole,
     };
     match range {
-        Selection::Whole => send(None, true),
-        Selection::Part(range) => send(Some(range), true),
+        Selection::Whole => send(Vec::new(), true),
+        Selection::Part(range) => send(vec![range], true),
+        Selection::Parts(ranges) => send(ranges, true),
         Selection::Unsatisfiable => Err(Refusal::Range { size: file.size }),
     }
 }
 
+/// Whether a `Want-…-Digest` names the one algorithm that there is, with a weight (RFC 9530 §4).
+fn wants_sha256(list: &str) -> bool {
+    list.split(',')
+        .filter_map(|member| member.trim().split_once('='))
+        .any(|(name, weight)| name.eq_ignore_ascii_case("sha-256") && weight.trim() != "0")
+}
+
 fn page(cohort: Cohort, query: Option<&str>) -> Result<Page, Refusal> {
-    let mut page = Page { cohort, cursor: None, limit: None };
+    let mut page = Page { cohort, cursor: None, limit: None, file_type: None, from: None, to: None };
     for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
             Some(("cursor", value)) if page.cursor.is_none() => {
@@ -453,7 +542,21 @@ fn page(cohort: Cohort, query: Option<&str>) -> Result<Page, Refusal> {
                     .filter(|limit| (1..=store_proto::limits::MAX_LIST_LIMIT).contains(limit));
                 page.limit = Some(limit.ok_or(Refusal::Query("limit is a number from 1 to 1000"))?);
             }
-            Some(_) | None => return Err(Refusal::Query("it takes cursor and limit, once each")),
+            Some(("type", value)) if page.file_type.is_none() => {
+                let file_type = FileType::parse(value).map_err(|_| Refusal::Query("type is no file type"))?;
+                page.file_type = Some(file_type);
+            }
+            Some((name @ ("from" | "to"), value)) => {
+                let place = if name == "from" { &mut page.from } else { &mut page.to };
+                let is_day =
+                    value.len() == 10 && value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+                if !is_day || place.replace(value.to_owned()).is_some() {
+                    return Err(Refusal::Query("from and to are days, as 2026-11-22, once each"));
+                }
+            }
+            Some(_) | None => {
+                return Err(Refusal::Query("it takes cursor, limit, type, from and to, once each"));
+            }
         }
     }
     Ok(page)

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use ipnet::IpNet;
-use store_proto::{Permission, PermissionRequest, ProblemKind, RequestId, ServerRole};
+use store_proto::{FileMeta, Permission, PermissionRequest, ProblemKind, RequestId, ServerRole, Token};
 use tokio::sync::Semaphore;
 
 use crate::answer::{self, Answer, Payload};
@@ -23,14 +23,17 @@ use crate::gate::{Caller, Gate, Verdict};
 use crate::limits::{LINGER_BYTES, LINGER_TIME};
 use crate::lockouts::Untold;
 use crate::metrics::{Handler, Metrics, method_label};
-use crate::plan::{Plan, Policy, plan};
+use crate::parts::Fetched;
+use crate::plan::{Plan, Policy, plan, token};
+use crate::range::ByteRange;
 use crate::refusal::Refusal;
 use crate::store::{Asker, Store};
+use crate::stream::Inbound;
 use crate::target::Target;
 use crate::tls::Tls;
 use crate::track::Track;
 use crate::witness::Witness;
-use crate::{links, resumable};
+use crate::{form_upload, links, resumable};
 
 /// What can be exchanged while edge runs.
 #[derive(Debug)]
@@ -166,7 +169,7 @@ impl Edge {
     }
 
     async fn execute(
-        &self,
+        self: &Arc<Self>,
         client: IpAddr,
         caller: &Caller,
         head: &Parts,
@@ -202,7 +205,7 @@ impl Edge {
                     return asker.delete(id, reason.as_deref()).await;
                 }
                 (Plan::Discover, _) => return Ok(resumable::discover(live.limits.max_body_bytes)),
-                (Plan::Begin(..) | Plan::Append(..), _) if self.witness.refuses() => {
+                (Plan::Begin(..) | Plan::Append(..) | Plan::Form(..), _) if self.witness.refuses() => {
                     return Err(Refusal::OtherHistory);
                 }
                 (Plan::Begin(token, beginning), _) => {
@@ -212,6 +215,10 @@ impl Edge {
                 (Plan::Append(token, addition), _) => {
                     let asker = Asker::new(&self.store, &live, client, request_id, token);
                     return resumable::add(&asker, addition, body()?).await;
+                }
+                (Plan::Form(token, form), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                    return form_upload::receive(&asker, form, body()?, live.limits.idle_timeout).await;
                 }
                 (Plan::Look(token, id), _) => {
                     let dialect = Dialect::of(&head.headers)?;
@@ -235,10 +242,14 @@ impl Edge {
                     return links::visit(&asker, &visit).await;
                 }
                 (Plan::Receive(reception), Some(asker)) => {
-                    return asker.upload(reception, body()?, head.uri.path()).await;
+                    return asker.upload(reception, Inbound::Raw(body()?), head.uri.path()).await;
                 }
                 (Plan::NotModified(file), Some(_)) => return Ok(Store::not_modified(&file)),
-                (Plan::Send(transmission), Some(asker)) => return asker.download(transmission).await,
+                (Plan::Send(transmission), Some(asker)) => {
+                    let token = token(&head.headers)?;
+                    let later = |file| self.later(&live, client, request_id, token, file);
+                    return asker.download(transmission, later).await;
+                }
                 // `plan` asks once, and gives the other plans only with an answer.
                 (Plan::Ask(..), Some(_))
                 | (Plan::Receive(_) | Plan::NotModified(_) | Plan::Send(_), None) => {
@@ -265,6 +276,28 @@ async fn linger(mut body: Incoming) {
     let _ = tokio::time::timeout(LINGER_TIME, discard).await;
 }
 
+impl Edge {
+    /// Asks for a stretch of a file when the stretches before it have been sent.
+    fn later(
+        self: &Arc<Self>,
+        live: &Arc<Live>,
+        client: IpAddr,
+        request_id: &RequestId,
+        token: Token,
+        file: FileMeta,
+    ) -> Box<dyn Fn(ByteRange) -> Fetched + Send> {
+        let (edge, live, request_id) = (Arc::clone(self), Arc::clone(live), request_id.clone());
+        Box::new(move |range| {
+            let (edge, live, request_id) = (Arc::clone(&edge), Arc::clone(&live), request_id.clone());
+            let (token, file) = (token.clone(), file.clone());
+            Box::pin(async move {
+                let asker = Asker::new(&edge.store, &live, client, &request_id, token);
+                asker.stretch(&file, Some(range)).await
+            })
+        })
+    }
+}
+
 /// Whether a part of the body is still to come.
 struct Unread(bool);
 
@@ -276,10 +309,13 @@ pub fn new_request_id() -> RequestId {
 /// The label for a request, from its shape alone.
 fn handler(head: &Parts) -> Handler {
     match Target::parse(head.uri.path()) {
+        Ok(Target::Files(_)) if head.method == Method::POST => Handler::Upload,
         Ok(Target::Files(_) | Target::Versions(..) | Target::MyUploads) => Handler::List,
         Ok(Target::File(..)) if head.method == Method::PUT => Handler::Upload,
         Ok(Target::Uploads(_) | Target::Upload(_)) => Handler::Upload,
         Ok(Target::File(..) | Target::Stored(_) | Target::Link(_)) => Handler::Download,
-        Ok(Target::Receipt(_) | Target::Presign(_) | Target::Presigned(_)) | Err(_) => Handler::Other,
+        Ok(Target::Receipt(_) | Target::Policy | Target::Presign(_) | Target::Presigned(_)) | Err(_) => {
+            Handler::Other
+        }
     }
 }

@@ -20,6 +20,7 @@ use crate::limits::TUS_VERSION;
 use crate::plan::{Addition, Beginning, Stretch};
 use crate::refusal::Refusal;
 use crate::store::{Asker, Bringing, insert};
+use crate::stream::Inbound;
 
 /// What of tus is served beside its core.
 const TUS_EXTENSIONS: &str =
@@ -147,7 +148,9 @@ async fn append(
         if let Some(bytes) = content_length {
             builder = builder.header(CONTENT_LENGTH, bytes);
         }
-        let collected = asker.bring(Bringing { builder, body, max_bytes: room }).await?;
+        let collected = asker
+            .bring(Bringing { builder, body: Inbound::Raw(body), trailing: false, max_bytes: room })
+            .await?;
         if collected.head.status != StatusCode::OK {
             return Err(asker.problem(&collected));
         }

@@ -12,12 +12,11 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Builder;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use store_proto::headers::{
-    CULVERT_COHORT, CULVERT_CONTEXT, CULVERT_FILE_TYPE, CULVERT_PATH, CULVERT_REASON, REPR_DIGEST,
-    X_INTERNAL_KEY,
+    CONTENT_DIGEST, CULVERT_COHORT, CULVERT_CONTEXT, CULVERT_FILE_TYPE, CULVERT_PATH, CULVERT_REASON,
+    REPR_DIGEST, X_INTERNAL_KEY,
 };
 use store_proto::{
     Capability, ContentDigest, EdgeName, FileId, FileMeta, Permission, PermissionRequest, ProblemBody,
@@ -28,11 +27,13 @@ use tokio::time::{sleep, timeout};
 use crate::answer::Payload;
 use crate::limits::{COMMIT_TIMEOUT, PERMISSION_TIMEOUT, PROOF_OF_LIFE};
 use crate::metrics::{Metrics, Side, UpstreamFailure};
-use crate::plan::{Page, Reception, Shown, Transmission};
+use crate::parts::{Fetched, Layout, PartsBody};
+use crate::plan::{Digests, Page, Reception, Shown, Transmission};
+use crate::range::ByteRange;
 use crate::refusal::Refusal;
 use crate::request::Live;
 use crate::store_client::{Collected, Exchange, StoreClient, StoreError};
-use crate::stream::{DownloadBody, Outgoing, UploadBody};
+use crate::stream::{DownloadBody, Inbound, Outgoing, UploadBody};
 
 /// storaged, as edge sees it.
 #[derive(Debug)]
@@ -65,7 +66,9 @@ pub(crate) struct Bringing {
     /// The request's head.
     pub(crate) builder: Builder,
     /// The client's bytes.
-    pub(crate) body: Incoming,
+    pub(crate) body: Inbound,
+    /// Whether a digest may follow the bytes.
+    pub(crate) trailing: bool,
     /// The longest body that is taken.
     pub(crate) max_bytes: u64,
 }
@@ -272,10 +275,10 @@ impl<'a> Asker<'a> {
 
     /// Streams a body to storaged and waits for its answer, which comes when the bytes are durable.
     pub(crate) async fn bring(&self, bringing: Bringing) -> Result<Collected, Refusal> {
-        let Bringing { builder, body, max_bytes } = bringing;
+        let Bringing { builder, body, trailing, max_bytes } = bringing;
         let metrics = &self.store.metrics;
         let (body, verdict, mut wanted) =
-            UploadBody::new(body, max_bytes, self.live.limits.idle_timeout, metrics);
+            UploadBody::new(body, trailing, max_bytes, self.live.limits.idle_timeout, metrics);
         let request = builder.body(Outgoing::Upload(body)).map_err(|_| Refusal::StoreAnswer)?;
         let aborted = |side: Side| metrics.upload_aborted.with_label_values(&[side.label()]).inc();
         let answered = async { self.store.send(request).await?.collect().await };
@@ -305,7 +308,7 @@ impl<'a> Asker<'a> {
     pub async fn upload(
         &self,
         reception: Reception,
-        body: Incoming,
+        body: Inbound,
         location: &str,
     ) -> Result<Response<Payload>, Refusal> {
         let mut builder = self
@@ -313,8 +316,11 @@ impl<'a> Asker<'a> {
             .header(CULVERT_COHORT, reception.cohort.as_str())
             .header(CULVERT_PATH, reception.path.to_percent_encoded())
             .header(header::CONTENT_TYPE, "application/octet-stream");
-        if let Some(length) = reception.length {
-            builder = builder.header(header::CONTENT_LENGTH, length);
+        // Trailers need a chunked body.
+        match reception.length {
+            _ if reception.trailing => builder = builder.header(header::TRAILER, REPR_DIGEST),
+            Some(length) => builder = builder.header(header::CONTENT_LENGTH, length),
+            None => {}
         }
         if let Some(digest) = &reception.digest {
             builder = builder.header(REPR_DIGEST, digest.to_repr_digest());
@@ -325,7 +331,8 @@ impl<'a> Asker<'a> {
         if let Some(replaced) = &reception.replaces {
             builder = builder.header(header::IF_MATCH, replaced.to_etag());
         }
-        let bringing = Bringing { builder, body, max_bytes: reception.max_bytes };
+        let Reception { trailing, max_bytes, .. } = reception;
+        let bringing = Bringing { builder, body, trailing, max_bytes };
         let collected = self.bring(bringing).await?;
         let status = collected.head.status;
         if !matches!(status, StatusCode::CREATED | StatusCode::OK) {
@@ -342,29 +349,61 @@ impl<'a> Asker<'a> {
         Ok(response)
     }
 
-    /// Streams a file, or a part of it, from storaged.
-    pub async fn download(&self, transmission: Transmission) -> Result<Response<Payload>, Refusal> {
-        let Transmission { file, range, with_body } = transmission;
-        let length = range.map_or(file.size, |range| range.length());
+    /// Streams a file, or parts of it, from storaged. `later` fetches what is not begun here.
+    pub async fn download(
+        &self,
+        transmission: Transmission,
+        later: impl FnOnce(FileMeta) -> Box<dyn Fn(ByteRange) -> Fetched + Send>,
+    ) -> Result<Response<Payload>, Refusal> {
+        let Transmission { file, ranges, with_body, digests } = transmission;
         let mut response = Response::new(Payload::empty());
-        describe(&file, response.headers_mut());
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        let fields = response.headers_mut();
+        describe(&file, digests, fields);
         if !with_body {
+            fields.insert(header::CONTENT_LENGTH, HeaderValue::from(file.size));
             return Ok(response);
         }
-        let mut builder = self.request(Method::GET, &routes::file(file.file_id));
-        if let Some(range) = range {
+        let first = self.stretch(&file, ranges.first().copied()).await?;
+        if !ranges.is_empty() {
             *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            let stretch = format!("{}-{}", range.first(), range.last());
-            builder = builder.header(header::RANGE, format!("bytes={stretch}"));
-            let content_range = format!("bytes {stretch}/{}", file.size);
-            insert(response.headers_mut(), header::CONTENT_RANGE, &content_range);
+        } else if digests.content {
+            insert(
+                response.headers_mut(),
+                HeaderName::from_static(CONTENT_DIGEST),
+                &digest_field(&file.sha256),
+            );
         }
-        let request = builder.body(empty()).map_err(|_| Refusal::StoreAnswer)?;
-        let sent =
-            timeout(PERMISSION_TIMEOUT, self.store.send(request)).await.map_err(|_| self.store.slow())?;
-        let exchange = sent.map_err(|error| self.store.failed(&error))?;
-        if exchange.response.status() != response.status() {
+        let fields = response.headers_mut();
+        let (payload, length) = match ranges[..] {
+            [] => (Payload::Passed(first), file.size),
+            [range] => {
+                let content_range = format!("bytes {}-{}/{}", range.first(), range.last(), file.size);
+                insert(fields, header::CONTENT_RANGE, &content_range);
+                (Payload::Passed(first), range.length())
+            }
+            _ => {
+                let layout = Layout::new(file.size);
+                insert(fields, header::CONTENT_TYPE, &layout.content_type());
+                let length = layout.length(&ranges);
+                let body = PartsBody::new(layout, ranges, first, later(file));
+                (Payload::Parts(Box::new(body), length), length)
+            }
+        };
+        fields.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        Ok(response.map(|_| payload))
+    }
+
+    /// A file's bytes, or a stretch of them, of which the first are there.
+    pub async fn stretch(&self, file: &FileMeta, range: Option<ByteRange>) -> Result<DownloadBody, Refusal> {
+        let length = range.map_or(file.size, |range| range.length());
+        let mut builder = self.request(Method::GET, &routes::file(file.file_id));
+        let mut expected = StatusCode::OK;
+        if let Some(range) = range {
+            expected = StatusCode::PARTIAL_CONTENT;
+            builder = builder.header(header::RANGE, format!("bytes={}-{}", range.first(), range.last()));
+        }
+        let exchange = self.begin(builder).await?;
+        if exchange.response.status() != expected {
             return Err(self.refused(exchange).await);
         }
         let announced = exchange.response.headers().get(header::CONTENT_LENGTH);
@@ -376,7 +415,7 @@ impl<'a> Asker<'a> {
         if exchange.response.headers().get(header::ETAG).is_none_or(|tag| tag != file.etag.as_str()) {
             return Err(self.store.not_understood("another file than permitted"));
         }
-        Ok(response.map(|_| self.pass(exchange, Some(length))))
+        Ok(self.passing(exchange, Some(length)))
     }
 
     /// Passes a page of a listing on.
@@ -384,7 +423,10 @@ impl<'a> Asker<'a> {
         let mut path = routes::cohort_files(&page.cohort);
         let cursor = page.cursor.as_ref().map(|cursor| format!("cursor={cursor}"));
         let limit = page.limit.map(|limit| format!("limit={limit}"));
-        let query: Vec<String> = cursor.into_iter().chain(limit).collect();
+        let file_type = page.file_type.as_ref().map(|file_type| format!("type={file_type}"));
+        let from = page.from.as_ref().map(|day| format!("from={day}"));
+        let to = page.to.as_ref().map(|day| format!("to={day}"));
+        let query: Vec<String> = [cursor, limit, file_type, from, to].into_iter().flatten().collect();
         if !query.is_empty() {
             path = format!("{path}?{}", query.join("&"));
         }
@@ -398,6 +440,7 @@ impl<'a> Asker<'a> {
                 format!("{}?path={}", routes::versions(cohort), path.to_percent_encoded())
             }
             Shown::Receipt(id) => routes::file_receipt(*id),
+            Shown::Policy => routes::POLICY.to_owned(),
             Shown::Uploads => routes::UPLOADS.to_owned(),
             Shown::Upload(id) => routes::upload(*id),
         };
@@ -494,9 +537,13 @@ impl<'a> Asker<'a> {
     }
 
     pub(crate) fn pass(&self, exchange: Exchange, length: Option<u64>) -> Payload {
+        Payload::Passed(self.passing(exchange, length))
+    }
+
+    fn passing(&self, exchange: Exchange, length: Option<u64>) -> DownloadBody {
         let (_, body, lease) = exchange.into_parts();
         let idle: Duration = self.live.limits.idle_timeout;
-        Payload::Passed(DownloadBody::new(body, length, idle, lease, &self.store.metrics))
+        DownloadBody::new(body, length, idle, lease, &self.store.metrics)
     }
 }
 
@@ -519,11 +566,13 @@ pub(crate) fn empty() -> Outgoing {
 }
 
 /// The headers that say what a file is.
-fn describe(file: &FileMeta, headers: &mut HeaderMap) {
+fn describe(file: &FileMeta, digests: Digests, headers: &mut HeaderMap) {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     insert(headers, header::ETAG, &file.etag);
-    insert(headers, HeaderName::from_static(REPR_DIGEST), &digest_field(&file.sha256));
+    if digests.file {
+        insert(headers, HeaderName::from_static(REPR_DIGEST), &digest_field(&file.sha256));
+    }
     insert(headers, HeaderName::from_static("culvert-file-id"), &file.file_id.to_string());
     insert(headers, header::CONTENT_DISPOSITION, &disposition(file.path.file_name()));
     if let Some(file_type) = &file.file_type {

@@ -10,12 +10,15 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
 use http_body_util::Full;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prometheus::{IntCounter, IntGauge};
+use store_proto::headers::{CONTENT_DIGEST, REPR_DIGEST};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::form::FormBody;
 use crate::limits::MIN_BYTES_PER_SECOND;
 use crate::metrics::Metrics;
 use crate::refusal::Refusal;
@@ -33,6 +36,9 @@ pub enum BodyError {
     /// More came than is allowed.
     #[error("the body is longer than {0} bytes")]
     TooLong(u64),
+    /// A form that is not one file at its end.
+    #[error("the form is refused: {0}")]
+    Form(&'static str),
     /// The receiver has answered already.
     #[error("the body is not wanted any more")]
     Unwanted,
@@ -45,6 +51,7 @@ impl BodyError {
             BodyError::Incomplete | BodyError::Unwanted => Refusal::IncompleteBody,
             BodyError::Slow(after) => Refusal::SlowBody { after },
             BodyError::TooLong(limit) => Refusal::TooLarge { limit },
+            BodyError::Form(rule) => Refusal::Body(rule.to_owned()),
         }
     }
 }
@@ -89,10 +96,46 @@ impl Body for Outgoing {
     }
 }
 
+/// A client's bytes, as they come in.
+#[derive(Debug)]
+pub enum Inbound {
+    /// The body is the bytes.
+    Raw(Incoming),
+    /// They are the file of a form.
+    Form(Box<FormBody<Incoming>>),
+}
+
+impl Inbound {
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Inbound::Raw(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map(|frame| frame.map(|frame| frame.map_err(|_| BodyError::Incomplete))),
+            Inbound::Form(body) => Pin::new(&mut **body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Inbound::Raw(body) => body.is_end_stream(),
+            Inbound::Form(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Inbound::Raw(body) => body.size_hint(),
+            Inbound::Form(_) => SizeHint::default(),
+        }
+    }
+}
+
 /// A client's body on its way to storaged: counted, bounded, and watched for pauses.
 #[derive(Debug)]
 pub struct UploadBody {
-    inner: Incoming,
+    inner: Inbound,
+    /// Whether a digest may follow the bytes.
+    trailing: bool,
     pause: Pause,
     left: u64,
     max_bytes: u64,
@@ -139,7 +182,8 @@ impl Wanted {
 impl UploadBody {
     /// Wraps a client's body.
     pub fn new(
-        inner: Incoming,
+        inner: Inbound,
+        trailing: bool,
         max_bytes: u64,
         idle: Duration,
         metrics: &Metrics,
@@ -149,6 +193,7 @@ impl UploadBody {
         let (ending, ended) = oneshot::channel();
         let body = UploadBody {
             inner,
+            trailing,
             pause: Pause::new(idle),
             left: max_bytes,
             max_bytes,
@@ -161,12 +206,12 @@ impl UploadBody {
         (body, verdict, Wanted { _wanted: sender, ended })
     }
 
-    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    fn next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if Pin::new(&mut self.wanted).poll(cx).is_ready() {
             return Poll::Ready(Some(Err(BodyError::Unwanted)));
         }
         loop {
-            let frame = match Pin::new(&mut self.inner).poll_frame(cx) {
+            let frame = match self.inner.poll_frame(cx) {
                 Poll::Ready(frame) => frame,
                 Poll::Pending => return self.pause.poll(cx).map(|error| Some(Err(error))),
             };
@@ -177,19 +222,32 @@ impl UploadBody {
             self.pause.ended_with(length);
             let frame = match frame {
                 None => return Poll::Ready(None),
-                Some(Err(_)) => return Poll::Ready(Some(Err(BodyError::Incomplete))),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
                 Some(Ok(frame)) => frame,
             };
-            // Trailers carry nothing that edge passes on.
-            let Ok(data) = frame.into_data() else { continue };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                Err(frame) => match frame.into_trailers().ok().filter(|_| self.trailing).and_then(digest) {
+                    Some(trailer) => return Poll::Ready(Some(Ok(Frame::trailers(trailer)))),
+                    // Trailers carry nothing else that edge passes on.
+                    None => continue,
+                },
+            };
             let Some(left) = self.left.checked_sub(length) else {
                 return Poll::Ready(Some(Err(BodyError::TooLong(self.max_bytes))));
             };
             self.left = left;
             self.passed.inc_by(length);
-            return Poll::Ready(Some(Ok(Accounted::wrap(data, &self.buffered))));
+            return Poll::Ready(Some(Ok(Frame::data(Accounted::wrap(data, &self.buffered)))));
         }
     }
+}
+
+/// The digest in a body's trailers, under the one name that storaged reads. What is malformed goes on as it is: the
+/// upload is refused there, and nothing is stored.
+fn digest(mut trailers: HeaderMap) -> Option<HeaderMap> {
+    let value = [REPR_DIGEST, CONTENT_DIGEST].into_iter().find_map(|name| trailers.remove(name))?;
+    Some([(HeaderName::from_static(REPR_DIGEST), value)].into_iter().collect())
 }
 
 impl Body for UploadBody {
@@ -205,7 +263,7 @@ impl Body for UploadBody {
         if let Some(Err(error)) = &next {
             this.verdict.set(*error);
         }
-        Poll::Ready(next.map(|data| data.map(Frame::data)))
+        Poll::Ready(next)
     }
 }
 

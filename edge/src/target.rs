@@ -20,6 +20,8 @@ pub enum Target {
     Versions(Cohort, LogicalPath),
     /// `/v1/cohorts/{c}/uploads`
     Uploads(Cohort),
+    /// `/v1/policy`
+    Policy,
     /// `/v1/uploads`
     MyUploads,
     /// `/v1/uploads/{id}`
@@ -44,6 +46,9 @@ impl Target {
             return Capability::parse(text)
                 .map(|link| Target::Link(Box::new(link)))
                 .map_err(|_| Refusal::NoRoute);
+        }
+        if path == "/v1/policy" {
+            return Ok(Target::Policy);
         }
         let id = |text: &str| FileId::parse(text).map_err(|_| Refusal::NoRoute);
         if let Some(text) = path.strip_prefix("/v1/presign/") {
@@ -109,6 +114,7 @@ mod tests {
             Ok(Target::File(cohort, path)) => format!("file {} {}", cohort.as_str(), path.as_str()),
             Ok(Target::Versions(cohort, path)) => format!("versions {} {}", cohort.as_str(), path.as_str()),
             Ok(Target::Uploads(cohort)) => format!("uploads {}", cohort.as_str()),
+            Ok(Target::Policy) => "policy".to_owned(),
             Ok(Target::MyUploads) => "my uploads".to_owned(),
             Ok(Target::Upload(id)) => format!("upload {id}"),
             Ok(Target::Stored(id)) => format!("stored {id}"),
@@ -137,6 +143,7 @@ mod tests {
         check("/v1/cohorts/alpha/files/versions", "file alpha versions");
         check("/v1/cohorts/alpha/uploads", "uploads alpha");
         check("/v1/uploads", "my uploads");
+        check("/v1/policy", "policy");
         check(&format!("/v1/uploads/{id}"), &format!("upload {id}"));
         for path in [
             "/p/",

@@ -29,7 +29,7 @@ impl UploadMetadata {
         if value.len() > METADATA_BYTES {
             return Err(format!("it may have {METADATA_BYTES} bytes"));
         }
-        let mut pairs: Vec<(&str, String)> = Vec::new();
+        let mut pairs: Vec<(&str, Vec<u8>)> = Vec::new();
         for pair in value.split(',').map(str::trim).filter(|pair| !pair.is_empty()) {
             let (key, encoded) = pair.split_once(' ').unwrap_or((pair, ""));
             if key.is_empty() || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -42,14 +42,21 @@ impl UploadMetadata {
                 return Err(format!("it may have {METADATA_PAIRS} keys"));
             }
             let decoded = STANDARD.decode(encoded.trim()).map_err(|_| "a value is not base64".to_owned())?;
-            // Only what we take is text for certain.
-            pairs.push((key, String::from_utf8_lossy(&decoded).into_owned()));
+            pairs.push((key, decoded));
         }
-        let value = |wanted: &str| pairs.iter().find(|(key, _)| *key == wanted).map(|(_, value)| value);
-        let name = NAMES.iter().find_map(|name| value(name));
-        let path =
-            name.map(|name| LogicalPath::parse(name)).transpose().map_err(|error| error.to_string())?;
-        let file_type = value(FILE_TYPE).map(|text| FileType::parse(text)).transpose();
+        // Only what is taken has to be text.
+        let value = |wanted: &str| match pairs.iter().find(|(key, _)| *key == wanted) {
+            None => Ok(None),
+            Some((_, value)) => {
+                std::str::from_utf8(value).map(Some).map_err(|_| "a value is not UTF-8".to_owned())
+            }
+        };
+        let mut name = None;
+        for key in NAMES {
+            name = name.or(value(key)?);
+        }
+        let path = name.map(LogicalPath::parse).transpose().map_err(|error| error.to_string())?;
+        let file_type = value(FILE_TYPE)?.map(FileType::parse).transpose();
         Ok(UploadMetadata { path, file_type: file_type.map_err(|error| error.to_string())? })
     }
 }
@@ -84,6 +91,7 @@ mod tests {
         for bad in [
             "filename !!!!",
             "filename YQ",
+            "filename /w==",
             "fïlename YQ==",
             &twice,
             &many.join(","),

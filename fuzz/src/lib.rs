@@ -6,6 +6,7 @@
 
 use edge::frame_watch::FrameWatch;
 use std::net::SocketAddr;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use store_proto::{Capability, CapabilitySigner, ContentDigest, LogicalPath, RequestContext};
@@ -36,6 +37,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("request_target", request_target),
     ("upload_metadata", upload_metadata),
     ("content_disposition", content_disposition),
+    ("form_data", form_data),
     ("receipt", receipt),
     ("signed_checkpoint", signed_checkpoint),
     ("merkle_proofs", merkle_proofs),
@@ -237,12 +239,21 @@ pub fn byte_range(data: &[u8]) {
     let Some((size, value)) = data.split_first_chunk::<8>() else { return };
     let Ok(value) = std::str::from_utf8(value) else { return };
     let size = u64::from_le_bytes(*size);
-    if let edge::range::Selection::Part(part) = edge::range::select(value, size) {
+    let parts = match edge::range::select(value, size) {
+        edge::range::Selection::Part(part) => vec![part],
+        edge::range::Selection::Parts(parts) => {
+            assert!(parts.len() > 1 && parts.len() <= edge::limits::RANGES, "{} parts", parts.len());
+            parts
+        }
+        edge::range::Selection::Whole | edge::range::Selection::Unsatisfiable => Vec::new(),
+    };
+    let sum = parts.iter().try_fold(0_u64, |sum, part| sum.checked_add(part.length()));
+    assert!(sum.is_some_and(|sum| sum <= size), "more than the file has");
+    for part in parts {
         assert!(part.first() <= part.last() && part.last() < size, "{part:?} of {size}");
     }
 }
 
-/// The path of a request from anybody: what names a file names the same one when it is written anew, and was
 /// `Upload-Metadata`: what is taken of it is a path that cannot climb; a refusal repeats nothing of it.
 pub fn upload_metadata(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
@@ -251,6 +262,28 @@ pub fn upload_metadata(data: &[u8]) {
     {
         assert!(LogicalPath::parse(path.as_str()).is_ok(), "a path that is none");
     }
+}
+
+/// A form from anybody, in whatever pieces: what is passed on as the file was in the body.
+pub fn form_data(data: &[u8]) {
+    let Some((piece, form)) = data.split_first() else { return };
+    let pieces = form.chunks(usize::from(*piece).max(1)).map(bytes::Bytes::copy_from_slice);
+    let mut body = http_body_util::StreamBody::new(futures_util::stream::iter(
+        pieces.map(|piece| Ok::<_, std::convert::Infallible>(hyper::body::Frame::data(piece))),
+    ));
+    let reading = async {
+        let Ok((fields, mut file)) = edge::form::FormBody::open(&mut body, "B").await else { return };
+        let _ = fields.path();
+        let mut passed = Vec::new();
+        while let Some(Ok(frame)) = http_body_util::BodyExt::frame(&mut file).await {
+            passed.extend_from_slice(&frame.into_data().unwrap_or_default());
+        }
+        let is_within = passed.is_empty() || form.windows(passed.len()).any(|window| window == passed);
+        assert!(is_within, "a file came from nowhere");
+    };
+    // All pieces are there: nothing is waited for.
+    let done = std::pin::pin!(reading).poll(&mut Context::from_waker(Waker::noop()));
+    assert!(done.is_ready(), "a form that never ends");
 }
 
 /// `Content-Disposition`: a name is no longer than what it was read from.
@@ -262,6 +295,7 @@ pub fn content_disposition(data: &[u8]) {
     }
 }
 
+/// The path of a request from anybody: what names a file names the same one when it is written anew, and was
 /// decoded once.
 pub fn request_target(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };

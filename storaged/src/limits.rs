@@ -272,3 +272,5 @@ pub const LOCKOUT_LONGEST_MS: u64 = 24 * 3600 * 1000;
 pub const LOCKOUTS_SINCE_MS: u64 = 3600 * 1000;
 /// How many of them an edge is told; one takes 120 bytes, and edge collects 64 KiB.
 pub const LOCKOUTS_TOLD: usize = 256;
+/// Rows that one page of a listing looks at: a type that nothing has must not make a request read a cohort of millions.
+pub const LISTED_ROWS: usize = 10_000;

@@ -14,6 +14,7 @@ pub mod lockouts;
 mod log;
 pub mod patience;
 pub mod permissions;
+mod policy;
 pub mod routes;
 pub(crate) mod stretch;
 pub mod upload;

@@ -14,6 +14,8 @@ pub const CULVERT_PATH: &str = "culvert-path";
 pub const CULVERT_FILE_TYPE: &str = "culvert-file-type";
 /// `sha-256=:BASE64:` (RFC 9530).
 pub const REPR_DIGEST: &str = "repr-digest";
+/// The same over the content of one message; without a content coding it is the representation's.
+pub const CONTENT_DIGEST: &str = "content-digest";
 /// Where an upload goes on (tus, IETF draft).
 pub const UPLOAD_OFFSET: &str = "upload-offset";
 /// How long an upload will be.

@@ -20,11 +20,12 @@ use tokio::sync::Notify;
 
 use super::ServerArguments;
 use super::progress::Progress;
+use super::resume::Resumable;
 use super::upload_body::{self, Sent};
 use crate::console::{Console, printable};
 use crate::failure::Failure;
 use crate::http_client::{self, Moved, expect_success, unless_interrupted, watched};
-use crate::limits::{READER_TIMEOUT, RECEIPT_BYTES_AT_MOST};
+use crate::limits::{READER_TIMEOUT, RECEIPT_BYTES_AT_MOST, RESUMABLE_BYTES};
 use crate::receipt::KnownLogs;
 use crate::target::RemoteFile;
 
@@ -173,6 +174,24 @@ async fn upload(
 ) -> Result<(Report, Sent), Failure> {
     let server = &arguments.server.server;
     let moved = Moved::default();
+    if let Some(length) = source.length.filter(|length| *length >= RESUMABLE_BYTES) {
+        let resumable = Resumable {
+            server,
+            token,
+            target,
+            file_type: arguments.file_type.as_ref(),
+            source: &arguments.source,
+            length,
+            patience: arguments.server.patience(),
+            console,
+        };
+        if resumable.is_new().await {
+            let mut progress = Progress::start(source.label, source.length, console.progress_style());
+            let (receipt, sent) = resumable.send(&moved, |bytes| progress.set(bytes)).await?;
+            progress.finish(length);
+            return Ok((Report { created: true, path: target.to_string(), receipt }, sent));
+        }
+    }
     let mut progress = Progress::start(source.label, source.length, console.progress_style());
     let (mut body, mut read) = upload_body::start(source.reader, source.length, moved.clone())
         .map_err(|error| Failure::failed(format!("start a thread: {error}")))?;

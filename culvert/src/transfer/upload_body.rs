@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use bytes::Bytes;
+use bytes::{Buf as _, Bytes};
 use hyper::body::{Body, Frame, SizeHint};
 use sha2::{Digest, Sha256};
 use store_proto::ContentDigest;
@@ -52,11 +52,21 @@ pub(crate) fn start(
     length: Option<u64>,
     moved: Moved,
 ) -> io::Result<(UploadBody, oneshot::Receiver<io::Result<Sent>>)> {
+    start_at(source, length, 0, moved)
+}
+
+/// The same, of which the first `skip` bytes are read and hashed, and not sent: the server has them.
+pub(crate) fn start_at(
+    source: impl Read + Send + 'static,
+    length: Option<u64>,
+    skip: u64,
+    moved: Moved,
+) -> io::Result<(UploadBody, oneshot::Receiver<io::Result<Sent>>)> {
     let (sender, chunks) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let (done, outcome) = oneshot::channel();
     std::thread::Builder::new().name("read".to_owned()).spawn(move || {
         // None: nobody takes the chunks any more, so there is nobody left to tell.
-        let Some(read) = read_all(source, length, &sender).transpose() else { return };
+        let Some(read) = read_all(source, length, skip, &sender).transpose() else { return };
         if let Err(error) = &read {
             // Breaks the request off: the server must not take a part for the whole.
             let _ = sender.blocking_send(Err(io::Error::new(error.kind(), error.to_string())));
@@ -64,18 +74,20 @@ pub(crate) fn start(
         // The command may have ended for another reason.
         let _ = done.send(read);
     })?;
-    Ok((UploadBody { chunks, remaining: length, moved, hold: None }, outcome))
+    let remaining = length.map(|length| length.saturating_sub(skip));
+    Ok((UploadBody { chunks, remaining, moved, hold: None }, outcome))
 }
 
 fn read_all(
     mut source: impl Read,
     length: Option<u64>,
+    skip: u64,
     chunks: &mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<Option<Sent>> {
     let mut hash = Sha256::new();
     let mut size = 0_u64;
     loop {
-        let chunk = read_chunk(&mut source)?;
+        let mut chunk = read_chunk(&mut source)?;
         if chunk.is_empty() {
             break;
         }
@@ -84,6 +96,12 @@ fn read_all(
             return Err(io::Error::other("it grew while it was read"));
         }
         hash.update(&chunk);
+        let begin = size - chunk.len() as u64;
+        let known = usize::try_from(skip.saturating_sub(begin)).unwrap_or(usize::MAX).min(chunk.len());
+        chunk.advance(known);
+        if chunk.is_empty() {
+            continue;
+        }
         if chunks.blocking_send(Ok(chunk)).is_err() {
             return Ok(None);
         }
@@ -157,6 +175,22 @@ mod tests {
     fn a_file_that_grew_breaks_the_request_off() {
         let (_, sent) = drain(vec![1; 10], Some(9));
         assert!(sent.unwrap_err().to_string().contains("grew"));
+    }
+
+    #[test]
+    fn what_the_server_has_is_hashed_and_not_sent() {
+        let data: Vec<u8> = (0..=250).cycle().take(CHUNK_BYTES * 2 + 17).collect();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        for skip in [0, 1, CHUNK_BYTES, CHUNK_BYTES + 5, data.len()] {
+            let source = io::Cursor::new(data.clone());
+            let length = Some(data.len() as u64);
+            let (body, outcome) = start_at(source, length, skip as u64, Moved::default()).unwrap();
+            let (sent, hashed) = runtime.block_on(async {
+                (body.collect().await.unwrap().to_bytes(), outcome.await.unwrap().unwrap())
+            });
+            assert_eq!(sent, data[skip..], "{skip}");
+            assert_eq!(hashed.sha256, ContentDigest::from_bytes(Sha256::digest(&data).into()));
+        }
     }
 
     #[test]

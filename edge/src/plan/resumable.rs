@@ -6,10 +6,10 @@
 use http::header::{CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, IF_MATCH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName};
-use store_proto::headers::{CULVERT_FILE_TYPE, REPR_DIGEST, UPLOAD_CHECKSUM, UPLOAD_LENGTH, UPLOAD_OFFSET};
-use store_proto::{Cohort, ContentDigest, FileId, FileType, LogicalPath, NewUpload};
+use store_proto::headers::{CONTENT_DIGEST, REPR_DIGEST, UPLOAD_CHECKSUM, UPLOAD_LENGTH, UPLOAD_OFFSET};
+use store_proto::{Cohort, ContentDigest, FileId, LogicalPath, NewUpload};
 
-use super::{Policy, digest, one_etag, single};
+use super::{Policy, digest, file_type, one_etag, single};
 use crate::dialect::{Dialect, UPLOAD_COMPLETE};
 use crate::disposition::Disposition;
 use crate::refusal::Refusal;
@@ -93,10 +93,7 @@ pub(super) fn beginning(head: &Parts, cohort: Cohort, policy: &Policy) -> Result
         Some(path) => path,
         None => named(headers)?,
     };
-    let file_type = single(headers, &HeaderName::from_static(CULVERT_FILE_TYPE), "Culvert-File-Type")?
-        .map(FileType::parse)
-        .transpose()
-        .map_err(|error| Refusal::Header { name: "Culvert-File-Type", rule: error.to_string() })?;
+    let file_type = file_type(headers)?;
     let new = NewUpload {
         cohort,
         path,
@@ -157,7 +154,7 @@ fn stretch(headers: &HeaderMap, dialect: Dialect, policy: &Policy) -> Result<Str
             .map(ContentDigest::from_upload_checksum)
             .transpose()
             .map_err(|error| Refusal::Header { name: "Upload-Checksum", rule: error.to_string() })?,
-        Dialect::Draft | Dialect::Plain => digest(headers, "content-digest", "Content-Digest")?,
+        Dialect::Draft | Dialect::Plain => digest(headers, CONTENT_DIGEST, "Content-Digest")?,
     };
     let is_last = match (dialect, single(headers, &UPLOAD_COMPLETE, "Upload-Complete")?) {
         (Dialect::Tus | Dialect::Plain, _) | (Dialect::Draft, Some("?0")) => false,

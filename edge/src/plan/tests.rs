@@ -92,6 +92,11 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
         Plan::Ask(_, PermissionRequest::DownloadFile { file_id }) => format!("ask download of {file_id}"),
         Plan::Show(_, Shown::Versions(cohort, path)) => format!("show versions of {cohort} {path}"),
         Plan::Show(_, Shown::Receipt(id)) => format!("show receipt {id}"),
+        Plan::Show(_, Shown::Policy) => "show policy".to_owned(),
+        Plan::Form(_, form) => {
+            let digest = form.digest.map_or("-", |_| "given");
+            format!("form to {} by {}, digest {digest}", form.cohort, form.boundary)
+        }
         Plan::Show(_, Shown::Uploads) => "show uploads".to_owned(),
         Plan::Show(_, Shown::Upload(id)) => format!("show upload {id}"),
         Plan::Delete(_, id, reason) => format!("delete {id}: {}", reason.as_deref().unwrap_or("-")),
@@ -121,7 +126,10 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
         Plan::GiveUp(_, id) => format!("give up {id}"),
         Plan::List(_, page) => {
             let cursor = page.cursor.as_deref().unwrap_or("-");
-            format!("list {} from {cursor}, {}", page.cohort, words(page.limit.map(u64::from)))
+            let only = page.file_type.map_or(String::new(), |of| format!(", only {of}"));
+            let days = [page.from, page.to].map(|day| day.map_or(String::new(), |day| format!(", {day}")));
+            let days = days.concat();
+            format!("list {} from {cursor}, {}{only}{days}", page.cohort, words(page.limit.map(u64::from)))
         }
         Plan::Presign(_, id) => format!("presign {id}"),
         Plan::Unsign(_, id) => format!("unsign {id}"),
@@ -140,9 +148,16 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
             r.digest.map_or("-", |_| "given"),
         ),
         Plan::NotModified(_) => "304".to_owned(),
-        Plan::Send(Transmission { file, range, with_body }) => {
-            let what = range.map_or(format!("all {}", file.size), |r| format!("{}-{}", r.first(), r.last()));
-            format!("send {what}{}", if with_body { "" } else { ", head only" })
+        Plan::Send(Transmission { file, ranges, with_body, digests }) => {
+            let parts: Vec<_> = ranges.iter().map(|r| format!("{}-{}", r.first(), r.last())).collect();
+            let what = if parts.is_empty() { format!("all {}", file.size) } else { parts.join(" and ") };
+            let digests = match (digests.file, digests.content) {
+                (true, false) => "",
+                (true, true) => ", both digests",
+                (false, true) => ", the content's digest",
+                (false, false) => ", no digest",
+            };
+            format!("send {what}{}{digests}", if with_body { "" } else { ", head only" })
         }
     };
     assert_eq!(seen, expected, "{line} {headers:?}");
@@ -171,6 +186,7 @@ fn small_routes_lead_where_they_say() {
     check(&format!("GET {file}/receipt"), &[], NOTHING, &format!("show receipt {id}"));
     check(&format!("DELETE {file}"), &[], NOTHING, &format!("delete {id}: -"));
     check(&format!("DELETE {file}"), &["Culvert-Reason: twice"], NOTHING, &format!("delete {id}: twice"));
+    check("GET /v1/policy", &[], NOTHING, "show policy");
     check("GET /v1/cohorts/alpha/versions/a/b.csv", &[], NOTHING, "show versions of alpha a/b.csv");
     check(&format!("GET {FILE}?version=2"), &[], NOTHING, "ask download alpha a/b.csv, version 2");
     for query in ["version=0", "version=x", "version=1&version=2", "version", "cursor=x"] {
@@ -185,6 +201,52 @@ fn small_routes_lead_where_they_say() {
         check(&line, &["anonymous"], NOTHING, "401 unauthenticated");
         check(&line, &[], Given { tunnel_up: false, ..NOTHING }, "503 tunnel-unavailable");
     }
+}
+
+#[test]
+fn a_form_needs_its_boundary() {
+    let post = format!("POST {LIST}");
+    let boundary = "Content-Type: multipart/form-data; boundary=xyz";
+    check(&post, &[boundary], NOTHING, "form to alpha by xyz, digest -");
+    let digest = format!("Repr-Digest: {}", ContentDigest::from_bytes([1; 32]).to_repr_digest());
+    check(&post, &[boundary, &digest], NOTHING, "form to alpha by xyz, digest given");
+    for other in ["Content-Type: application/json", "Content-Type: multipart/form-data", "anonymous: x"] {
+        check(&post, &[other], NOTHING, "415 unsupported-media-type");
+    }
+    check(&post, &["anonymous", boundary], NOTHING, "401 unauthenticated");
+    check(&format!("{post}?limit=1"), &[boundary], NOTHING, "400 bad-request");
+}
+
+#[test]
+fn digests_are_named_as_they_are_wanted() {
+    let get = format!("GET {FILE}");
+    let file = granted(Grant::File(3));
+    check(&get, &["Want-Repr-Digest: sha-512=3, sha-256=10"], file, "send all 3");
+    check(&get, &["Want-Repr-Digest: sha-256=0"], file, "send all 3, no digest");
+    check(&get, &["Want-Content-Digest: sha-256=1"], file, "send all 3, both digests");
+    check(&get, &["Want-Content-Digest: sha-512=1"], file, "send all 3");
+}
+
+#[test]
+fn a_listing_is_narrowed_by_type_and_day() {
+    let narrowed = format!("GET {LIST}?type=raw_csv&from=2026-11-01&to=2026-11-22&limit=5");
+    check(&narrowed, &[], NOTHING, "list alpha from -, 5, only raw_csv, 2026-11-01, 2026-11-22");
+    for query in ["type=No", "from=today", "from=2026-11-01&from=2026-11-02", "type=a&type=b", "order=asc"] {
+        check(&format!("GET {LIST}?{query}"), &[], NOTHING, "400 bad-request");
+    }
+}
+
+#[test]
+fn a_key_for_repeating_is_checked_for_its_form() {
+    let put = format!("PUT {FILE}");
+    check(
+        &put,
+        &["Idempotency-Key: \"8e03978e-40d5-43dd-bc93-6894a57f9324\""],
+        NOTHING,
+        "ask upload alpha a/b.csv -",
+    );
+    let long = format!("Idempotency-Key: {}", "x".repeat(129));
+    check(&put, &[&long], NOTHING, "400 bad-request");
 }
 
 const UPLOADS: &str = "/v1/cohorts/alpha/uploads";
@@ -332,13 +394,12 @@ fn a_new_version_names_what_it_replaces() {
 fn other_routes_and_methods_are_refused() {
     check("GET /", &[], NOTHING, "404 not-found");
     check("GET /metrics", &["anonymous"], NOTHING, "404 not-found");
-    check("GET /v1/policy", &[], NOTHING, "404 not-found");
     check("OPTIONS *", &[], NOTHING, "404 not-found");
     check("CONNECT example.org:443", &[], NOTHING, "404 not-found");
     for method in ["POST", "DELETE", "PATCH", "OPTIONS", "TRACE", "get", "PROPFIND"] {
         check(&format!("{method} {FILE}"), &[], NOTHING, "405 method-not-allowed");
     }
-    for method in ["PUT", "HEAD", "POST", "DELETE"] {
+    for method in ["PUT", "HEAD", "DELETE"] {
         check(&format!("{method} {LIST}"), &[], NOTHING, "405 method-not-allowed");
     }
 }
@@ -447,7 +508,9 @@ fn one_range_is_served_and_only_while_the_file_is_the_same() {
     check(&get, &["Range: bytes=2-4", "If-Range: Sat, 21 Nov 2026 00:00:00 GMT"], file, "send all 10");
     check(&get, &["Range: bytes=10-"], file, "416 range-not-satisfiable");
     check(&get, &["Range: bytes=10-", "If-Range: \"old\""], file, "send all 10");
-    check(&get, &["Range: bytes=0-1,4-5"], file, "send all 10");
+    check(&get, &["Range: bytes=0-1,4-5"], file, "send 0-1 and 4-5");
+    check(&get, &["Range: bytes=0-1,4-5", "If-Range: \"old\""], file, "send all 10");
+    check(&get, &["Range: bytes=0-4,4-5"], file, "send all 10");
     check(&get, &["Range: bytes=0-1", "Range: bytes=4-5"], file, "send all 10");
     check(&get, &["Range: bytes=0-"], granted(Grant::File(0)), "416 range-not-satisfiable");
     check(&get, &[], granted(Grant::File(0)), "send all 0");

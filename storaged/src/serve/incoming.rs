@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::HeaderMap;
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Incoming};
 use store_proto::{ContentDigest, FileId, ProblemKind};
@@ -101,6 +102,8 @@ pub(super) fn random_id() -> Result<FileId, Refusal> {
 /// How a body's next bytes came.
 pub(super) enum Next<B> {
     Frame(B),
+    /// What was said behind the bytes; the end follows.
+    Trailers(HeaderMap),
     End,
 }
 
@@ -113,7 +116,10 @@ pub(super) async fn next_frame<B: Body + Unpin>(
         return match tokio::time::timeout(idle, body.frame()).await {
             Ok(Some(Ok(frame))) => match frame.into_data() {
                 Ok(bytes) => Ok(Next::Frame(bytes)),
-                Err(_trailers) => continue,
+                Err(frame) => match frame.into_trailers() {
+                    Ok(trailers) => Ok(Next::Trailers(trailers)),
+                    Err(_neither) => continue,
+                },
             },
             Ok(Some(Err(_))) => Err(UploadError::Incomplete),
             Ok(None) => Ok(Next::End),

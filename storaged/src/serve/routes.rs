@@ -17,7 +17,7 @@ use crate::serve::admission::{self, Admitted, Refused};
 use crate::serve::answer::{self, Answer, LiveBody, Refusal};
 use crate::serve::log::{Audited, Shown};
 use crate::serve::{
-    capabilities, delete, download, listing, lockouts, log, permissions, upload, uploads, verdict,
+    capabilities, delete, download, listing, lockouts, log, permissions, policy, upload, uploads, verdict,
 };
 use crate::store::Store;
 use crate::volumes::NoPlace;
@@ -28,6 +28,7 @@ enum Route {
     Health,
     Upload,
     Permissions,
+    Policy,
     File(FileId),
     Delete(FileId),
     Receipt(FileId),
@@ -107,6 +108,7 @@ async fn still_admitted(
         | Route::Audited(_)
         | Route::Upload
         | Route::Permissions
+        | Route::Policy
         | Route::Cohort(_)
         | Route::Versions(_)
         | Route::Verdict(_)
@@ -142,6 +144,7 @@ async fn admitted_request(
     let result = match route {
         Route::Upload => upload::upload(request, admitted, store).await,
         Route::Permissions => permissions::permissions(request, &admitted, store).await,
+        Route::Policy => policy::show(&admitted),
         Route::File(id) => download::download(&request, id, &admitted, store).await,
         Route::Delete(id) => delete::delete(request.headers(), id, &admitted, store).await,
         Route::Receipt(id) => log::receipt(id, &admitted, store).await,
@@ -182,6 +185,7 @@ impl Route {
             | Route::Shown(_)
             | Route::Audited(_)
             | Route::Permissions
+            | Route::Policy
             | Route::Cohort(_)
             | Route::Versions(_)
             | Route::Verdict(_)
@@ -210,6 +214,9 @@ fn route(method: &Method, path: &str, query: Option<&str>) -> Route {
     }
     if path == routes::PERMISSIONS {
         return if method == Method::POST { Route::Permissions } else { Route::WrongMethod("POST") };
+    }
+    if path == routes::POLICY {
+        return if is_get { Route::Policy } else { Route::WrongMethod("GET") };
     }
     if let Some(id) = path.strip_prefix(routes::FILES).and_then(|id| FileId::parse(id).ok()) {
         return match *method {

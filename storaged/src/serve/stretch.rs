@@ -236,6 +236,8 @@ impl Bringing {
                 };
                 bytes = match next {
                     Ok(Next::Frame(bytes)) => bytes,
+                    // A stretch has its checksum in its head.
+                    Ok(Next::Trailers(_)) => continue,
                     Ok(Next::End) => return Ended::Body,
                     Err(error) => return Ended::Broke(error),
                 };

@@ -250,7 +250,16 @@ impl Ongoing<'_> {
     ) -> Result<ContentDigest, UploadError> {
         let (announced, max_bytes) = (bounds.announced, bounds.cohort.max_file_bytes);
         let mut reserved = self.standing.reserved;
-        while let Next::Frame(bytes) = next_frame(body, bounds.idle).await? {
+        let mut expected = announced.sha256;
+        loop {
+            let bytes = match next_frame(body, bounds.idle).await? {
+                Next::Frame(bytes) => bytes,
+                Next::Trailers(trailers) => {
+                    expected = said_behind(&trailers, expected)?;
+                    continue;
+                }
+                Next::End => break,
+            };
             *received += bytes.len() as u64;
             if *received > max_bytes || announced.size.is_some_and(|size| *received > size) {
                 return Err(UploadError::TooLarge);
@@ -267,7 +276,7 @@ impl Ongoing<'_> {
         // Before anything has the name of an object: what was hashed is what was received.
         assert_eq!(pipeline.size(), *received, "every byte that was received is sealed once");
         let sha256 = pipeline.digest();
-        if announced.sha256.is_some_and(|expected| expected != sha256) {
+        if expected.is_some_and(|expected| expected != sha256) {
             return Err(UploadError::Digest);
         }
         Ok(sha256)
@@ -338,6 +347,20 @@ impl Ongoing<'_> {
             | Outcome::NotThere
             | Outcome::UnknownIntent) => Err(unexpected(&other)),
         }
+    }
+}
+
+/// The digest that a sender learned while it sent (RFC 9530 §2). One that cannot be read does not match.
+fn said_behind(
+    trailers: &HeaderMap,
+    before: Option<ContentDigest>,
+) -> Result<Option<ContentDigest>, UploadError> {
+    let Some(value) = trailers.get(headers::REPR_DIGEST) else { return Ok(before) };
+    let read = value.to_str().ok().and_then(|text| ContentDigest::from_repr_digest(text).ok());
+    match (read, before) {
+        (None, _) => Err(UploadError::Digest),
+        (Some(read), Some(before)) if read != before => Err(UploadError::Digest),
+        (read, _) => Ok(read),
     }
 }
 

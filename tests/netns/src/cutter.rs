@@ -51,7 +51,7 @@ impl Cutter {
     }
 
     /// How many connections it has cut.
-    pub fn cuts(&self) -> u32 {
+    pub fn cut_so_far(&self) -> u32 {
         self.lock().done
     }
 

@@ -8,14 +8,15 @@
 //! Everything is on the loopback of the world, in role testing: the tunnel is other scenarios' matter.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context as _, Result, ensure};
 use culvert_netns::culvert::COHORT;
 use culvert_netns::cutter::Cutter;
-use culvert_netns::lab::tools;
+use culvert_netns::lab::{self, tools};
 use culvert_netns::payload::{Payload, sha256};
 use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::store::{Daemon, Edge, Layout, Store};
@@ -31,6 +32,7 @@ fn main() -> ExitCode {
         Scenario::new("uploads_cut_100_times_end_with_the_right_hash", |scene| cut(scene, 100))
             .needs(PROGRAMS)
             .slow(),
+        Scenario::new("culvert_put_gets_over_broken_connections", put_resumes).needs(PROGRAMS),
         Scenario::new("an_upload_goes_on_through_another_edge", other_edge).needs(PROGRAMS),
         Scenario::new("curl_uploads_downloads_and_resumes", curl).needs(PROGRAMS),
     ])
@@ -191,7 +193,7 @@ fn cut(scene: &Scene, cuts: u32) -> Result<()> {
         let path = format!("cut/{mode}.csv");
         tus_js(&site, line.address(), &file, &path, options).with_context(|| (*mode).to_owned())?;
         site.holds(&path, &sent).with_context(|| (*mode).to_owned())?;
-        ensure!(line.cuts() >= cuts / 2, "{mode} was cut {} times only", line.cuts());
+        ensure!(line.cut_so_far() >= cuts / 2, "{mode} was cut {} times only", line.cut_so_far());
     }
     site.edge.stop()
 }
@@ -204,13 +206,33 @@ fn other_edge(scene: &Scene) -> Result<()> {
     let line = Cutter::start(first.public(), 9, 3, 4_000_000)?;
     let (leading, public) = (line.clone(), site.edge.public());
     let killing = std::thread::spawn(move || -> Result<()> {
-        culvert_netns::wait::until_true("a cut", std::time::Duration::from_secs(30), || leading.cuts() > 0)?;
+        culvert_netns::wait::until_true("a cut", std::time::Duration::from_secs(30), || {
+            leading.cut_so_far() > 0
+        })?;
         leading.lead_to(public);
         first.kill()
     });
     tus_js(&site, line.address(), &file, "other.csv", &json!({"protocol": "tus-v1"}))?;
     killing.join().map_err(|_| anyhow::anyhow!("the killing panicked"))??;
     site.holds("other.csv", &sent)?;
+    site.edge.stop()
+}
+
+fn put_resumes(scene: &Scene) -> Result<()> {
+    let site = Site::start(scene)?;
+    let (file, sent) = site.file("visits.csv", 24_000_000, 7)?;
+    let line = Cutter::start(site.edge.public(), 11, 5, 8_000_000)?;
+    let mut put = Command::new(lab::programs()?.join("culvert"));
+    put.env("CULVERT_SERVER", format!("http://{}", line.address())).env("CULVERT_TOKEN", site.store.token());
+    put.args(["--json", "put", &file, &format!("{COHORT}/put.csv")]);
+    let report: Value = serde_json::from_slice(&run(&mut put).with_context(|| site.edge.log())?)?;
+    ensure!(report["sha256"] == sent.as_str() && report["created"] == true, "{report}");
+    ensure!(line.cut_so_far() >= 2, "the line was cut {} times only", line.cut_so_far());
+    site.holds("put.csv", &sent)?;
+    // Again: it is there, and nothing else happens.
+    put.env("CULVERT_SERVER", format!("http://{}", site.edge.public()));
+    let again: Value = serde_json::from_slice(&run(&mut put)?)?;
+    ensure!(again["created"] == false && again["file_id"] == report["file_id"], "{again}");
     site.edge.stop()
 }
 
@@ -221,10 +243,11 @@ fn curl(scene: &Scene) -> Result<()> {
     // -T, with `Expect: 100-continue`, and from a pipe without a length.
     site.curl(&["--upload-file", &file, &url("curl/file.csv")])?;
     site.holds("curl/file.csv", &sent)?;
-    let piped = format!("curl --silent --show-error --fail-with-body -T - -H \"$0\" \"$1\" < \"$2\"");
+    let piped = "curl --silent --show-error --fail-with-body -T - -H \"$0\" \"$1\" < \"$2\"";
     let token = format!("Authorization: Bearer {}", site.store.token());
-    run(Command::new("sh").args(["-c", &piped, &token, &url("curl/pipe.csv"), &file]))?;
+    run(Command::new("sh").args(["-c", piped, &token, &url("curl/pipe.csv"), &file]))?;
     site.holds("curl/pipe.csv", &sent)?;
+    trailers(&site)?;
 
     // A download that broke off goes on where it was.
     let part = site.folder.join("part");
@@ -234,6 +257,39 @@ fn curl(scene: &Scene) -> Result<()> {
     ensure!(sha256(&fs::read(&part)?) == sent, "the rest does not fit");
     let first = site.curl(&["--range", "0-9", &url("curl/file.csv")])?;
     ensure!(first.as_bytes() == &fs::read(&file)?[..10], "{first}");
+
+    // Several stretches at once, as viewers of large files ask.
+    let bytes = fs::read(&file)?;
+    let several = site.curl(&["--range", "0-9,4000000-4000009,-5", &url("curl/file.csv")])?;
+    for stretch in [&bytes[..10], &bytes[4_000_000..4_000_010], &bytes[bytes.len() - 5..]] {
+        ensure!(memchr::memmem::find(several.as_bytes(), stretch).is_some(), "{several}");
+    }
+    ensure!(several.matches("Content-Range: bytes ").count() == 3, "{several}");
+
+    // -F, as browsers do it: the name in a field, or the form's own below a folder.
+    let all = site.url(&format!("cohorts/{COHORT}/files"));
+    let part = format!("file=@{file}");
+    site.curl(&["--form", "path=curl/form.csv", "--form", &part, &all])?;
+    site.holds("curl/form.csv", &sent)?;
+    site.curl(&[
+        "--form",
+        "path=curl/folder/",
+        "--form",
+        "culvert-file-type=raw_csv",
+        "--form",
+        &part,
+        &all,
+    ])?;
+    site.holds("curl/folder/visits.csv", &sent)?;
+    let refused = site.curl(&["--form", "path=../x", "--form", &part, &all]);
+    ensure!(
+        format!("{:#}", refused.expect_err("the name climbs")).contains("urn:culvert:problem:invalid-path")
+    );
+    let listed: Value = serde_json::from_str(&site.curl(&[&format!("{all}?type=raw_csv&from=2020-01-01")])?)?;
+    let files = listed["files"].as_array().context("the listing has no files")?;
+    ensure!(files.len() == 1 && files[0]["path"] == "curl/folder/visits.csv", "{listed}");
+    let policy: Value = serde_json::from_str(&site.curl(&[&site.url("policy")])?)?;
+    ensure!(policy["cohorts"][0]["cohort"] == COHORT && policy["user"] == "ada", "{policy}");
 
     // The receipt stands by itself.
     let found: Value = serde_json::from_str(&site.curl(&[&site.url(&format!("cohorts/{COHORT}/files"))])?)?;
@@ -255,4 +311,25 @@ fn curl(scene: &Scene) -> Result<()> {
     let versions = site.curl(&[&site.url(&format!("cohorts/{COHORT}/versions/curl/file.csv"))])?;
     ensure!(versions.contains(&sent) && versions.contains(&newer_sent), "{versions}");
     site.edge.stop()
+}
+
+/// A digest that follows the bytes: curl sends no trailers, so by hand.
+fn trailers(site: &Site) -> Result<()> {
+    let of_hello = "sha-256=:LPJNul+wow4m6DsqxbninhsWHlwfp0JecwQzYpOLmCQ=:";
+    let of_other = "sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:";
+    for (digest, path, expected) in [(of_hello, "hello", "HTTP/1.1 201"), (of_other, "other", "HTTP/1.1 400")]
+    {
+        let mut stream = TcpStream::connect(site.edge.public())?;
+        let head = format!(
+            "PUT /v1/cohorts/{COHORT}/files/trailers/{path} HTTP/1.1\r\nHost: edge\r\nAuthorization: Bearer {}\r\n\
+             Transfer-Encoding: chunked\r\nTrailer: Repr-Digest\r\nConnection: close\r\n\r\n",
+            site.store.token()
+        );
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(format!("5\r\nhello\r\n0\r\nRepr-Digest: {digest}\r\n\r\n").as_bytes())?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        ensure!(answer.starts_with(expected), "{answer}");
+    }
+    Ok(())
 }
