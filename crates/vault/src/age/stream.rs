@@ -91,8 +91,9 @@ impl<R: BufRead> Reader<R> {
         loop {
             let begin = header.len();
             let room = (MAX_HEADER_BYTES + 1).saturating_sub(begin);
-            from.by_ref().take(room as u64).read_until(b'\n', &mut header)?;
-            if header.last() != Some(&b'\n') {
+            let line = from.by_ref().take(room as u64).read_until(b'\n', &mut header)?;
+            // At the end of the file, and of the room, the last byte is still the newline of the line before.
+            if line == 0 || header.last() != Some(&b'\n') {
                 return Err(OpenError::Format.into());
             }
             if header[begin..].starts_with(b"---") {
@@ -170,6 +171,24 @@ mod tests {
         let mut plain = Vec::new();
         reader.read_to_end(&mut plain).map_err(|error| error.to_string())?;
         Ok(plain)
+    }
+
+    #[test]
+    fn a_header_that_ends_between_two_lines_is_refused() {
+        let identity = Identity::generate().unwrap();
+        let file = sealed(b"", &identity);
+        let lines: Vec<usize> = file
+            .iter()
+            .enumerate()
+            .filter(|(_, byte)| **byte == b'\n')
+            .map(|(at, _)| at + 1)
+            .take(3)
+            .collect();
+        for end in lines {
+            assert!(opened(&file[..end], &identity).is_err(), "{end} bytes");
+        }
+        let endless = b"age-encryption.org/v1\n".iter().chain(b"-> x\n".iter().cycle().take(1 << 20));
+        assert!(opened(&endless.copied().collect::<Vec<u8>>(), &identity).is_err());
     }
 
     #[test]
