@@ -137,7 +137,8 @@ impl Lab {
 
     /// Fails if a daemon wrote a line at WARN or above which holds none of `expected`.
     pub fn fail_on_unexpected_lines(&self, expected: &[&str]) -> Result<()> {
-        let mut always = Vec::new();
+        // The client stands in the same lab.
+        let mut always = vec!["plain HTTP, as configured"];
         if !has_many_users()? {
             // There is no other user than root here, and a daemon rightly complains that it has none to become.
             always.extend(["no user is configured", "run_as is not set"]);
