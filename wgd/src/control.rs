@@ -188,7 +188,7 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
     // What is in here must not be missing: a panic in one of them ends the daemon.
     let mut serving = JoinSet::new();
     match parts.uapi {
-        UapiDoor::Listener(listener) => {
+        UapiDoor::Listener { listener, .. } => {
             let listener = tokio::net::UnixListener::from_std(listener)?;
             serving.spawn(uapi::serve(listener, Arc::clone(&control)));
         }

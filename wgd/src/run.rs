@@ -368,7 +368,7 @@ pub fn acquire(
     let opened = Opened {
         signals: Signals::new()?,
         unlinked: match doors.uapi.path() {
-            Some(path) => Unlinked::watch(&path).context("watch the configuration socket")?,
+            Some(path) => Unlinked::watch(path).context("watch the configuration socket")?,
             None => Unlinked::never(),
         },
         link: LinkMonitor::open(&privileged, namespace.as_ref(), index).context("open netlink")?,
@@ -552,7 +552,8 @@ fn open_doors(config: &Config, listeners: &mut ListenFds, uapi: Option<UapiDoor>
         None => {
             let path = config.uapi_socket();
             let bound = outwait(|| bind_unix_listener(&path, 0o600, None), is_in_use);
-            UapiDoor::Listener(bound.map_err(|error| refuse(&path, error))?)
+            let listener = bound.map_err(|error| refuse(&path, error))?;
+            UapiDoor::Listener { listener, path: Some(path) }
         }
     };
     let admin = match (listeners.unix(ADMIN)?, &config.admin_socket) {

@@ -1,7 +1,8 @@
 //! Unix stream listeners at a path, with the stale-file rule of other daemons: connect first.
 //!
 //! **Invariant:** whoever finds the socket at its path can connect to it. Between `bind` and `listen` it would refuse, as a
-//! dead process's does, and `wg` removes a socket that refuses: so it gets its name when it listens.
+//! dead process's does, and `wg` removes a socket that refuses: so it gets its name when it listens. The kernel goes on to call it by its first
+//! name (`getsockname`, `ss -xl`); who needs the path keeps it.
 
 use std::io;
 use std::os::unix::net::UnixListener;

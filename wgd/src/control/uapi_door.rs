@@ -7,13 +7,18 @@ use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The configuration socket.
 #[derive(Debug)]
 pub enum UapiDoor {
     /// Accepts connections.
-    Listener(UnixListener),
+    Listener {
+        /// Where they come in.
+        listener: UnixListener,
+        /// Its file, if it has one. A socket that got its name by a rename does not know it.
+        path: Option<PathBuf>,
+    },
     /// Is one: what boringtun calls `--uapi-fd`.
     Connection(UnixStream),
 }
@@ -31,7 +36,8 @@ impl UapiDoor {
         if getsockopt(&descriptor, AcceptConn)? {
             let listener = UnixListener::from(descriptor);
             listener.set_nonblocking(true)?;
-            return Ok(Self::Listener(listener));
+            let path = listener.local_addr()?.as_pathname().map(PathBuf::from);
+            return Ok(Self::Listener { listener, path: path.filter(|path| path.is_absolute()) });
         }
         let stream = UnixStream::from(descriptor);
         stream.peer_addr()?;
@@ -41,9 +47,11 @@ impl UapiDoor {
 
     /// The listener's file, if it has one.
     #[must_use]
-    pub fn path(&self) -> Option<PathBuf> {
-        let Self::Listener(listener) = self else { return None };
-        listener.local_addr().ok()?.as_pathname().map(PathBuf::from).filter(|path| path.is_absolute())
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Listener { path, .. } => path.as_deref(),
+            Self::Connection(_) => None,
+        }
     }
 }
 
@@ -57,8 +65,8 @@ mod tests {
         let path = directory.path().join("wg0.sock");
         let listener = UnixListener::bind(&path).expect("bind");
         let door = UapiDoor::from_descriptor(listener.into()).expect("listener");
-        assert!(matches!(&door, UapiDoor::Listener(_)));
-        assert_eq!(door.path(), Some(path));
+        assert!(matches!(&door, UapiDoor::Listener { .. }));
+        assert_eq!(door.path(), Some(path.as_path()));
         let (ours, _theirs) = UnixStream::pair().expect("pair");
         let door = UapiDoor::from_descriptor(ours.into()).expect("stream");
         assert!(matches!(&door, UapiDoor::Connection(_)) && door.path().is_none());
