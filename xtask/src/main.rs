@@ -58,6 +58,7 @@ enum Command {
     #[command(after_help = "Examples:\n  \
         cargo xtask conformance                                every check, against wgd\n  \
         cargo xtask conformance keepalive                      those whose names contain the word\n  \
+        cargo xtask conformance --plain                        against wgd without offloads\n  \
         cargo xtask conformance --against wireguard-go         the same checks against another program")]
     Conformance(conformance::Options),
     /// The whole path on a real file: topology, lock-down, upload, download, capture, audit trail, a cut line

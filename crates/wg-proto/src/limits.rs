@@ -82,6 +82,9 @@ pub mod our_choice {
     /// A rotation that is not over after this waits for somebody: ten minutes are more than any restart takes. Neither
     /// key may go, for nobody knows which one the peer has, but operators are told.
     pub const CONTROL_STALLED: Duration = Duration::from_secs(600);
+    /// Static keys that were given up as compromised and are kept out. Each is a line of the configuration, so a peer that
+    /// gives up one after the other must come to an end; 1,024 of them are 60 KiB, and decades of accidents.
+    pub const MAX_DENIED_KEYS: usize = 1_024;
     /// The MTU until the shell names the interface's.
     pub const DEFAULT_MTU: u16 = 1420;
     /// Smallest MTU a configuration may ask for: what every IPv4 host must take (RFC 791).

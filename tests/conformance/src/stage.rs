@@ -64,9 +64,9 @@ impl<'a> Stage<'a> {
         &self.path
     }
 
-    /// The program under test without arguments or environment.
+    /// The program under test without arguments (but for those of [`Subject::arguments`]) or environment.
     pub(crate) fn program(&self) -> Program<'a> {
-        self.host().program(&self.path)
+        self.host().program(&self.path).arguments(self.subject.arguments())
     }
 
     /// The program in the foreground, ready: its socket answers.

@@ -9,18 +9,21 @@ use anyhow::{Context as _, Result, bail};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// Our own, which has to hold every check.
-    Wgd,
+    Wgd {
+        /// Told to do without the kernel's offloads.
+        plain: bool,
+    },
     /// Another one, by its path on the test machine; it may differ where [`crate::differences`] says so.
     Other(PathBuf),
 }
 
 impl Subject {
-    /// `None` is wgd; else the name of a program in `PATH`, or a path.
+    /// `None` is wgd as it is; else the name of a program in `PATH`, or a path.
     ///
     /// # Errors
     /// When there is no such program.
     pub fn find(against: Option<&str>) -> Result<Subject> {
-        let Some(name) = against else { return Ok(Subject::Wgd) };
+        let Some(name) = against else { return Ok(Subject::Wgd { plain: false }) };
         if name.contains('/') {
             let path = fs::canonicalize(name).with_context(|| format!("find {name}"))?;
             return Ok(Subject::Other(path));
@@ -36,8 +39,16 @@ impl Subject {
     #[must_use]
     pub fn name(&self) -> String {
         match self {
-            Subject::Wgd => "wgd".to_owned(),
+            Subject::Wgd { .. } => "wgd".to_owned(),
             Subject::Other(path) => path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        }
+    }
+
+    /// What it is told at each start, before everything else.
+    pub(crate) fn arguments(&self) -> &'static [&'static str] {
+        match self {
+            Subject::Wgd { plain: true } => &["--device", "plain"],
+            Subject::Wgd { plain: false } | Subject::Other(_) => &[],
         }
     }
 
@@ -47,7 +58,7 @@ impl Subject {
     pub(crate) fn install(&self, programs: &Path, disk: &Path) -> Result<String> {
         let name = self.name();
         let path = match self {
-            Subject::Wgd => programs.join(&name),
+            Subject::Wgd { .. } => programs.join(&name),
             Subject::Other(path) => path.clone(),
         };
         fs::copy(&path, disk.join(&name)).with_context(|| format!("copy {}", path.display()))?;

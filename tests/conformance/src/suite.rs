@@ -37,12 +37,13 @@ pub fn run(world: &World, subject: &Subject, filters: &[String]) -> Result<bool>
         .filter(|check| filters.is_empty() || filters.iter().any(|text| check.name.contains(text.as_str())))
         .collect();
     let programs = lab::programs()?;
-    if *subject == Subject::Wgd {
+    if matches!(subject, Subject::Wgd { .. }) {
         lab::require_programs(&programs, &["wgd"])?;
     }
     let lab = Lab::build(world, &programs).context("build the lab")?;
     let path = subject.install(&programs, &lab.web.path(culvert_netns::host::DISK))?;
-    say(&format!("\nrunning {} checks against {}\n", wanted.len(), subject.name()));
+    let told: String = subject.arguments().iter().map(|word| format!(" {word}")).collect();
+    say(&format!("\nrunning {} checks against {}{told}\n", wanted.len(), subject.name()));
     let began = wait::now();
     let (mut passed, mut differ) = (0, 0);
     let mut failures = Vec::new();
@@ -93,7 +94,7 @@ fn look(check: &Check, stage: &Stage<'_>, subject: &Subject) -> Verdict {
     let Err(error) = outcome else { return Verdict::Holds };
     match (subject, differences::reason(check.name)) {
         (Subject::Other(_), Some(reason)) => Verdict::Differs(reason),
-        (Subject::Other(_), None) | (Subject::Wgd, _) => Verdict::Broken(error),
+        (Subject::Other(_), None) | (Subject::Wgd { .. }, _) => Verdict::Broken(error),
     }
 }
 

@@ -40,6 +40,7 @@ fn main() -> ExitCode {
     runner::main(&[Scenario::new("wgd_answers_an_independent_initiator_and_nobody_else", trials)
         .needs(&["wgd"])
         .expecting(STOCK)
+        .on_both_devices()
         .slow()])
 }
 

@@ -39,10 +39,12 @@ fn main() -> ExitCode {
         Scenario::new("wgd_begins_with_the_kernel", |scene| talk(scene, Begins::Wgd))
             .needs(&["wgd"])
             .expecting(STOCK)
+            .on_both_devices()
             .slow(),
         Scenario::new("the_kernel_begins_with_wgd", |scene| talk(scene, Begins::Kernel))
             .needs(&["wgd"])
             .expecting(STOCK)
+            .on_both_devices()
             .slow(),
     ])
 }

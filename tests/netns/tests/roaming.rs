@@ -23,8 +23,9 @@ const STOCK: &[&str] = &["no user is configured"];
 const BOUND: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
-    let scenario =
-        |name, run: fn(&Scene) -> Result<()>| Scenario::new(name, run).needs(&["wgd"]).expecting(STOCK);
+    let scenario = |name, run: fn(&Scene) -> Result<()>| {
+        Scenario::new(name, run).needs(&["wgd"]).expecting(STOCK).on_both_devices()
+    };
     runner::main(&[
         scenario("a_peer_roams_to_another_ipv4_address_and_port", |scene| {
             let (trio, _tunnels) = over_loopback(scene)?;

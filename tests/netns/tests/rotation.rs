@@ -31,7 +31,9 @@ const CULVERT: &str = "/run/bin/culvert";
 
 fn main() -> ExitCode {
     runner::main(&[
-        Scenario::new("rotations_lose_and_double_no_datagram", quick).needs(&["wgd", "culvert"]),
+        Scenario::new("rotations_lose_and_double_no_datagram", quick)
+            .needs(&["wgd", "culvert"])
+            .on_both_devices(),
         Scenario::new("a_kill_in_the_middle_of_a_rotation_is_survived", killed).needs(&["wgd", "culvert"]),
         Scenario::new("kills_of_both_in_the_middle_of_a_rotation_are_survived", both_killed)
             .needs(&["wgd", "culvert"]),
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
             .needs(&["wgd", "culvert"]),
         Scenario::new("twenty_rotations_at_20000_packets_a_second_lose_nothing", slow)
             .needs(&["wgd", "culvert"])
+            .on_both_devices()
             .slow(),
     ])
 }

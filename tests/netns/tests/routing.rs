@@ -27,8 +27,9 @@ const STOCK: &[&str] = &["no user is configured"];
 const BOUND: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
-    let scenario =
-        |name, run: fn(&Scene) -> Result<()>| Scenario::new(name, run).needs(&["wgd"]).expecting(STOCK);
+    let scenario = |name, run: fn(&Scene) -> Result<()>| {
+        Scenario::new(name, run).needs(&["wgd"]).expecting(STOCK).on_both_devices()
+    };
     runner::main(&[
         scenario("a_packet_from_an_allowed_prefix_is_accepted", accepted),
         scenario("a_more_specific_peer_takes_the_addresses_away", taken_away),

@@ -15,7 +15,7 @@ const MESSAGE_BYTES: usize = 65_535 - 20 - 8;
 const MESSAGE_DATAGRAMS: usize = 64;
 /// What a batch holds before it says that it is full: one message of full length, sent while it is in the cache.
 const BATCH_BYTES: usize = MESSAGE_BYTES;
-/// How long a full send queue is waited for before a datagram is given up.
+/// How long a full send buffer is waited for before a datagram is given up.
 const SEND_WAIT_MS: i32 = 10;
 
 /// Datagrams on their way out through one socket.
@@ -176,17 +176,12 @@ impl SendBatch {
         self.used = 0;
     }
 
-    fn refused(&mut self, errno: Option<i32>, at: usize, socket: &UdpSocket) -> Refusal {
+    pub(super) fn refused(&mut self, errno: Option<i32>, at: usize, socket: &UdpSocket) -> Refusal {
         let several = self.queued[at].datagrams > 1;
         match errno {
             Some(libc::EINTR) => Refusal::Again,
-            Some(libc::EAGAIN | libc::ENOBUFS) => {
-                if wait_writable(socket) {
-                    Refusal::Again
-                } else {
-                    Refusal::Drop
-                }
-            }
+            // Our own buffer is full: the socket says when there is room again.
+            Some(libc::EAGAIN) if wait_writable(socket) => Refusal::Again,
             // The device does not compute checksums (net/ipv4/udp.c, udp_send_skb), and will not do so next time.
             Some(libc::EIO) if several => {
                 self.segments = false;
@@ -202,6 +197,7 @@ impl SendBatch {
                 | libc::ENODEV
                 | libc::ENXIO,
             ) if self.queued[at].local.is_some() => Refusal::WithoutSource,
+            // Among others, a queue further down is full (ENOBUFS), and nothing says when it is not.
             _ => Refusal::Drop,
         }
     }
@@ -232,7 +228,8 @@ impl Message {
     }
 }
 
-enum Refusal {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Refusal {
     Again,
     OneByOne,
     WithoutSource,

@@ -1,4 +1,5 @@
 //! Two pairs of sockets on loopback.
+use super::send::Refusal;
 use super::*;
 
 fn receive_one(batch: &mut ReceiveBatch, socket: &UdpSocket) -> (Vec<u8>, SocketAddr, Option<LocalAddress>) {
@@ -227,4 +228,15 @@ fn what_the_kernel_refuses_as_one_message_is_sent_one_by_one() {
     assert_eq!(batch.flush(&a.v4), Sent { sent: 6, failed: 0, stale_source: None });
     let lengths: Vec<usize> = receive_all(&b.v4, 6).iter().map(Vec::len).collect();
     assert_eq!(lengths, [200, 200, 200, 200, 200, 20]);
+}
+
+/// Whoever tries again at once would do so for as long as the queue is full.
+#[test]
+fn a_datagram_for_a_full_queue_is_dropped() {
+    let sockets = UdpSockets::bind(0, 0, true).expect("bind");
+    let mut batch = SendBatch::new(true);
+    batch.push(SocketAddr::from(([127, 0, 0, 1], sockets.port())), None, None, b"one");
+    let refused = |batch: &mut SendBatch, errno| batch.refused(Some(errno), 0, &sockets.v4);
+    assert_eq!(refused(&mut batch, libc::ENOBUFS), Refusal::Drop);
+    assert_eq!(refused(&mut batch, libc::EAGAIN), Refusal::Again, "there is room in the buffer");
 }

@@ -20,7 +20,7 @@ use std::time::Instant;
 use super::{Device, PeerId};
 use crate::control::{AnnouncedKey, Body, RotationId};
 use crate::identities::Generation;
-use crate::limits::our_choice::{CONTROL_RETRY, CONTROL_RETRY_MAX, CONTROL_STALLED};
+use crate::limits::our_choice::{CONTROL_RETRY, CONTROL_RETRY_MAX, CONTROL_STALLED, MAX_DENIED_KEYS};
 use crate::rotation::{
     Kept, PeerRotation, RotationKind, RotationOutcome, RotationOutput, RotationStep, Ticket,
 };
@@ -148,6 +148,11 @@ impl Retry {
 impl Rotations {
     pub(super) fn denies(&self, key: &PublicKey) -> bool {
         self.denied.contains(key) || self.denied_by_configuration.contains(key)
+    }
+
+    /// Whether a peer may add no more to the keys that are kept out.
+    pub(super) fn denies_too_many(&self) -> bool {
+        self.denied.union(&self.denied_by_configuration).count() >= MAX_DENIED_KEYS
     }
 
     /// Whether this is the key of ours that is being announced.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use wg_proto::{
     Change, ChangedKey, Device, DeviceEvent, DeviceUpdate, Kept, KeptAs, KeptKey, PeerUpdate, PresharedKey,
-    PublicKey, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest, RotationStep,
+    PublicKey, Refusal, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest, RotationStep,
     SecretKey, Verdict,
 };
 
@@ -500,6 +500,23 @@ fn a_compromised_key_is_gone_at_once_and_never_comes_back() {
             assert_eq!(rig.pair.right.device.state(now).peers.len(), 1);
         }
     }
+}
+
+#[test]
+fn a_peer_that_gives_up_key_after_key_comes_to_an_end() {
+    let mut rig = Rig::new();
+    let key = |number: u16| {
+        let mut bytes = [7; 32];
+        bytes[..2].copy_from_slice(&number.to_be_bytes());
+        PublicKey::from_bytes(bytes)
+    };
+    rig.disks[1].denied = (0..1_024).map(key).collect();
+    rig.start(Right);
+    rig.run(Duration::from_millis(100));
+    rig.rotate(Left, RotationKind::Static, true);
+    let verdict = rig.run_until_over(Left);
+    assert_eq!(verdict.peers[0].1, RotationOutcome::Refused(Refusal::CannotKeep), "{verdict:?}");
+    assert_eq!(rig.disks[1].denied.len(), 1_024);
 }
 
 #[test]

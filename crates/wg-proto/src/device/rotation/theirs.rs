@@ -73,6 +73,9 @@ impl Device {
         if !good {
             return self.say(id, Body::Refuse(Refusal::BadKey), number, now, out);
         }
+        if compromised && matches!(key, AnnouncedKey::Static(_)) && self.rotations.denies_too_many() {
+            return self.say(id, Body::Refuse(Refusal::CannotKeep), number, now, out);
+        }
         if self.is_in_the_way(id, now, out) {
             return self.say(id, Body::Refuse(Refusal::Busy), number, now, out);
         }
