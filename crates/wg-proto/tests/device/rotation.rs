@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use wg_proto::{
     Change, ChangedKey, Device, DeviceEvent, DeviceUpdate, Kept, KeptAs, KeptKey, PeerUpdate, PresharedKey,
-    PublicKey, Refusal, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest, RotationStep,
-    SecretKey, Verdict,
+    PublicKey, Refusal, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest,
+    RotationStep, SecretKey, Verdict,
 };
 
 use crate::pair::{Left, Pair, Right, Sink, Who, ip_packet};
