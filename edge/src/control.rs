@@ -1,4 +1,4 @@
-//! The admin socket's verbs: `status`, and `reload` from descriptors that `culvert` hands over.
+//! The admin socket's verbs: `status`, `request.show`, `checkpoint.…`, and `reload` from descriptors that `culvert` hands over.
 //!
 //! A sealed edge can open no file, so a reload brings the files open. It is all or nothing: whatever
 //! is wrong is answered, and the old configuration stays.
@@ -16,6 +16,7 @@ use futures_util::future::BoxFuture;
 use linux::{LayerState, Lockdown};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use store_proto::RequestId;
 
 use crate::acquire::key_header;
 use crate::config::{Config, Encryption, Environment};
@@ -49,6 +50,12 @@ struct AcceptArguments {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RequestArguments {
+    request: String,
+}
+
+#[derive(Deserialize)]
 struct HandedFile {
     key: String,
     path: PathBuf,
@@ -66,6 +73,7 @@ impl Handler for Control {
         let result = match verb {
             "status" => Ok(self.status()),
             "reload" => self.reload(args, descriptors),
+            "request.show" => self.request(args),
             "checkpoint.show" => Ok(self.checkpoint()),
             "checkpoint.accept" => self.accept_epoch(args),
             other => Err(AdminError::unknown_verb(other)),
@@ -118,6 +126,15 @@ impl Control {
             "fault_kind": fault.as_ref().map(Fault::label),
             "uploads": if self.edge.witness.refuses() { "refused" } else { "taken" },
         })
+    }
+
+    fn request(&self, args: Value) -> Result<Value, AdminError> {
+        let RequestArguments { request } =
+            serde_json::from_value(args).map_err(|error| AdminError::new("malformed", error))?;
+        let id = RequestId::parse(&request)
+            .map_err(|error| AdminError::new("malformed", format!("request: {error}")))?;
+        let found = self.edge.recent.show(&id, self.edge.clock.unix_milliseconds());
+        found.ok_or_else(|| AdminError::new("unknown", "no request of that id runs, nor ended of late"))
     }
 
     fn accept_epoch(&self, args: Value) -> Result<Value, AdminError> {

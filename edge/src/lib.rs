@@ -29,6 +29,7 @@ pub mod parts;
 pub mod plan;
 pub mod proxy_header;
 pub mod range;
+pub mod recent;
 pub mod refusal;
 pub mod request;
 mod resumable;

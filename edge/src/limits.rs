@@ -113,5 +113,7 @@ pub const PROXY_HEADER_TIME: Duration = Duration::from_secs(3);
 pub const GATE_SUBJECTS: usize = 32 * 1024;
 /// For so long a principal that was let in is not locked out together with its address.
 pub const KNOWN_GOOD: Duration = Duration::from_secs(3600);
+/// Requests that ended and are remembered for `culvert trace`; with 150 bytes each this is 600 KiB.
+pub const RECENT_REQUESTS: usize = 4096;
 /// Lock-outs that wait to be told to storaged; each has cost its author twenty refused requests.
 pub const LOCKOUTS_QUEUED: usize = 256;

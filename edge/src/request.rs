@@ -26,6 +26,7 @@ use crate::metrics::{Handler, Metrics, method_label};
 use crate::parts::Fetched;
 use crate::plan::{Plan, Policy, plan, token};
 use crate::range::ByteRange;
+use crate::recent::Recent;
 use crate::refusal::Refusal;
 use crate::store::{Asker, Store};
 use crate::stream::Inbound;
@@ -65,6 +66,8 @@ pub struct Edge {
     pub gate: Gate,
     /// Lock-outs that storaged is still to be told of.
     pub untold: Untold,
+    /// What became of the last requests.
+    pub recent: Recent,
     /// Balancers that are asked whose connection they pass on.
     pub proxies: Vec<IpNet>,
     /// Places for requests under way.
@@ -87,8 +90,15 @@ impl Edge {
         let handler = handler(&head);
         let place = Arc::clone(&self.places).try_acquire_owned().ok();
         let refused = place.is_none().then_some(Refusal::Busy);
-        let mut track =
-            Track::new(&self.metrics, handler, method_label(&head.method), started, &request_id, place);
+        let mut track = Track::new(
+            &self.metrics,
+            &self.recent,
+            handler,
+            method_label(&head.method),
+            started,
+            &request_id,
+            place,
+        );
         let unread = Unread(!body.is_end_stream());
         let caller = Caller::of(client, &head.headers);
         let mut body = Some(body);
@@ -151,6 +161,7 @@ impl Edge {
         unread: Unread,
     ) -> Response<Payload> {
         self.metrics.rejected.with_label_values(&[refusal.reason().label()]).inc();
+        self.recent.refused(request_id, refusal.reason().label());
         tracing::debug!(request = %request_id, kind = refusal.kind().name(), "refused");
         let mut response = answer::refusal_with(refusal, dialect::status(asked, refusal.kind()));
         if unread.0 {

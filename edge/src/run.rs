@@ -29,6 +29,7 @@ use crate::gate::Gate;
 use crate::limits::WORKERS;
 use crate::lockouts::Untold;
 use crate::metrics::Metrics;
+use crate::recent::Recent;
 use crate::request::{Edge, Live};
 use crate::store::Store;
 use crate::store_client::StoreClient;
@@ -200,6 +201,7 @@ pub fn edge(
         metrics,
         gate: Gate::default(),
         untold: Untold::default(),
+        recent: Recent::default(),
         proxies: config.proxies.clone(),
         places: Arc::new(Semaphore::new(config.limits.max_requests)),
         role: config.role,

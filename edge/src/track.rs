@@ -9,6 +9,7 @@ use store_proto::RequestId;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::metrics::{Handler, Metrics};
+use crate::recent::Recent;
 
 /// Dropped with the answer's body; counts, logs, and frees the request's place.
 #[derive(Debug)]
@@ -18,6 +19,7 @@ pub struct Track {
     started: Instant,
     status: Option<StatusCode>,
     request_id: RequestId,
+    recent: Recent,
     metrics: Metrics,
     time_to_first_byte: Histogram,
     _place: Option<OwnedSemaphorePermit>,
@@ -27,6 +29,7 @@ impl Track {
     /// Starts counting.
     pub fn new(
         metrics: &Metrics,
+        recent: &Recent,
         handler: Handler,
         method: &'static str,
         started: Instant,
@@ -34,12 +37,14 @@ impl Track {
         place: Option<OwnedSemaphorePermit>,
     ) -> Track {
         metrics.requests_in_flight.with_label_values(&[handler.label()]).inc();
+        recent.begin(request_id, handler.label(), method, Clock.unix_milliseconds());
         Track {
             handler,
             method,
             started,
             status: None,
             request_id: request_id.clone(),
+            recent: recent.clone(),
             metrics: metrics.clone(),
             time_to_first_byte: metrics.time_to_first_byte.clone(),
             _place: place,
@@ -49,6 +54,7 @@ impl Track {
     /// The answer's head is on its way.
     pub fn answered(&mut self, status: StatusCode) {
         self.status = Some(status);
+        self.recent.answered(&self.request_id, status);
         self.time_to_first_byte.observe(self.elapsed_seconds());
     }
 
@@ -65,6 +71,7 @@ impl Drop for Track {
         let code = self.status.map_or(499, |status| status.as_u16());
         self.metrics.requests.with_label_values(&[handler, method, &code.to_string()]).inc();
         let seconds = self.elapsed_seconds();
+        self.recent.end(&self.request_id, seconds);
         self.metrics.request_duration.with_label_values(&[handler, method]).observe(seconds);
         tracing::info!(request = %self.request_id, handler, method, code, elapsed_seconds = seconds, "request");
     }
