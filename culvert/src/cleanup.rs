@@ -20,8 +20,9 @@ Examples:\n  \
     List(ListArguments),
     /// Mark one as gone; refused while it is still there
     Mark(MarkArguments),
-    /// Take away everything temporary at once
+    /// Take away everything temporary at once, unfinished uploads too
     #[command(after_help = "\
+Uploads that can be resumed are given up, and requests that bring files now are broken off.\n\n\
 Without --force and --confirm it prints what it would take away and ends with code 3. Files of the store are not \
 temporary and stay.\n\n\
 Example:\n  \
@@ -158,13 +159,15 @@ fn line(item: &Value) -> String {
     } else {
         text("last_error")
     };
+    // An unfinished upload has no number yet, and is known by its own id.
+    let file = if item["upload"].is_null() { text("file_id") } else { text("upload") };
     format!(
         "{:>9}  {:<17}  {:<24}  {:>5}  {:<32}  {mark}",
         number("id"),
         text("kind"),
         text("expected_cleanup_by"),
         number("cleanup_attempted_count"),
-        text("file_id"),
+        file,
     )
     .trim_end()
     .to_owned()

@@ -22,6 +22,7 @@ use crate::report::ReportCommand;
 use crate::restore::RestoreArguments;
 use crate::shred::ShredCommand;
 use crate::storage::{UploadCommand, VolumeCommand};
+use crate::trace::TraceArguments;
 use crate::transfer::get::GetArguments;
 use crate::transfer::list::ListArguments;
 use crate::transfer::put::PutArguments;
@@ -183,6 +184,15 @@ Examples:\n  \
         #[command(subcommand)]
         command: UploadCommand,
     },
+    /// What became of one request: what edge, the tunnel and storaged know of it
+    #[command(after_help = "\
+The id is in every answer's Request-Id, in problems, and in the logs of edge and storaged. Daemons that do not run on \
+this machine are passed over: run it on both hosts to see both halves. edge remembers its last 4096 requests, wgd tells \
+how the tunnel is now, and storaged has every record that the request left.\n\n\
+Exit codes: 0 something is known; 1 nothing is; 4 nobody could be asked.\n\n\
+Example:\n  \
+  culvert trace 01938c1e-6f6c-7a52-9d0a-3f6c2b1d4e5f")]
+    Trace(TraceArguments),
     /// Legal holds: while one stands, nothing under it is deleted
     Hold {
         #[command(subcommand)]

@@ -32,6 +32,7 @@ mod restore;
 mod shred;
 mod storage;
 mod target;
+mod trace;
 mod transfer;
 mod tunnel;
 
@@ -81,6 +82,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Ledger { command } => ledger::run(command, console),
         Command::Volume { command } => storage::volume(command, console),
         Command::Usage(at) => storage::usage(at, console),
+        Command::Trace(arguments) => trace::run(arguments, console),
         Command::Upload { command } => storage::upload(command, console),
         Command::Hold { command } => hold::run(command, console),
         Command::Kek { command } => kek::run(command, console),

@@ -12,8 +12,9 @@ use store_proto::Cohort;
 
 use crate::admin;
 use crate::cleanup::SocketArgument;
-use crate::console::Console;
+use crate::console::{Console, printable};
 use crate::failure::Failure;
+use crate::target::RemoteFile;
 use crate::transfer::part_file::{Existing, PartFile};
 
 #[derive(Debug, Subcommand)]
@@ -24,7 +25,8 @@ Days are whole days in UTC, both included. A report holds file names and user na
 Examples:\n  \
   culvert report audit --cohort c5 --from 2026-01-01 --to 2026-03-31 --format html --out q1.html\n  \
   culvert report audit --cohort c5 --from 2026-11-01 --to 2026-11-30 --format csv | xsv count\n  \
-  culvert report audit --from 2026-11-20T08:00Z --to 2026-11-20T09:00Z --format md")]
+  culvert report audit --from 2026-11-20T08:00Z --to 2026-11-20T09:00Z --format md\n  \
+  culvert report audit --cohort c5 --from 2026-11-01 --to 2026-11-30 --format html --store c5/reports/november.html")]
     Audit(AuditArguments),
 }
 
@@ -45,6 +47,9 @@ pub(crate) struct AuditArguments {
     /// Write to this file instead of standard output; it must not exist
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
+    /// Make it a file of the store, tracked as any: whoever may read that cohort may read it
+    #[arg(long, value_name = "COHORT/PATH", conflicts_with = "out")]
+    store: Option<String>,
     #[command(flatten)]
     at: SocketArgument,
 }
@@ -105,6 +110,17 @@ pub(crate) fn run(command: &ReportCommand, console: Console) -> Result<(), Failu
     });
     if let Some(cohort) = &arguments.cohort {
         question["cohort"] = cohort.as_str().into();
+    }
+    if let Some(place) = &arguments.store {
+        let place = RemoteFile::parse(place)?;
+        question["into"] = place.cohort.as_str().into();
+        question["path"] = place.path.as_str().into();
+        let done = admin::call(&arguments.at.socket, "report.store", question, &[], |_| Ok(()))?;
+        return console.report(&done, |done| {
+            let text = |key: &str| done[key].as_str().map(printable).unwrap_or_default();
+            let (file, sha256) = (text("file_id"), text("sha256"));
+            format!("{place}: {} records; file {file}, SHA-256 {sha256}", done["records"])
+        });
     }
     let Some(path) = &arguments.out else {
         let mut out = std::io::stdout().lock();

@@ -15,7 +15,7 @@ use storaged::config::Environment;
 use storaged::keys::RootKey;
 use storaged::keys::recovery;
 use storaged::ledger::{Origin, tables};
-use storaged::restore::{NewEpoch, RESTORED_FILE, Restored};
+use storaged::restore::{Known, NewEpoch, RESTORED_FILE, Restored};
 
 use crate::console::{Console, human_bytes};
 use crate::failure::Failure;
@@ -55,8 +55,11 @@ pub(crate) struct RestoreArguments {
     #[arg(long, value_name = "TEXT", requires = "new_epoch")]
     reason: Option<String>,
     /// The largest log that an edge has seen: SIZE:ROOT, from `culvert checkpoint show`
-    #[arg(long, value_name = "SIZE:ROOT", value_parser = parse_seen, requires = "new_epoch")]
+    #[arg(long, value_name = "SIZE:ROOT", value_parser = parse_seen, conflicts_with = "backup")]
     seen: Option<(u64, Hash)>,
+    /// The machine lost power: go on without what cannot be read at the very end of the journal mirror
+    #[arg(long, requires = "replay")]
+    accept_torn_end: bool,
     /// storaged's configuration
     #[arg(long, value_name = "FILE", default_value = storaged::config::DEFAULT_PATH)]
     config: PathBuf,
@@ -73,19 +76,22 @@ pub(crate) fn run(arguments: &RestoreArguments, console: Console) -> Result<(), 
     match (&arguments.backup, &arguments.into) {
         (Some(backup), Some(into)) => restore(arguments, backup, into, console),
         (Some(backup), None) => verify(arguments, backup, console),
-        (None, _) if arguments.replay => replay(&arguments.config, console),
+        (None, _) if arguments.replay => replay(arguments, console),
         (None, _) => new_epoch(arguments, console),
     }
 }
 
-fn replay(config: &Path, console: Console) -> Result<(), Failure> {
-    let (replayed, whole) = storaged::restore::replay_mirror(config, &Environment::of_process())
+fn replay(arguments: &RestoreArguments, console: Console) -> Result<(), Failure> {
+    let known = Known { seen: arguments.seen, torn_end: arguments.accept_torn_end };
+    let forward = storaged::restore::replay_mirror(&arguments.config, &Environment::of_process(), known)
         .map_err(|error| Failure::failed(error.to_string()))?;
+    let replayed = forward.replayed;
     let told = json!({
         "groups": replayed.groups,
         "records_before": replayed.records_before,
         "records": replayed.records,
-        "journal_reaches_the_end": whole,
+        "bytes_left_behind": replayed.left_behind.as_ref().map_or(0, |left| left.bytes),
+        "nothing_is_missing": forward.doubt.is_none(),
     });
     console.report(&told, |_| match replayed.groups {
         0 => format!("the ledger holds all that its mirror does: {} records", replayed.records),
@@ -94,13 +100,10 @@ fn replay(config: &Path, console: Console) -> Result<(), Failure> {
             replayed.records_before, replayed.records
         ),
     })?;
-    if whole {
-        return Ok(());
+    match forward.doubt {
+        None => Ok(()),
+        Some(doubt) => Err(Failure::failed(doubt.to_string())),
     }
-    Err(Failure::failed(
-        "the journal mirror does not reach to where this ledger ends: it is not known whether something is missing. If \
-         the mirror is lost, `culvert restore --new-epoch` goes on without it",
-    ))
 }
 
 fn new_epoch(arguments: &RestoreArguments, console: Console) -> Result<(), Failure> {

@@ -15,6 +15,7 @@ use crate::admin;
 use crate::cleanup::SocketArgument;
 use crate::console::{Console, printable};
 use crate::failure::Failure;
+use crate::trace::upload_line;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum VolumeCommand {
@@ -59,8 +60,17 @@ pub(crate) struct SetAsideArguments {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum UploadCommand {
-    /// Uploads that can be resumed and are no file yet
+    /// What comes in now, and what can be resumed: how far, how fast, when the last byte came, what is waited for
+    #[command(after_help = "\
+An upload waits for its sender (the client, the edge, the tunnel), for the volume, or for the ledger. What was received \
+and is not durable yet counts; after a break it goes on at an offset that is.\n\n\
+Examples:\n  \
+  culvert upload list\n  \
+  culvert upload list --json | jq 'select(.last_byte_seconds_ago > 30)'\n  \
+  culvert upload show ID --json")]
     List(SocketArgument),
+    /// One of them, with its objects
+    Show(CancelArguments),
     /// Give one up in its sender's place
     Cancel(CancelArguments),
 }
@@ -128,17 +138,23 @@ pub(crate) fn usage(at: &SocketArgument, console: Console) -> Result<(), Failure
 
 pub(crate) fn upload(command: &UploadCommand, console: Console) -> Result<(), Failure> {
     match command {
-        UploadCommand::List(at) => stream(at, "upload.list", console, |item| {
-            let length = if item["length"].is_null() { "?".to_owned() } else { bytes(&item["length"]) };
-            let running = if item["being_written"] == true { "running" } else { "waiting" };
-            format!(
-                "{}  {}  {} of {length}  {running}  until {}",
-                text(&item["upload"]),
-                text(&item["user"]),
-                bytes(&item["offset"]),
-                text(&item["expires_at"])
-            )
-        }),
+        UploadCommand::List(at) => stream(at, "upload.list", console, upload_line),
+        UploadCommand::Show(arguments) => {
+            let question = json!({ "upload": arguments.upload });
+            let shown = admin::call(&arguments.at.socket, "upload.show", question, &[], |_| Ok(()))?;
+            console.report(&shown, |shown| {
+                let mut line = upload_line(shown);
+                for part in shown["objects"].as_array().into_iter().flatten() {
+                    let volume = text(&part["volume"]);
+                    line.push_str(&format!(
+                        "\n  part {}: {} on {volume}",
+                        part["part"],
+                        bytes(&part["size"])
+                    ));
+                }
+                line
+            })
+        }
         UploadCommand::Cancel(arguments) => {
             let question = json!({ "upload": arguments.upload });
             let done = admin::call(&arguments.at.socket, "upload.cancel", question, &[], |_| Ok(()))?;

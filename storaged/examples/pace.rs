@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use daemon::Clock;
+use daemon::logging::{LogFormat, LogOptions};
 use sha2::{Digest as _, Sha256};
 use storaged::init::LEDGER_FILE;
 use storaged::keys::root::RootKey;
@@ -32,6 +33,12 @@ use vault::Key256;
 use vault::stream::{Layout, Opener, SEGMENT_BYTES, SEGMENT_OVERHEAD_BYTES, Sealer};
 
 fn main() -> Result<()> {
+    // The cause of a refusal is in the log and nowhere else.
+    daemon::logging::init(&LogOptions {
+        level: Some("warn".into()),
+        format: Some(LogFormat::Text),
+        quiet: &[],
+    })?;
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words[..] {

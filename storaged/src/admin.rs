@@ -115,6 +115,30 @@ impl Admin {
         Ok(json!({ "records": found }))
     }
 
+    /// `request.trace`: what is under way of one request, and every record that it left. Recorded as reading the trail.
+    async fn request_trace(
+        &self,
+        caller: Caller,
+        args: Value,
+        out: &mut Replies,
+    ) -> Result<Value, AdminError> {
+        let asked: TraceArgs = end_of_life::parse(args)?;
+        let request = RequestId::parse(&asked.request)
+            .map_err(|error| AdminError::new("bad-argument", format!("request: {error}")))?;
+        let now = self.store.clock.now();
+        for (upload, moment) in self.store.under_way.list(now) {
+            if moment.about.request.as_ref() == Some(&request) {
+                end_of_life::send(out, json!({ "under_way": storage::running(upload, &moment, now) }))
+                    .await?;
+            }
+        }
+        let mut question = json!({ "request": request });
+        if let Some(days) = asked.days {
+            question["days"] = days.into();
+        }
+        self.trail(caller, question, out).await
+    }
+
     async fn reload(
         &self,
         caller: Caller,
@@ -246,6 +270,7 @@ const AUDITOR_VERBS: &[&str] = &[
     "ledger.checkpoint",
     "ledger.verify",
     "report.audit",
+    "request.trace",
     "shred.certificate",
     "shred.list",
     "status",
@@ -300,6 +325,8 @@ impl Handler for Admin {
                 "cleanup.verify" => self.cleanup_verify(caller, out).await,
                 "upload.cancel" => self.upload_cancel(caller, args).await,
                 "upload.list" => self.upload_list(caller, out).await,
+                "upload.show" => self.upload_show(caller, args).await,
+                "request.trace" => self.request_trace(caller, args, out).await,
                 "usage" => self.usage(caller, out).await,
                 "volume.list" => self.volume_list(caller, out).await,
                 "volume.set_aside" => self.volume_set_aside(caller, args).await,
@@ -311,6 +338,7 @@ impl Handler for Admin {
                 "shred.file" => self.shred_file(caller, args).await,
                 "shred.list" => self.shred_list(caller, out).await,
                 "report.audit" => self.report_audit(caller, args, out).await,
+                "report.store" => self.report_store(caller, args).await,
                 "integrity.verify" => self.integrity_verify(caller, args, out).await,
                 "kek.rotate" => self.kek_rotate(caller, args).await,
                 "kek.rotate_root" => self.kek_rotate_root(caller, args, descriptors).await,
@@ -376,6 +404,13 @@ impl TrailArgs {
             limit: Some(args.limit.unwrap_or(TRAIL_RECORDS).min(TRAIL_RECORDS)),
         })
     }
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TraceArgs {
+    request: String,
+    days: Option<u64>,
 }
 
 /// `files`: what each descriptor is, in their order: the configuration first, then each secret with its

@@ -105,6 +105,11 @@ pub enum KeysError {
     /// A row is not what was written, or a key does not open it.
     #[error("keys.redb is damaged: {0}")]
     Corrupt(String),
+    /// A change that was made under another epoch's key.
+    #[error(
+        "an inserted key of an epoch that is not this one: it was destroyed, or is newer than these keys"
+    )]
+    EpochGone,
     /// redb cannot read or write.
     #[error("keys.redb: {0}")]
     Database(#[source] Box<redb::Error>),

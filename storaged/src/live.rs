@@ -110,6 +110,11 @@ impl LiveRequests {
         self.end(|running| running.user == *user)
     }
 
+    /// Ends every request that brings a file, whoever sends it.
+    pub fn end_uploads(&self) -> Ended {
+        self.end(|running| running.kind == Kind::Upload)
+    }
+
     /// Ends all requests through a link.
     pub fn end_link(&self, link: FileId) -> Ended {
         self.end(|running| running.link == Some(link))
@@ -147,6 +152,7 @@ mod tests {
         let over = requests.begin(name("ada"), None, Kind::Download, ada.clone());
         let _through_link = requests.begin(name("bob"), Some(link), Kind::Download, bob.clone());
         drop(over);
+        assert_eq!(requests.end_uploads(), Ended { uploads: 1, ..Ended::default() });
         assert_eq!(requests.end_user(&name("ada")), Ended { uploads: 1, ..Ended::default() });
         ada.told().await;
         let waiting = tokio::time::timeout(std::time::Duration::from_millis(5), bob.told());

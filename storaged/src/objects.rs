@@ -19,7 +19,7 @@ pub mod volume;
 #[cfg(test)]
 mod tests;
 
-pub use backend::{Backend, Found, Reading, Space, Writing};
+pub use backend::{Backend, Found, Reading, Region, Space, Writing};
 pub use buffers::{Buffer, Buffers, TransferSlot};
 pub use part::Part;
 pub use pipeline::Pipeline;

@@ -17,7 +17,7 @@ use crate::init::LEDGER_FILE;
 use crate::keys::{KeyStore, Keys, OpenKeysError, RootKey, RootKeyError};
 use crate::ledger::intents::IntentKind;
 use crate::ledger::journal::replay::{Replayed, replay};
-use crate::ledger::journal::{self, JournalError};
+use crate::ledger::journal::{self, JournalError, LeftBehind};
 use crate::ledger::writer::{Observer, StartError};
 use crate::ledger::{
     self, CorruptError, Ending, Ledger, LedgerUnavailable, OpenError, Origin, epoch, intents, partial,
@@ -90,19 +90,84 @@ pub fn refuse_undecided(state_dir: &Path) -> Result<(), String> {
     ))
 }
 
-/// Replays the journal mirror that a configuration names onto the ledger and keys that it names. The flag: the journal
-/// goes on where this state ends, so nothing that was acknowledged is missing.
-pub fn replay_mirror(config: &Path, environment: &Environment) -> Result<(Replayed, bool), RestoreError> {
+/// What an operator knows who brings a store forward.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Known {
+    /// The largest log that somebody has seen signed.
+    pub seen: Option<(u64, Hash)>,
+    /// The machine lost power: what cannot be read at the journal's end is the torn end of what was never acknowledged.
+    pub torn_end: bool,
+}
+
+/// What a replay did, and whether that was all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forward {
+    /// What was done again.
+    pub replayed: Replayed,
+    /// None: nothing that was acknowledged is missing. Else the store does not start with what there is.
+    pub doubt: Option<Doubt>,
+}
+
+/// Why it is not known that nothing is missing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Doubt {
+    /// The journal does not go on where the ledger ends.
+    #[error(
+        "the journal mirror does not reach to where this ledger ends: it is not known whether something is missing. If \
+         the mirror is lost, `culvert restore --new-epoch` goes on without it"
+    )]
+    Short,
+    /// There is more in it than can be read.
+    #[error(
+        "{0}: if the machine lost power while they were written, they were never acknowledged, and --accept-torn-end goes \
+         on without them. Else they are damage, and what was acknowledged is in them: bring an undamaged copy of the \
+         mirror, or go on without with --new-epoch. `culvert checkpoint show` on an edge tells how far the log was: \
+         --seen SIZE:ROOT compares it"
+    )]
+    LeftBehind(LeftBehind),
+    /// Somebody has seen more.
+    #[error(
+        "a log of {seen} records was seen signed, and this one has {records}: the last of them are missing. Bring the \
+         whole journal mirror, or go on without them with --new-epoch"
+    )]
+    Behind {
+        /// What was seen.
+        seen: u64,
+        /// What is here.
+        records: u64,
+    },
+    /// Somebody has seen something else.
+    #[error("a log of {0} records was seen signed with another root: this ledger is of another history")]
+    OtherHistory(u64),
+}
+
+/// Replays the journal mirror that a configuration names onto the ledger and keys that it names.
+pub fn replay_mirror(
+    config: &Path,
+    environment: &Environment,
+    known: Known,
+) -> Result<Forward, RestoreError> {
     let (Config { fixed, .. }, _) = Config::load(config, environment)?;
     let (opened, keys) = open(&fixed)?;
     let replayed = replay(&fixed.journal_mirror, &opened.database, opened.store, &keys)?;
-    let group = ledger::Reader::new(Arc::clone(&opened.database), Arc::clone(&keys)).snapshot()?.group()?;
+    let snapshot = ledger::Reader::new(Arc::clone(&opened.database), Arc::clone(&keys)).snapshot()?;
+    let (group, records) = (snapshot.group()?, snapshot.position()?.edge.size());
     let end = journal::end(&fixed.journal_mirror, opened.store, &keys)?;
-    let whole = end.is_some_and(|end| end.group == group);
-    if whole {
+    let reaches = end.is_some_and(|end| end.group == group);
+    let doubt = match (known.seen, &replayed.left_behind) {
+        (Some((seen, _)), _) if seen > records => Some(Doubt::Behind { seen, records }),
+        (Some((seen, root)), _) if snapshot.root(seen)? != root => Some(Doubt::OtherHistory(seen)),
+        _ if !reaches => Some(Doubt::Short),
+        (_, Some(left)) if !known.torn_end => Some(Doubt::LeftBehind(left.clone())),
+        _ => None,
+    };
+    if doubt.is_none() {
+        if let Some(left) = &replayed.left_behind {
+            left.cut_off()?;
+        }
         decided(&fixed.state_dir)?;
     }
-    Ok((replayed, whole))
+    Ok(Forward { replayed, doubt })
 }
 
 fn open(fixed: &Fixed) -> Result<(ledger::Opened, Arc<dyn KeyStore>), RestoreError> {

@@ -35,6 +35,7 @@ use crate::objects::network_fs::network_file_system;
 use crate::objects::{Buffers, NasVolume, Pool};
 use crate::policy::HostRules;
 use crate::policy_in_force::PolicyInForce;
+use crate::serve::under_way::UnderWay;
 use crate::serve::writers::Writers;
 use crate::store::Store;
 use crate::volumes::{self, VolumeState};
@@ -201,6 +202,7 @@ pub fn assemble(
         ledger_disk,
         io_patience: IO_PATIENCE,
         writers: Writers::default(),
+        under_way: UnderWay::default(),
         upload_expiry: fixed.upload_expiry,
         scrub: fixed.scrub,
         buffers: Buffers::new(fixed.transfers),

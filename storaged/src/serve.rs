@@ -17,6 +17,7 @@ pub mod permissions;
 mod policy;
 pub mod routes;
 pub(crate) mod stretch;
+pub mod under_way;
 pub mod upload;
 pub mod uploads;
 pub mod verdict;

@@ -1,5 +1,6 @@
 //! What the requests share: policy, ledger, volumes, whois, counters.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -15,13 +16,15 @@ use crate::ledger::access::{self, Change, Refusal, Wish};
 use crate::ledger::capability;
 use crate::ledger::{Action, Ending, Ledger, LedgerUnavailable, Origin, Reader};
 use crate::ledger_disk::LedgerDisk;
-use crate::limits::{LEDGER_DISK_CHECK, STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
+use crate::limits::{COUNT_PAUSE, LEDGER_DISK_CHECK, STRANGER_WINDOW, VOLUME_CHECK, VOLUME_CHECK_TIMEOUT};
 use crate::live::{Ended, LiveRequests};
 use crate::metrics::{Metrics, signed};
-use crate::objects::{Backend, Buffers, Found};
+use crate::objects::{Backend, Buffers, Found, Region};
 use crate::policy_in_force::PolicyInForce;
+use crate::reaper;
 use crate::seen::Seen;
 use crate::serve::expiry;
+use crate::serve::under_way::UnderWay;
 use crate::serve::writers::Writers;
 use crate::strangers::{Noted, Stranger, Strangers};
 use crate::volumes::{self, NoPlace, Promise, VolumeState};
@@ -46,6 +49,8 @@ pub struct Store {
     pub io_patience: Duration,
     /// Who writes which resumable upload.
     pub writers: Writers,
+    /// Uploads whose request runs, for whoever looks.
+    pub under_way: UnderWay,
     /// How long a resumable upload that nothing arrives for is kept.
     pub upload_expiry: Duration,
     /// How often and how fast objects are read again.
@@ -305,12 +310,12 @@ impl Store {
         }
     }
 
-    /// Counts what lies on the volumes and is in no ledger. Deletes nothing but temporaries of objects that a
-    /// file has.
+    /// Counts what lies on the volumes and is in no ledger, without haste. Deletes nothing but temporaries of objects that
+    /// a file has.
     pub async fn count_unclaimed(self: Arc<Self>) {
         let mut unclaimed: u64 = 0;
         for state in &self.volumes {
-            match self.unclaimed(state).await {
+            match self.unclaimed_paced(state, COUNT_PAUSE).await {
                 Ok(found) => unclaimed += found.len() as u64,
                 Err(error) => tracing::warn!(volume = %state.name, error, "count unclaimed objects"),
             }
@@ -321,19 +326,37 @@ impl Store {
         }
     }
 
-    /// What lies on a volume and is in no file, no partial upload and no open intent.
+    /// What lies on a volume and is in no file, no partial upload, no open intent and no cleanup.
     pub async fn unclaimed(&self, state: &VolumeState) -> Result<Vec<Found>, String> {
-        let (backend, reader) = (Arc::clone(&state.backend), self.ledger.reader().clone());
-        let walked = state.pool.run(move || unknown(backend.as_ref(), &reader)).await;
-        walked.map_err(|lost| lost.to_string())?
+        self.unclaimed_paced(state, Duration::ZERO).await
+    }
+
+    /// The same, region by region with a pause between two, so that transfers have the volume's threads.
+    async fn unclaimed_paced(&self, state: &VolumeState, pause: Duration) -> Result<Vec<Found>, String> {
+        let mut all = Vec::new();
+        for region in Region::all() {
+            let (backend, reader) = (Arc::clone(&state.backend), self.ledger.reader().clone());
+            let walked = state.pool.run(move || unknown(backend.as_ref(), region, &reader)).await;
+            all.extend(walked.map_err(|lost| lost.to_string())??);
+            if !pause.is_zero() {
+                tokio::time::sleep(pause).await;
+            }
+        }
+        let to_be_removed: HashSet<FileId> =
+            reaper::pending(self)?.into_iter().map(|(_, cleanup)| cleanup.object).collect();
+        all.retain(|found| match found {
+            Found::Object(object) | Found::Temporary(object) => !to_be_removed.contains(object),
+            Found::Stray(_) => true,
+        });
+        Ok(all)
     }
 }
 
-fn unknown(backend: &dyn Backend, reader: &Reader) -> Result<Vec<Found>, String> {
+fn unknown(backend: &dyn Backend, region: Region, reader: &Reader) -> Result<Vec<Found>, String> {
     let claimed = |object| matches!(reader.is_claimed(object), Ok(true));
     let mut unknown = Vec::new();
     let mut come_back = Vec::new();
-    let walked = backend.walk(&mut |found| match found {
+    let walked = backend.walk(region, &mut |found| match found {
         Found::Object(object) if claimed(object) => {}
         Found::Temporary(object) if claimed(object) => come_back.push(object),
         other @ (Found::Temporary(_) | Found::Object(_) | Found::Stray(_)) => unknown.push(other),
@@ -345,6 +368,9 @@ fn unknown(backend: &dyn Backend, reader: &Reader) -> Result<Vec<Found>, String>
             .open(object)
             .and_then(|_| backend.remove_temporary(object))
             .map_err(|error| error.to_string())?;
+    }
+    if unknown.is_empty() {
+        return Ok(unknown);
     }
     // Asked after the walk: an upload that runs has its intent before it has its file, and one that has
     // ended since has its row.

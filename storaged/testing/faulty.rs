@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use store_proto::FileId;
 
-use super::{Backend, Found, Reading, Space, Writing};
+use super::{Backend, Found, Reading, Region, Space, Writing};
 
 /// What happens at the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,8 +107,8 @@ impl Backend for Faulty {
     fn space(&self) -> io::Result<Space> {
         self.inner.space()
     }
-    fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
-        self.inner.walk(found)
+    fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+        self.inner.walk(region, found)
     }
 }
 

@@ -18,10 +18,10 @@ use storaged::config::Environment;
 use storaged::keeper;
 use storaged::keys::{RootKey, recovery::Recipients};
 use storaged::ledger::access::Wish;
-use storaged::ledger::{Origin, Reader};
+use storaged::ledger::{Origin, Reader, tables};
 use storaged::objects::Found;
-use storaged::restore::{NewEpoch, RESTORED_FILE, Restored, new_epoch, replay_mirror};
-use store_proto::{Cohort, FileId, Role, UserName, routes};
+use storaged::restore::{Doubt, Forward, Known, NewEpoch, RESTORED_FILE, Restored, new_epoch, replay_mirror};
+use store_proto::{Cohort, FileId, Proof, Role, Token, UserName, routes};
 use support::Lab;
 use vault::age::Identity;
 use zeroize::Zeroizing;
@@ -85,6 +85,10 @@ fn rebuild(folder: &Path, backup: &Path, keyring: &Keyring) -> Unpacked {
     unpacked
 }
 
+fn forward(config: &Path, known: Known) -> Forward {
+    replay_mirror(config, &Environment::default(), known).unwrap()
+}
+
 /// It waits for the ledger's thread, which a runtime's own thread must not.
 async fn begin_epoch(config: PathBuf, wanted: NewEpoch) -> storaged::restore::Opened {
     let begun = tokio::task::spawn_blocking(move || new_epoch(&config, &Environment::default(), wanted));
@@ -119,6 +123,7 @@ async fn a_lost_host_comes_back_from_volume_backup_mirror_and_recovery_key() {
     })
     .await;
     lab.change(Wish::DisableUser { user: user("vic") }).await;
+    let issued = issue_token(&lab, "ada").await;
     let records = lab.store.ledger.reader().size().unwrap();
     let checkpoint = lab.store.ledger.reader().checkpoint().unwrap();
     let (folder, tokens) = lab.stop().await;
@@ -127,8 +132,8 @@ async fn a_lost_host_comes_back_from_volume_backup_mirror_and_recovery_key() {
     assert_eq!((unpacked.head.backup_id, unpacked.head.records), (made.head.backup_id, made.head.records));
     assert!(made.head.records < records);
     let config = folder.path().join("storaged.toml");
-    let (replayed, whole) = replay_mirror(&config, &Environment::default()).unwrap();
-    assert!(whole, "the mirror goes on where the backup ends: {replayed:?}");
+    let Forward { replayed, doubt } = forward(&config, Known::default());
+    assert_eq!(doubt, None, "the mirror goes on where the backup ends: {replayed:?}");
     assert_eq!(replayed.records, records, "every record that was acknowledged");
     let lab = Lab::open(folder, tokens).await;
     let proof = lab.store.ledger.reader().snapshot().unwrap();
@@ -146,7 +151,22 @@ async fn a_lost_host_comes_back_from_volume_backup_mirror_and_recovery_key() {
     assert!(book.book().users.contains_key(&user("eve")));
     let shut_out = lab.request(Method::GET, &routes::file(after)).of_user("vic").send().await;
     assert_eq!(shut_out.status, StatusCode::UNAUTHORIZED);
+    let with_it = lab.request(Method::GET, &routes::file(after)).with_proof(Proof::Token(issued));
+    assert_eq!(with_it.send().await.body, "today", "a token from after the backup is one");
     id(&lab.upload("tomorrow", "goes on").send().await);
+}
+
+async fn issue_token(lab: &Lab, to: &str) -> Token {
+    let token = Token::from_bytes([9; 32]);
+    lab.change(Wish::IssueToken {
+        token: tables::random_id().unwrap(),
+        user: user(to),
+        sha256: token.digest(),
+        expires_ms: None,
+        label: None,
+    })
+    .await;
+    token
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -156,6 +176,7 @@ async fn yesterdays_backup_without_the_mirror_deletes_nothing_and_says_so() {
     let backup = lab.folder.path().join("b.age");
     let made = back_up(&lab, &keyring, &backup).await;
     let after = id(&lab.upload("after", "today").send().await);
+    let issued = issue_token(&lab, "ada").await;
     let objects = lab.on_volume();
     let seen = lab.store.ledger.reader().checkpoint().unwrap();
     let (folder, tokens) = lab.stop().await;
@@ -165,8 +186,7 @@ async fn yesterdays_backup_without_the_mirror_deletes_nothing_and_says_so() {
     let config = folder.path().join("storaged.toml");
     // A mirror that is lost is no reason to go on as if nothing had been.
     std::fs::create_dir(folder.path().join("volume/.journal")).unwrap();
-    let (_, whole) = replay_mirror(&config, &Environment::default()).unwrap();
-    assert!(!whole);
+    assert_eq!(forward(&config, Known::default()).doubt, Some(Doubt::Short));
     assert!(folder.path().join("state").join(RESTORED_FILE).exists(), "it still does not start");
     assert!(storaged::restore::refuse_undecided(&folder.path().join("state")).is_err());
     let known = (seen.unverified().size, seen.unverified().root);
@@ -181,6 +201,9 @@ async fn yesterdays_backup_without_the_mirror_deletes_nothing_and_says_so() {
     assert_eq!(lab.request(Method::GET, &routes::file(before)).send().await.body, "yesterday");
     let missing = lab.request(Method::GET, &routes::file(after)).send().await;
     assert_eq!(missing.status, StatusCode::NOT_FOUND);
+    let with_it = lab.request(Method::GET, &routes::file(before)).with_proof(Proof::Token(issued));
+    let unknown = with_it.send().await.status;
+    assert_eq!(unknown, StatusCode::UNAUTHORIZED, "a token that this history never issued is none");
     let now = lab.store.ledger.reader().checkpoint().unwrap();
     assert_eq!(now.unverified().epoch, 1, "whoever follows the log is told");
     let record = lab.store.ledger.reader().record(opened.record).unwrap().unwrap();

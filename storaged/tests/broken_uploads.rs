@@ -4,14 +4,17 @@
 mod support;
 
 use std::io::{self, Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use http::StatusCode;
-use storaged::ledger::{Action, Ending};
-use storaged::objects::{Backend, Found, Reading, Space, Writing};
+use storaged::ledger::cleanup::{CleanupKind, Verifier};
+use storaged::ledger::{Action, Ending, Origin, verify};
+use storaged::objects::{Backend, Found, Reading, Region, Space, Writing};
+use storaged::reaper::{self, Before, Look};
 use storaged::volumes::VolumeState;
 use store_proto::{FileId, headers};
 use support::{Lab, digest, eventually};
@@ -130,7 +133,7 @@ async fn a_volume_that_hangs_is_told_and_tidied_when_it_comes_back() {
     let lab = Lab::open_changed(folder, tokens, |store| {
         store.io_patience = Duration::from_millis(300);
         let first = &store.volumes[0];
-        let hangs = Hanging { inner: Arc::clone(&first.backend), hangs: hanging };
+        let hangs = Hanging { inner: Arc::clone(&first.backend), hangs: hanging, keeps: Arc::default() };
         let state = VolumeState::new("main".into(), Arc::new(hangs), first.pool.clone(), Some(0));
         store.volumes = vec![Arc::new(state)];
     })
@@ -144,11 +147,48 @@ async fn a_volume_that_hangs_is_told_and_tidied_when_it_comes_back() {
     assert_eq!(lab.upload("f", "x").send().await.status, StatusCode::CREATED);
 }
 
-/// A volume whose syncs wait while a test says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_removed_is_a_cleanup_until_it_is_gone() {
+    let (folder, tokens) = Lab::start().await.stop().await;
+    let stays = Arc::new(AtomicBool::new(true));
+    let keeps = Arc::clone(&stays);
+    let lab = Lab::open_changed(folder, tokens, |store| {
+        let first = &store.volumes[0];
+        let keeping = Hanging { inner: Arc::clone(&first.backend), hangs: Arc::default(), keeps };
+        let state = VolumeState::new("main".into(), Arc::new(keeping), first.pool.clone(), Some(0));
+        store.volumes = vec![Arc::new(state)];
+    })
+    .await;
+    let other = digest(b"something else").to_repr_digest();
+    let told = lab.upload("f", vec![7; 600_000]).with("repr-digest", &other).send().await;
+    assert_eq!(told.problem(), "digest-mismatch", "what was wrong first is what the sender is told");
+    assert_eq!(lab.on_volume().len(), 1, "it is still there");
+    assert!(lab.store.ledger.reader().open_intents().unwrap().is_empty(), "its end is recorded all the same");
+    let usage = lab.store.ledger.reader().usage(&"c1".parse().unwrap()).unwrap();
+    assert_eq!(usage.reserved_bytes, 0);
+    let pending = reaper::pending(&lab.store).unwrap();
+    assert_eq!(pending.len(), 1, "{pending:?}");
+    let (id, row) = &pending[0];
+    assert_eq!(row.kind, CleanupKind::UnfinishedObject);
+    let unclaimed = lab.store.unclaimed(&lab.store.volumes[0]).await.unwrap();
+    assert!(unclaimed.is_empty(), "this ledger knows what it is: {unclaimed:?}");
+    let look = || reaper::look(&lab.store, *id, row, Before::Remove, Origin::default(), Verifier::System);
+    assert!(matches!(look().await.unwrap(), Look::Still(_)));
+    stays.store(false, Ordering::Relaxed);
+    assert_eq!(look().await.unwrap(), Look::Gone);
+    assert!(lab.on_volume().is_empty());
+    // The log says so from one end to the other.
+    let (reader, key) = (lab.store.ledger.reader(), lab.store.ledger.log_key());
+    let walked = verify::verify(reader, key, &[], |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(walked.findings, 0);
+}
+
+/// A volume whose syncs wait, or that keeps what should go, while a test says so.
 #[derive(Debug)]
 struct Hanging {
     inner: Arc<dyn Backend>,
     hangs: Arc<AtomicBool>,
+    keeps: Arc<AtomicBool>,
 }
 
 impl Backend for Hanging {
@@ -162,6 +202,9 @@ impl Backend for Hanging {
         self.inner.open(object)
     }
     fn remove(&self, object: FileId) -> io::Result<()> {
+        if self.keeps.load(Ordering::Relaxed) {
+            return Err(io::Error::from_raw_os_error(nix::libc::EIO));
+        }
         self.inner.remove(object)
     }
     fn remove_temporary(&self, object: FileId) -> io::Result<()> {
@@ -179,8 +222,8 @@ impl Backend for Hanging {
     fn space(&self) -> io::Result<Space> {
         self.inner.space()
     }
-    fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
-        self.inner.walk(found)
+    fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+        self.inner.walk(region, found)
     }
 }
 

@@ -14,7 +14,7 @@ use http::Method;
 use storaged::integrity::{Depth, Pace, Verdict, existence, look, scrub, settle};
 use storaged::ledger::integrity::{FindingKind, cycle, standing};
 use storaged::ledger::{Action, Ending, FileRow, Note, Origin, Record};
-use storaged::objects::{Backend, Found, Pool, Reading, Space, Writing};
+use storaged::objects::{Backend, Found, Pool, Reading, Region, Space, Writing};
 use storaged::store::Store;
 use storaged::volumes::VolumeState;
 use store_proto::{FileId, routes};
@@ -288,7 +288,7 @@ impl Backend for Trouble {
     fn space(&self) -> io::Result<Space> {
         self.inner.space()
     }
-    fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
-        self.inner.walk(found)
+    fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+        self.inner.walk(region, found)
     }
 }

@@ -190,7 +190,7 @@ fn holds_and_cleanups_are_asked_for_by_name() {
     assert_eq!(made.call("cleanup.verify", Value::Null).unwrap(), json!({"gone": 0, "still_there": 0}));
     assert_eq!(
         made.call("cleanup.emergency", json!({"confirm": true})).unwrap(),
-        json!({"gone": 0, "still_there": 0})
+        json!({"gone": 0, "still_there": 0, "uploads_ended": 0, "uploads_broken_off": 0})
     );
     let metrics = made.get_metrics();
     let counted = ["storaged_cleanups_overdue 0", "storaged_legal_holds 0", "storaged_cleanups_pending 0"];

@@ -4,7 +4,7 @@
 mod support;
 
 use std::collections::HashSet;
-use std::io::Write as _;
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use proptest::strategy::ValueTree as _;
 use proptest::test_runner::TestRunner;
 use serde_json::{Value, json};
 use storaged::ledger::{Action, Ending};
-use storaged::objects::{Backend, Found, Reading, Space, Writing};
+use storaged::objects::{Backend, Found, Reading, Region, Space, Writing};
 use storaged::volumes::VolumeState;
 use store_proto::{FileId, headers, routes};
 use support::{Lab, Told, digest, eventually};
@@ -380,11 +380,13 @@ async fn one_file(steps: &[Step]) {
                 let end = (offset + size).min(bytes.len());
                 let mut stream = raw_patch(&lab, &id, offset, bytes.len() - offset);
                 stream.write_all(&bytes[offset..end]).unwrap();
-                stream.shutdown(std::net::Shutdown::Both).unwrap();
+                stream.shutdown(std::net::Shutdown::Write).unwrap();
                 let now = told_offset(&look(&lab, &id).await) as usize;
                 assert!((offset..=end).contains(&now), "{steps:?}");
-                // The broken request may come to its turn only now.
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                // The broken request may come to its turn only now: it is over when its connection is.
+                stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+                let over = tokio::task::block_in_place(|| stream.read_to_end(&mut Vec::new()));
+                assert!(over.is_ok() || over.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
                 offset = told_offset(&look(&lab, &id).await) as usize;
                 assert!((now..=end).contains(&offset), "{steps:?}");
             }
@@ -489,8 +491,8 @@ impl Backend for Recording {
     fn space(&self) -> std::io::Result<Space> {
         self.inner.space()
     }
-    fn walk(&self, found: &mut dyn FnMut(Found)) -> std::io::Result<()> {
-        self.inner.walk(found)
+    fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> std::io::Result<()> {
+        self.inner.walk(region, found)
     }
 }
 

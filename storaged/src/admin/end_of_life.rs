@@ -6,7 +6,7 @@ use daemon::admin::{AdminError, Caller, Replies};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use store_proto::{Cohort, FileId};
+use store_proto::{Cohort, FileId, ProblemKind};
 
 use crate::admin::Admin;
 use crate::ledger::cleanup::{self, CleanupRow, Verifier};
@@ -14,6 +14,7 @@ use crate::ledger::hold::{self, HoldRow, Target};
 use crate::ledger::{Action, Ending, Origin, tables};
 use crate::limits::HOLDS;
 use crate::reaper::{self, Before, Look};
+use crate::serve::expiry;
 
 impl Admin {
     /// `cleanup.list`: streams what is pending, or only what is overdue.
@@ -70,15 +71,62 @@ impl Admin {
     ) -> Result<Value, AdminError> {
         let EmergencyArgs { confirm } = parse(args)?;
         if !confirm {
-            return self.cleanup_list(caller, Value::Null, out).await;
+            let listed = self.cleanup_list(caller, Value::Null, out).await?;
+            let uploads = self.each_unfinished_upload(false, out).await?;
+            return Ok(json!({ "cleanups": listed["cleanups"], "uploads": uploads.gone }));
         }
         let asked = "every temporary thing, at once".to_owned();
         self.record(Action::AdminCleanupEmergency, Ending::Succeeded, caller, asked).await?;
-        let done = self.look_at_all(caller, Before::Remove, out).await?;
-        let told = format!("{} gone, {} still there", done["gone"], done["still_there"]);
+        // What comes in now breaks off and tidies up after itself; what can be resumed is given up.
+        let broken_off = self.store.live.end_uploads().uploads;
+        let uploads = self.each_unfinished_upload(true, out).await?;
+        let mut done = self.look_at_all(caller, Before::Remove, out).await?;
+        done["gone"] = (done["gone"].as_u64().unwrap_or(0) + uploads.gone).into();
+        done["still_there"] = (done["still_there"].as_u64().unwrap_or(0) + uploads.still).into();
+        done["uploads_ended"] = uploads.gone.into();
+        done["uploads_broken_off"] = broken_off.into();
+        let told = format!(
+            "{} gone, {} still there; of them {} unfinished uploads; {broken_off} requests broken off",
+            done["gone"], done["still_there"], uploads.gone
+        );
         let ending = if done["still_there"] == 0 { Ending::Succeeded } else { Ending::Failed };
         self.record(Action::AdminCleanupEmergency, ending, caller, told).await?;
         Ok(done)
+    }
+
+    /// Shows the unfinished uploads, and ends them if that is what is asked.
+    async fn each_unfinished_upload(&self, end: bool, out: &mut Replies) -> Result<Counted, AdminError> {
+        let (mut counted, mut after) = (Counted { gone: 0, still: 0 }, None);
+        while let Some((last, some)) = expiry::unfinished(&self.store, after).map_err(unavailable)? {
+            after = Some(last);
+            for (upload, row) in some {
+                let mut item = json!({
+                    "kind": "partial_upload",
+                    "upload": upload,
+                    "file_id": row.file_id,
+                    "expected_cleanup_by": tables::rfc3339(row.expires_ms),
+                    "cleaned_up": false,
+                });
+                let ended = match end {
+                    true => expiry::end_upload(&self.store, upload, "given up by an emergency cleanup").await,
+                    false => Ok(()),
+                };
+                match ended {
+                    Ok(()) => {
+                        counted.gone += 1;
+                        item["cleaned_up"] = end.into();
+                    }
+                    // It became a file, or was given up, while the others were looked at.
+                    Err(refusal) if refusal.kind == ProblemKind::UnknownUpload => continue,
+                    Err(refusal) => {
+                        counted.still += 1;
+                        item["last_error"] = refusal.kind.name().into();
+                    }
+                }
+                send(out, item).await?;
+            }
+        }
+        Ok(counted)
     }
 
     async fn look_at_all(
@@ -173,6 +221,11 @@ impl Admin {
         let snapshot = self.store.ledger.reader().snapshot().map_err(unavailable)?;
         question(&snapshot).map_err(unavailable)
     }
+}
+
+struct Counted {
+    gone: u64,
+    still: u64,
 }
 
 #[derive(Debug, Default, Deserialize)]

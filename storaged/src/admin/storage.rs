@@ -4,6 +4,7 @@
 //! recorded first; names of files are told to nobody here.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use daemon::admin::{AdminError, Caller, Replies};
 use serde::Deserialize;
@@ -12,10 +13,12 @@ use store_proto::FileId;
 
 use crate::admin::Admin;
 use crate::admin::end_of_life::{parse, send, unavailable};
+use crate::ledger::partial::PartialRow;
 use crate::ledger::{Action, Ending, tables};
-use crate::limits::PREEMPTION_WAIT;
 use crate::objects::Found;
-use crate::serve::stretch::{discard, resumable};
+use crate::serve::expiry;
+use crate::serve::stretch::resumable;
+use crate::serve::under_way::Moment;
 use crate::volumes::VolumeState;
 
 impl Admin {
@@ -121,48 +124,91 @@ impl Admin {
         Ok(json!({ "cohorts": policy.book().cohorts.len() }))
     }
 
-    /// `upload.list`: the uploads that can be resumed.
+    /// `upload.list`: the uploads that can be resumed, and those that come in one piece at this moment.
     pub(super) async fn upload_list(&self, caller: Caller, out: &mut Replies) -> Result<Value, AdminError> {
         self.record(Action::AdminUploadList, Ending::Succeeded, caller, String::new()).await?;
+        let now = self.store.clock.now();
         let (mut open, mut after) = (0_u64, None);
-        loop {
-            let some = self.store.ledger.reader().partials(after).map_err(unavailable)?;
-            after = some.last().map(|(upload, _)| *upload);
-            if after.is_none() {
-                return Ok(json!({ "uploads": open }));
-            }
-            for (upload, row) in some.into_iter().filter(|(_, row)| !row.finished) {
+        while let Some((last, some)) = expiry::unfinished(&self.store, after).map_err(unavailable)? {
+            after = Some(last);
+            for (upload, row) in some {
                 open += 1;
-                let item = json!({
-                    "upload": upload,
-                    "user": row.user,
-                    "offset": row.offset,
-                    "length": row.length,
-                    "parts": row.parts,
-                    "created_at": tables::rfc3339(row.created_ms),
-                    "expires_at": tables::rfc3339(row.expires_ms),
-                    "being_written": self.store.writers.is_busy(upload),
-                });
-                send(out, item).await?;
+                send(out, self.waiting(upload, &row, now)).await?;
             }
         }
+        for (upload, moment) in self.store.under_way.list(now) {
+            if !moment.about.resumable {
+                open += 1;
+                send(out, running(upload, &moment, now)).await?;
+            }
+        }
+        Ok(json!({ "uploads": open }))
+    }
+
+    /// `upload.show`: one of them.
+    pub(super) async fn upload_show(&self, caller: Caller, args: Value) -> Result<Value, AdminError> {
+        let OneUpload { upload } = parse(args)?;
+        self.record(Action::AdminUploadList, Ending::Succeeded, caller, upload.to_string()).await?;
+        let now = self.store.clock.now();
+        if let Ok(found) = resumable(&self.store, upload)
+            && !found.row.finished
+        {
+            let mut item = self.waiting(upload, &found.row, now);
+            let parts = found.parts.iter().map(|part| {
+                let volume = self.store.volume(part.volume).map(|volume| volume.name.clone());
+                json!({ "part": part.part, "size": part.size, "volume": volume })
+            });
+            item["objects"] = parts.collect();
+            item["cohort"] = json!(found.intent.map(|intent| intent.cohort));
+            return Ok(item);
+        }
+        let moment = self.store.under_way.find(upload, now);
+        moment.map(|moment| running(upload, &moment, now)).ok_or_else(|| unknown(upload))
     }
 
     /// `upload.cancel`: gives one up in its sender's place.
     pub(super) async fn upload_cancel(&self, caller: Caller, args: Value) -> Result<Value, AdminError> {
-        let Cancel { upload } = parse(args)?;
-        let unknown = || AdminError::new("unknown", format!("there is no upload {upload}"));
-        let found = resumable(&self.store, upload).map_err(|_| unknown())?;
-        if found.row.finished {
-            return Err(unknown());
+        let OneUpload { upload } = parse(args)?;
+        let known = resumable(&self.store, upload).is_ok_and(|found| !found.row.finished);
+        let now = self.store.clock.now();
+        if !known && self.store.under_way.find(upload, now).is_none() {
+            return Err(unknown(upload));
         }
         self.record(Action::AdminUploadCancel, Ending::Succeeded, caller, upload.to_string()).await?;
-        let turn = self.store.writers.turn(upload, PREEMPTION_WAIT).await;
-        let _turn = turn.ok_or_else(|| AdminError::new("busy", "its sender's request does not end"))?;
-        let why = "given up by an operator".to_owned();
-        let gone = discard(&self.store, upload, Ending::Aborted, why, None).await;
-        gone.map_err(|refusal| AdminError::new(refusal.kind.name(), "it could not be removed"))?;
+        if known {
+            let ended = expiry::end_upload(&self.store, upload, "given up by an operator").await;
+            ended.map_err(|refusal| AdminError::new(refusal.kind.name(), "it could not be removed"))?;
+        } else if !self.store.under_way.give_up(upload) {
+            return Err(unknown(upload));
+        }
         Ok(json!({ "upload": upload, "cancelled": true }))
+    }
+
+    /// An upload that can be resumed, and what its request does if one runs.
+    fn waiting(&self, upload: FileId, row: &PartialRow, now: Instant) -> Value {
+        let running = self.store.under_way.find(upload, now);
+        let state = match (row.condemned, &running) {
+            (true, _) => "ending",
+            (false, Some(_)) => "receiving",
+            (false, None) => "interrupted",
+        };
+        let mut item = json!({
+            "upload": upload,
+            "resumable": true,
+            "state": state,
+            "user": row.user,
+            "offset": row.offset,
+            "length": row.length,
+            "parts": row.parts,
+            "waits_for": "sender",
+            "created_at": tables::rfc3339(row.created_ms),
+            "expires_at": tables::rfc3339(row.expires_ms),
+            "being_written": self.store.writers.is_busy(upload),
+        });
+        if let Some(moment) = running {
+            describe(&mut item, &moment, now);
+        }
+        item
     }
 
     fn volume(&self, name: &str) -> Result<&Arc<VolumeState>, AdminError> {
@@ -178,8 +224,35 @@ struct SetAside {
     object: FileId,
 }
 
+fn unknown(upload: FileId) -> AdminError {
+    AdminError::new("unknown", format!("there is no upload {upload}"))
+}
+
+/// An upload in one piece.
+pub(super) fn running(upload: FileId, moment: &Moment, now: Instant) -> Value {
+    let mut item = json!({
+        "upload": upload,
+        "resumable": moment.about.resumable,
+        "state": "receiving",
+        "user": moment.about.user,
+        "offset": moment.about.offset,
+        "length": moment.about.length,
+    });
+    describe(&mut item, moment, now);
+    item
+}
+
+/// Of a request that runs: `received` counts from `offset`, and is durable only when it is part of that.
+fn describe(item: &mut Value, moment: &Moment, now: Instant) {
+    item["received"] = moment.received.into();
+    item["bytes_per_second"] = moment.bytes_per_second.into();
+    item["last_byte_seconds_ago"] = now.duration_since(moment.last_byte).as_secs_f64().into();
+    item["waits_for"] = moment.waits_for.name().into();
+    item["request"] = json!(moment.about.request);
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Cancel {
+struct OneUpload {
     upload: FileId,
 }

@@ -319,7 +319,7 @@ impl Keys {
         let known = known.transpose()?;
         let opened =
             known.iter().chain(&brought).find_map(|kek| unwrap_file_key(kek, new.file, new.slot, row).ok());
-        opened.ok_or_else(|| KeysError::Corrupt("an inserted key of an epoch that was destroyed".into()))
+        opened.ok_or_else(|| KeysError::EpochGone)
     }
 }
 

@@ -7,7 +7,7 @@ use store_proto::FileId;
 use crate::ledger::application::Application;
 use crate::ledger::command::Area;
 use crate::ledger::files::{self, FileRow, FileState};
-use crate::ledger::intents::{self, IntentKind, IntentRow};
+use crate::ledger::intents::{self, Content, IntentKind, IntentRow};
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::tables::CorruptError;
 
@@ -69,6 +69,7 @@ impl Command {
                     return Ok(Outcome::Withheld(file.state));
                 }
                 let row = IntentRow {
+                    content: Content::Raw,
                     claim: None,
                     cohort: file.cohort.clone(),
                     file_id,

@@ -25,6 +25,9 @@ pub struct IntentRow {
     pub claim: Option<Claim>,
     /// The cohort.
     pub cohort: Cohort,
+    /// What becomes a file.
+    #[serde(default, skip_serializing_if = "Content::is_raw")]
+    pub content: Content,
     /// The file.
     pub file_id: FileId,
     /// Its type.
@@ -45,6 +48,39 @@ pub struct IntentRow {
     pub scan_required: bool,
     /// The row's version.
     pub v: u32,
+}
+
+/// What becomes a file, which is what its records are called by.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Content {
+    /// What a sender brings.
+    #[default]
+    Raw,
+    /// A report that storaged made of its own records.
+    Report,
+}
+
+impl Content {
+    fn is_raw(&self) -> bool {
+        *self == Content::Raw
+    }
+
+    /// What says that the file is here.
+    pub fn created(self) -> Action {
+        match self {
+            Content::Raw => Action::NasRawCreated,
+            Content::Report => Action::NasReportCreated,
+        }
+    }
+
+    /// What says that it is on its way, and that it did not arrive. No report comes from an edge.
+    pub fn arriving(self) -> Action {
+        match self {
+            Content::Raw => Action::FileUploadedViaStream,
+            Content::Report => Action::NasReportCreated,
+        }
+    }
 }
 
 /// An object that is being written.
@@ -105,7 +141,9 @@ impl Command {
         app.delete(&INTENTS, &intent.to_be_bytes())?;
         let index = match row.kind {
             IntentKind::Partial | IntentKind::Upload => {
-                upload::close(app, intent, &row, Ending::Failed, error, None)?
+                let objects = upload::Objects::Gone;
+                let closing = upload::Closing { ending: Ending::Failed, error, received: None, objects };
+                upload::close(app, intent, &row, closing)?
             }
             IntentKind::Download => download::close(app, intent, &row, Ending::Failed, Some(error), None)?,
         };

@@ -126,6 +126,24 @@ pub enum JournalError {
         /// Where.
         group: u64,
     },
+    /// The ledger ends where the journal stops being readable.
+    #[error(
+        "{0}, and the ledger ends there too, though it is written first: it was set back, and what was acknowledged since \
+         cannot be read. If the machine lost power while these bytes were written, `culvert restore --replay \
+         --accept-torn-end` goes on without them; nothing was changed"
+    )]
+    Unreadable(LeftBehind),
+    /// A change brings a key that only a destroyed epoch's keys or newer ones open.
+    #[error(
+        "group {group} brings keys of an epoch that these keys do not have: keys were destroyed for good (`culvert kek \
+         shred`, or a deleted file's shred) after this copy was made, and the journal does not lead over that. A backup \
+         that was made after it is needed; without one, `culvert restore --new-epoch` goes on with what was brought \
+         forward until here"
+    )]
+    Shredded {
+        /// The first group behind it.
+        group: u64,
+    },
     /// There is a hole between them.
     #[error(
         "the journal mirror ends at group {mirror} and the ledger no longer holds what follows: move the journal \
@@ -145,6 +163,44 @@ pub enum JournalError {
         /// The ledger's last.
         ledger: u64,
     },
+}
+
+/// Bytes behind the last whole change of a journal's newest file that are no room made ahead. A write that a power cut
+/// stopped leaves such, and was never acknowledged; damage leaves such, too, and was.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}: {bytes} bytes behind byte {offset} cannot be read", path = .path.display())]
+pub struct LeftBehind {
+    /// The file.
+    pub path: PathBuf,
+    /// Where the last whole change ends.
+    pub offset: u64,
+    /// From there to the last byte that is not zero.
+    pub bytes: u64,
+}
+
+impl LeftBehind {
+    fn look(path: &Path, offset: u64) -> Result<Option<LeftBehind>, JournalError> {
+        let file = File::open(path).map_err(io_error("open", path))?;
+        let mut block = vec![0; JOURNAL_STEP_BYTES];
+        let (mut at, mut end) = (offset, offset);
+        loop {
+            let read = file.read_at(&mut block, at).map_err(io_error("read", path))?;
+            if read == 0 {
+                break;
+            }
+            if let Some(last) = block[..read].iter().rposition(|byte| *byte != 0) {
+                end = at + last as u64 + 1;
+            }
+            at += read as u64;
+        }
+        let left = LeftBehind { path: path.to_owned(), offset, bytes: end - offset };
+        Ok((left.bytes > 0).then_some(left))
+    }
+
+    /// Cuts them off, for whoever knows that they were never acknowledged.
+    pub(crate) fn cut_off(&self) -> Result<(), JournalError> {
+        cut(&self.path, self.offset).map(drop)
+    }
 }
 
 /// What seals the frames of one store.
@@ -215,6 +271,8 @@ pub(crate) struct Journal {
     chain: Chain,
     /// The last whole change that it holds.
     end: Option<End>,
+    /// What the newest file holds behind it, as it was opened.
+    left_behind: Option<LeftBehind>,
 }
 
 #[derive(Debug)]
@@ -278,6 +336,7 @@ impl Journal {
             whole: None,
             chain: Chain::START,
             end: None,
+            left_behind: None,
         };
         // Only the newest file is read: the older ones are looked at when they are replayed.
         for path in files.iter().rev() {
@@ -310,6 +369,7 @@ impl Journal {
             }
             journal.chain = chain;
             journal.end = end;
+            journal.left_behind = LeftBehind::look(path, whole)?;
             journal.whole = Some((path.clone(), whole));
             break;
         }
@@ -318,6 +378,11 @@ impl Journal {
 
     pub(crate) fn end(&self) -> Option<End> {
         self.end
+    }
+
+    /// What the newest file held behind that when it was opened.
+    pub(crate) fn left_behind(&self) -> Option<&LeftBehind> {
+        self.left_behind.as_ref()
     }
 
     /// The place of the next frame: all before it are durable.

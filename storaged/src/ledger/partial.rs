@@ -18,7 +18,7 @@ use crate::ledger::intents::{self, Claim, IntentKind, IntentRow};
 use crate::ledger::record::{Action, Ending, Origin};
 use crate::ledger::state::{StateTable, View};
 use crate::ledger::tables::{CorruptError, Counter};
-use crate::ledger::upload::{self, Announced};
+use crate::ledger::upload::{self, Announced, Closing};
 use crate::ledger::usage::{self, Bytes, Quota, Wanted};
 use crate::limits::{MAX_PARTS, RESERVE_STEP_BYTES, UPLOADS_PER_USER};
 
@@ -319,6 +319,7 @@ fn create(
     let intent = IntentRow {
         claim: None,
         cohort: wanted.cohort,
+        content: wanted.content,
         file_id: created.file_id,
         file_type: wanted.file_type,
         kind: IntentKind::Partial,
@@ -502,7 +503,9 @@ impl Open {
             app.destroy_keys(KeyChange::DestroySlot { file: self.row.file_id, slot: part.part });
         }
         let row = self.intent.clone();
-        let index = upload::close(app, intent, &row, ending, error, Some(self.row.offset))?;
+        let closing =
+            Closing { ending, error, received: Some(self.row.offset), objects: upload::Objects::Gone };
+        let index = upload::close(app, intent, &row, closing)?;
         match instead {
             Some(file) => {
                 let expires_ms = self.row.expires_ms;

@@ -63,6 +63,7 @@ pub(super) fn begin_upload(keys: &Keys, cohort: &str, path: &str, id: FileId) ->
     upload::Command::Begin {
         origin: Origin { user: Some(UserName::parse("ada").unwrap()), ..Origin::default() },
         wanted: upload::Announced {
+            content: intents::Content::Raw,
             cohort: Cohort::parse(cohort).unwrap(),
             path: LogicalPath::parse(path).unwrap(),
             file_type: None,

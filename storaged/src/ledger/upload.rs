@@ -8,13 +8,14 @@ use store_proto::{Cohort, ContentDigest, FileId, FileType, LogicalPath};
 
 use crate::keys::KeyChange;
 use crate::ledger::application::Application;
+use crate::ledger::cleanup::{self, CleanupKind, Temporary};
 use crate::ledger::command::Area;
 use crate::ledger::files::{self, Arrival, FileRow, PartRow, Place};
-use crate::ledger::intents::{self, Claim, IntentKind, IntentRow};
+use crate::ledger::intents::{self, Claim, Content, IntentKind, IntentRow};
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::tables::CorruptError;
 use crate::ledger::usage::{self, Bytes, Quota, Wanted};
-use crate::limits::RESERVE_STEP_BYTES;
+use crate::limits::{CLEANUP_GRACE_MS, RESERVE_STEP_BYTES};
 
 /// What is asked of this area.
 #[derive(Debug, Clone)]
@@ -51,7 +52,7 @@ pub enum Command {
         /// SHA-256 of the file.
         sha256: ContentDigest,
     },
-    /// Nothing of the object is left on the volume: close the intent.
+    /// Close the intent without a file.
     Abandon {
         /// From `Begun`.
         intent: u64,
@@ -61,6 +62,8 @@ pub enum Command {
         error: String,
         /// Bytes that had arrived.
         received: u64,
+        /// Whether the object could not be removed from the volume: then a cleanup is asked for, until it is gone.
+        left: bool,
     },
 }
 
@@ -71,6 +74,8 @@ pub struct Announced {
     pub cohort: Cohort,
     /// Under which name.
     pub path: LogicalPath,
+    /// What it is.
+    pub content: Content,
     /// Its type.
     pub file_type: Option<FileType>,
     /// Its length, if the sender said.
@@ -140,11 +145,13 @@ impl Command {
             }
             Command::Extend { intent, quota } => extend(app, intent, quota),
             Command::Finish { intent, part, sha256 } => finish(app, intent, part, sha256),
-            Command::Abandon { intent, ending, error, received } => {
+            Command::Abandon { intent, ending, error, received, left } => {
                 let Some(row) = intents::take(app, intent, IntentKind::Upload)? else {
                     return Ok(Outcome::UnknownIntent);
                 };
-                close(app, intent, &row, ending, error, Some(received)).map(Outcome::Abandoned)
+                let objects = if left { Objects::Left } else { Objects::Gone };
+                close(app, intent, &row, Closing { ending, error, received: Some(received), objects })
+                    .map(Outcome::Abandoned)
             }
         }
     }
@@ -165,6 +172,7 @@ fn begin(
     let row = IntentRow {
         claim: Some(claim),
         cohort: wanted.cohort,
+        content: wanted.content,
         file_id,
         file_type: wanted.file_type,
         kind: IntentKind::Upload,
@@ -175,7 +183,7 @@ fn begin(
         scan_required: wanted.scan_required,
         v: 1,
     };
-    let intent = intents::open(app, Action::FileUploadedViaStream, &row, None)?;
+    let intent = intents::open(app, row.content.arriving(), &row, None)?;
     Ok(Outcome::Begun { intent, reserved })
 }
 
@@ -232,7 +240,7 @@ pub(crate) fn store(
     arrival: Arrival,
     version: (u32, Option<FileId>),
 ) -> Result<FileRow, CorruptError> {
-    let mut created = intents::about(app, Action::NasRawCreated, Phase::Outcome, row);
+    let mut created = intents::about(app, row.content.created(), Phase::Outcome, row);
     created.ending = Some(Ending::Succeeded);
     created.intent = Some(intent);
     created.size = Some(arrival.parts.iter().map(|part| part.size).sum());
@@ -242,9 +250,29 @@ pub(crate) fn store(
     }
     let mut streamed = created.clone();
     let ledger_index = app.append(created)?;
-    streamed.action = Action::FileUploadedViaStream;
-    app.append(streamed)?;
+    if row.content.arriving() != row.content.created() {
+        streamed.action = row.content.arriving();
+        app.append(streamed)?;
+    }
     files::add(app, arrival, version, ledger_index)
+}
+
+/// What is on the volume of an upload that ends without a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Objects {
+    /// Nothing.
+    Gone,
+    /// What could not be removed.
+    Left,
+}
+
+/// The end of an upload that made no file.
+#[derive(Debug)]
+pub(crate) struct Closing {
+    pub(crate) ending: Ending,
+    pub(crate) error: String,
+    pub(crate) received: Option<u64>,
+    pub(crate) objects: Objects,
 }
 
 /// Records the end of an upload that made no file, and lets go of what it held.
@@ -252,19 +280,32 @@ pub(crate) fn close(
     app: &mut Application<'_, '_>,
     intent: u64,
     row: &IntentRow,
-    ending: Ending,
-    error: String,
-    received: Option<u64>,
+    Closing { ending, error, received, objects }: Closing,
 ) -> Result<u64, CorruptError> {
     usage::release(app, &row.cohort, row.reserved_bytes)?;
     if let Some(claim) = &row.claim {
         app.destroy_keys(KeyChange::DestroySlot { file: row.file_id, slot: claim.part });
     }
-    let mut cleaned = intents::about(app, Action::ScratchCleanup, Phase::Outcome, row);
-    cleaned.ending = Some(Ending::Succeeded);
-    cleaned.intent = Some(intent);
-    app.append(cleaned)?;
-    let mut record = intents::about(app, Action::FileUploadedViaStream, Phase::Outcome, row);
+    match (objects, row.claim) {
+        (Objects::Left, Some(claim)) => {
+            let temporary = Temporary {
+                kind: CleanupKind::UnfinishedObject,
+                cohort: Some(row.cohort.clone()),
+                file_id: row.file_id,
+                object: claim.object,
+                volume: claim.volume,
+                expected_by_ms: app.now_ms().saturating_add(CLEANUP_GRACE_MS),
+            };
+            cleanup::require(app, row.origin.clone(), temporary)?;
+        }
+        (Objects::Left, None) | (Objects::Gone, _) => {
+            let mut cleaned = intents::about(app, Action::ScratchCleanup, Phase::Outcome, row);
+            cleaned.ending = Some(Ending::Succeeded);
+            cleaned.intent = Some(intent);
+            app.append(cleaned)?;
+        }
+    }
+    let mut record = intents::about(app, row.content.arriving(), Phase::Outcome, row);
     record.ending = Some(ending);
     record.intent = Some(intent);
     record.error = Some(error);

@@ -33,8 +33,24 @@ pub trait Backend: Send + Sync + Debug + 'static {
     fn check(&self) -> io::Result<()>;
     /// Room.
     fn space(&self) -> io::Result<Space>;
-    /// Calls back with everything that lies where objects lie.
-    fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()>;
+    /// Calls back with everything that lies in one region of where objects lie.
+    fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()>;
+}
+
+/// A part of a volume that is small enough to be walked at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Region {
+    /// What is being written, and what lies beside the shards.
+    Top,
+    /// The objects whose id begins so.
+    Shard(u8),
+}
+
+impl Region {
+    /// Everything. What is being written comes first: an object that is published meanwhile is met twice, not never.
+    pub fn all() -> impl Iterator<Item = Region> {
+        std::iter::once(Region::Top).chain((0..=u8::MAX).map(Region::Shard))
+    }
 }
 
 /// An object on its way to a volume. Dropped before it is published, it leaves its temporary behind, which

@@ -18,7 +18,7 @@ use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
 use nix::unistd::{UnlinkatFlags, fdatasync, fsync, unlinkat};
 use store_proto::FileId;
 
-use crate::objects::backend::{Found, Reading, Space, Writing};
+use crate::objects::backend::{Found, Reading, Region, Space, Writing};
 
 /// Where objects are.
 pub(super) const OBJECTS: &str = "objects";
@@ -147,7 +147,14 @@ impl Mounted {
     }
 
     /// Everything below `tmp` and `objects`.
-    pub(super) fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+    pub(super) fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+        match region {
+            Region::Top => self.walk_top(found),
+            Region::Shard(shard) => self.walk_shard(&format!("{shard:02x}"), found),
+        }
+    }
+
+    fn walk_top(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
         for name in names(&self.temporary, ".")? {
             match FileId::parse(&name) {
                 Ok(object) => found(Found::Temporary(object)),
@@ -158,13 +165,21 @@ impl Mounted {
             let is_shard = shard.len() == 2 && shard.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
             if !is_shard {
                 found(Found::Stray(format!("{OBJECTS}/{shard}")));
-                continue;
             }
-            for rest in names(&self.objects, &shard)? {
-                match FileId::parse(&format!("{shard}{rest}")) {
-                    Ok(object) => found(Found::Object(object)),
-                    Err(_) => found(Found::Stray(format!("{OBJECTS}/{shard}/{rest}"))),
-                }
+        }
+        Ok(())
+    }
+
+    fn walk_shard(&self, shard: &str, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+        let names = match names(&self.objects, shard) {
+            // Nothing was ever published there.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            names => names?,
+        };
+        for rest in names {
+            match FileId::parse(&format!("{shard}{rest}")) {
+                Ok(object) => found(Found::Object(object)),
+                Err(_) => found(Found::Stray(format!("{OBJECTS}/{shard}/{rest}"))),
             }
         }
         Ok(())
@@ -407,7 +422,7 @@ mod tests {
             std::fs::write(folder.path().join("v").join(stray), b"").unwrap();
         }
         let mut found = Vec::new();
-        mounted.walk(&mut |thing| found.push(thing)).unwrap();
+        Region::all().for_each(|region| mounted.walk(region, &mut |thing| found.push(thing)).unwrap());
         found.sort();
         let strays = ["objects/01/stray", "objects/stray", "tmp/stray"];
         let mut expected = vec![Found::Temporary(b), Found::Object(a)];
@@ -447,7 +462,7 @@ mod tests {
         writing.publish().unwrap();
         mounted.set_aside(id).unwrap();
         let mut found = Vec::new();
-        mounted.walk(&mut |thing| found.push(thing)).unwrap();
+        Region::all().for_each(|region| mounted.walk(region, &mut |thing| found.push(thing)).unwrap());
         assert!(found.is_empty(), "{found:?}");
         assert_eq!(std::fs::read(folder.path().join("v/aside").join(id.to_string())).unwrap(), b"kept");
         assert_eq!(mounted.set_aside(id).unwrap_err().kind(), io::ErrorKind::NotFound);

@@ -16,8 +16,8 @@ use self::faulty::{Fault, Faulty};
 use super::get::{Get, Recorded, stretches};
 use super::part::associated_data;
 use super::{
-    Backend, Buffers, Found, NasVolume, Part, Pipeline, Pool, Published, Put, PutError, Reading, Space,
-    Writing,
+    Backend, Buffers, Found, NasVolume, Part, Pipeline, Pool, Published, Put, PutError, Reading, Region,
+    Space, Writing,
 };
 use crate::ledger::StoreId;
 
@@ -296,7 +296,7 @@ fn object(folder: &Path) -> std::path::PathBuf {
 
 fn objects(volume: &Arc<dyn Backend>) -> usize {
     let mut count = 0;
-    volume.walk(&mut |_| count += 1).unwrap();
+    Region::all().for_each(|region| volume.walk(region, &mut |_| count += 1).unwrap());
     count
 }
 

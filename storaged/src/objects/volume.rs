@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use store_proto::FileId;
 
 use crate::ledger::StoreId;
-use crate::objects::backend::{Backend, Found, Reading, Space, Writing};
+use crate::objects::backend::{Backend, Found, Reading, Region, Space, Writing};
 use crate::objects::mounted::{Mounted, OBJECTS, TEMPORARY, open_below};
 
 /// The marker's file name.
@@ -222,8 +222,8 @@ impl Backend for NasVolume {
         self.mounted.load().space()
     }
 
-    fn walk(&self, found: &mut dyn FnMut(Found)) -> io::Result<()> {
-        self.mounted.load().walk(found)
+    fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()> {
+        self.mounted.load().walk(region, found)
     }
 }
 

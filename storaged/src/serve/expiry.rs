@@ -5,11 +5,12 @@
 
 use std::sync::Arc;
 
-use store_proto::{FileId, UserName};
+use store_proto::{FileId, ProblemKind, UserName};
 
-use crate::ledger::Ending;
-use crate::ledger::partial::{Command, PartialRow};
+use crate::ledger::partial::{Blob, Command, PartialRow};
+use crate::ledger::{CorruptError, Ending};
 use crate::limits::{EXPIRY_CHECK, PREEMPTION_WAIT};
+use crate::serve::answer::Refusal;
 use crate::serve::stretch::{discard, resumable};
 use crate::store::Store;
 
@@ -59,15 +60,35 @@ pub async fn end_uploads_of(store: &Store, user: &UserName) -> u64 {
     };
     let mut ended = 0;
     for (upload, _) in uploads {
-        let Some(_turn) = store.writers.turn(upload, PREEMPTION_WAIT).await else { continue };
-        // Its last stretch may have made a file of it meanwhile.
-        let unfinished = resumable(store, upload).is_ok_and(|found| !found.row.finished);
-        let why = || "its sender was shut out".to_owned();
-        if unfinished && discard(store, upload, Ending::Aborted, why(), None).await.is_ok() {
+        if end_upload(store, upload, "its sender was shut out").await.is_ok() {
             ended += 1;
         }
     }
     ended
+}
+
+/// Gives up one unfinished upload in its sender's place. A request that brings more of it is told to end first.
+pub async fn end_upload(store: &Store, upload: FileId, why: &str) -> Result<(), Refusal> {
+    let turn = store.writers.turn(upload, PREEMPTION_WAIT).await;
+    let _turn = turn.ok_or(Refusal::of(ProblemKind::UploadBusy))?;
+    // Its last stretch may have made a file of it meanwhile.
+    if resumable(store, upload)?.row.finished {
+        return Err(Refusal::of(ProblemKind::UnknownUpload));
+    }
+    discard(store, upload, Ending::Aborted, why.to_owned(), None).await
+}
+
+/// Where to go on, and the uploads up to there.
+type Page = (FileId, Vec<(FileId, PartialRow)>);
+
+/// The next uploads behind `after` that have not ended, without what they hold; none: that was all.
+pub fn unfinished(store: &Store, after: Option<FileId>) -> Result<Option<Page>, CorruptError> {
+    let some = store.ledger.reader().partials(after)?;
+    let Some((last, _)) = some.last() else { return Ok(None) };
+    let last = *last;
+    let open = some.into_iter().filter(|(_, row)| !row.finished);
+    let open = open.map(|(upload, row)| (upload, PartialRow { tail: Blob::default(), hash: None, ..row }));
+    Ok(Some((last, open.collect())))
 }
 
 fn is_over(store: &Store, row: &PartialRow) -> bool {

@@ -33,6 +33,8 @@ pub(super) enum UploadError {
     TooLarge,
     #[error("the body has another digest than announced")]
     Digest,
+    #[error("given up by an operator")]
+    GivenUp,
     #[error("the volume hung")]
     Hung,
     #[error(transparent)]
@@ -50,7 +52,7 @@ pub(super) enum UploadError {
 impl UploadError {
     pub(super) fn ending(&self) -> Ending {
         match self {
-            UploadError::Incomplete | UploadError::Idle => Ending::Aborted,
+            UploadError::Incomplete | UploadError::Idle | UploadError::GivenUp => Ending::Aborted,
             UploadError::TooLarge
             | UploadError::Digest
             | UploadError::Hung
@@ -65,6 +67,12 @@ impl UploadError {
     pub(super) fn refusal(&self) -> Refusal {
         Refusal::of(match self {
             UploadError::Incomplete => ProblemKind::IncompleteBody,
+            UploadError::GivenUp => {
+                return Refusal::because(
+                    ProblemKind::IncompleteBody,
+                    "the upload was given up by an operator",
+                );
+            }
             UploadError::Idle => ProblemKind::BodyTimeout,
             UploadError::TooLarge => ProblemKind::TooLarge,
             UploadError::Digest => ProblemKind::DigestMismatch,
@@ -156,7 +164,7 @@ pub(super) async fn remove(volume: &VolumeState, patience: &Patience, object: Fi
     let removal = volume.pool.run(move || backend.remove(object));
     let (removed, _) = patience.with(removal).await;
     if let Err(error) = removed.map_err(Into::into).and_then(|removed| removed) {
-        tracing::error!(%object, %error, "an unfinished object cannot be removed; the next start will try");
+        tracing::error!(%object, %error, "an unfinished object cannot be removed; it is tried again");
         return Err(Refusal::of(ProblemKind::BackendUnavailable));
     }
     Ok(())

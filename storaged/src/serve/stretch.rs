@@ -10,7 +10,7 @@ use bytes::Bytes;
 use hyper::body::Body;
 use sha2::digest::common::hazmat::SerializableState as _;
 use sha2::{Digest as _, Sha256};
-use store_proto::{ContentDigest, FileId, ProblemKind};
+use store_proto::{ContentDigest, FileId, ProblemKind, RequestId, UserName};
 
 use crate::keys::KeyStore as _;
 use crate::ledger::files::FileRow;
@@ -26,6 +26,7 @@ use crate::serve::answer::Refusal;
 use crate::serve::incoming::{self, Next, UploadError, in_time, next_frame, over_quota, publish, random_id};
 use crate::serve::patience::Patience;
 use crate::serve::permissions::unreadable;
+use crate::serve::under_way::{About, Progress, WaitsFor};
 use crate::serve::upload::unexpected;
 use crate::serve::writers::Turn;
 use crate::store::Store;
@@ -44,6 +45,10 @@ pub(super) struct Bringing {
     pub(super) offset: u64,
     /// The whole length, if it is said.
     pub(super) length: Option<u64>,
+    /// Whose it is.
+    pub(super) user: UserName,
+    /// The request that brings it.
+    pub(super) request: Option<RequestId>,
     /// SHA-256 of this body.
     pub(super) checksum: Option<ContentDigest>,
     /// Its length, if it is taken as a whole or not at all.
@@ -53,7 +58,7 @@ pub(super) struct Bringing {
 }
 
 /// How far the upload is after a request.
-pub(super) enum Progress {
+pub(super) enum Reached {
     /// More must come.
     At(Box<PartialRow>),
     /// It is a file, now or since before.
@@ -79,13 +84,21 @@ struct Stretch {
 
 impl Bringing {
     /// Takes the body, stretch by stretch.
-    pub(super) async fn run<B>(mut self, body: &mut B) -> Result<Progress, Refusal>
+    pub(super) async fn run<B>(mut self, body: &mut B) -> Result<Reached, Refusal>
     where
         B: Body<Data = Bytes> + Unpin,
     {
         let store = Arc::clone(&self.store);
         let _guard = store.drain.guard();
         let mut checksum = self.checksum.map(|expected| (Sha256::new(), expected));
+        let about = About {
+            resumable: true,
+            user: Some(self.user.clone()),
+            request: self.request.take(),
+            offset: self.offset,
+            length: self.length,
+        };
+        let progress = store.under_way.begin(self.upload, about, store.clock);
         loop {
             let Resumable { row, intent, .. } = resumable(&store, self.upload)?;
             let Some(intent) = intent else { return self.finished(row) };
@@ -99,12 +112,12 @@ impl Bringing {
                 let sha256 = ContentDigest::from_bytes(deserialize(state)?.finalize().into());
                 return self.finish(row, sha256).await;
             }
-            let mut stretch = match self.start(row, &intent).await? {
+            let mut stretch = match progress.waiting(WaitsFor::Ledger, self.start(row, &intent)).await? {
                 Some(stretch) => stretch,
                 None => continue,
             };
             let mut received = 0;
-            let ended = self.receive(body, &mut stretch, &mut checksum, &mut received).await;
+            let ended = self.receive(body, &mut stretch, &mut checksum, &mut received, &progress).await;
             store.metrics.received_bytes.inc_by(received);
             let broken = match (ended, &mut checksum) {
                 (Ended::Body, Some((hash, expected))) => {
@@ -134,12 +147,12 @@ impl Bringing {
             }
             let more = checksum.is_none() && self.is_more(body, &stretch, received);
             let sha256 = stretch.pipeline.digest();
-            let row = self.save(stretch, received).await?;
+            let row = progress.waiting(WaitsFor::Volume, self.save(stretch, received)).await?;
             if row.is_whole() {
                 return self.finish(row, sha256).await;
             }
             if !more {
-                return Ok(Progress::At(Box::new(row)));
+                return Ok(Reached::At(Box::new(row)));
             }
             self.offset = row.offset;
         }
@@ -151,10 +164,10 @@ impl Bringing {
         !self.rest.is_empty() || (full && !body.is_end_stream())
     }
 
-    fn finished(&self, row: PartialRow) -> Result<Progress, Refusal> {
+    fn finished(&self, row: PartialRow) -> Result<Reached, Refusal> {
         let file = self.store.ledger.reader().file(row.file_id).map_err(unreadable)?;
         let file = file.ok_or(Refusal::of(ProblemKind::UnknownUpload))?;
-        Ok(Progress::Stored(Box::new(file), Box::new(row)))
+        Ok(Reached::Stored(Box::new(file), Box::new(row)))
     }
 
     /// Makes the claim of the next stretch durable. `None`: something was in the way and is gone; try again.
@@ -222,6 +235,7 @@ impl Bringing {
         stretch: &mut Stretch,
         checksum: &mut Option<(Sha256, ContentDigest)>,
         received: &mut u64,
+        progress: &Progress,
     ) -> Ended
     where
         B: Body<Data = Bytes> + Unpin,
@@ -231,7 +245,7 @@ impl Bringing {
             let mut bytes = std::mem::take(&mut self.rest);
             if bytes.is_empty() {
                 let next = tokio::select! {
-                    next = next_frame(body, self.idle) => next,
+                    next = progress.waiting(WaitsFor::Sender, next_frame(body, self.idle)) => next,
                     () = self.turn.preempted() => return Ended::Preempted,
                 };
                 bytes = match next {
@@ -255,7 +269,9 @@ impl Bringing {
             if let Some((hash, _)) = checksum {
                 hash.update(&bytes);
             }
-            if let Err(error) = in_time(self.patience.with(stretch.pipeline.push(&bytes)).await) {
+            progress.received(count);
+            let pushed = self.patience.with(stretch.pipeline.push(&bytes));
+            if let Err(error) = in_time(progress.waiting(WaitsFor::Volume, pushed).await) {
                 return Ended::Broke(error);
             }
             stretch.promise.spend(count);
@@ -310,7 +326,7 @@ impl Bringing {
     }
 
     /// All bytes are there.
-    async fn finish(&self, row: PartialRow, sha256: ContentDigest) -> Result<Progress, Refusal> {
+    async fn finish(&self, row: PartialRow, sha256: ContentDigest) -> Result<Reached, Refusal> {
         if row.sha256.is_some_and(|expected| expected != sha256) {
             return Err(self.end(UploadError::Digest).await);
         }
@@ -320,13 +336,13 @@ impl Bringing {
                 self.store.metrics.operation(Action::NasRawCreated, Ending::Succeeded, None);
                 self.store.metrics.operation(Action::FileUploadedViaStream, Ending::Succeeded, None);
                 let row = resumable(&self.store, self.upload)?.row;
-                Ok(Progress::Stored(file, Box::new(row)))
+                Ok(Reached::Stored(file, Box::new(row)))
             }
             Outcome::PathTaken(existing) if existing.sha256 == sha256 => {
                 let why = "the path holds this content already".to_owned();
                 discard(&self.store, self.upload, Ending::Succeeded, why, Some(existing.file_id)).await?;
                 let row = resumable(&self.store, self.upload)?.row;
-                Ok(Progress::Stored(existing, Box::new(row)))
+                Ok(Reached::Stored(existing, Box::new(row)))
             }
             Outcome::PathTaken(_) => Err(self.end(UploadError::Conflict).await),
             Outcome::NotThere => Err(self.end(UploadError::NotThere).await),

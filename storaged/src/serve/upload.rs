@@ -1,16 +1,18 @@
-//! `POST /internal/storage/upload`: a body becomes a file.
+//! `POST /internal/storage/upload`: a body becomes a file. What storaged makes itself becomes one in the same way.
 //!
 //! **Invariant:** the intent is durable before the first byte is written; the object is durable before the
 //! outcome is recorded; the outcome is durable before the answer. An upload that ends in any other way
-//! leaves its records and nothing else: if what it wrote cannot be removed now, its intent stays open, and
-//! the next start removes it.
+//! leaves its records and nothing else: if what it wrote cannot be removed now, a cleanup stands for it from the
+//! record of its end on, until it is gone.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, IF_MATCH};
 use http::{HeaderMap, StatusCode};
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use sha2::{Digest as _, Sha256};
 use store_proto::{
     Action as Asked, Cohort, ContentDigest, FileId, FileType, LogicalPath, ProblemKind, headers,
@@ -20,9 +22,9 @@ use vault::Key256;
 use crate::denial::Denial;
 use crate::keys::KeyStore as _;
 use crate::ledger::files::PartRow;
-use crate::ledger::intents::Claim;
+use crate::ledger::intents::{Claim, Content};
 use crate::ledger::upload::{self, Command, Outcome};
-use crate::ledger::{Action, Ending, FileRow};
+use crate::ledger::{Action, Ending, FileRow, Origin};
 use crate::limits::TRANSFER_WAIT;
 use crate::objects::part::associated_data;
 use crate::objects::{Part, Pipeline, TransferSlot};
@@ -36,21 +38,33 @@ use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::refuse_certain_conflict;
 use crate::serve::routes::{deny, no_place, watch};
+use crate::serve::under_way::{About, Progress, WaitsFor};
 use crate::store::Store;
 use crate::volumes::Promise;
 
 /// The only part of a file that came in one stretch.
 const ONLY_PART: u32 = 1;
 
-/// What the headers say of the file.
+/// What is said of the file before its bytes.
 #[derive(Debug)]
-struct Announced {
-    cohort: Cohort,
-    path: LogicalPath,
-    file_type: Option<FileType>,
-    size: Option<u64>,
-    sha256: Option<ContentDigest>,
-    replaces: Option<ContentDigest>,
+pub(crate) struct Announced {
+    pub(crate) cohort: Cohort,
+    pub(crate) path: LogicalPath,
+    pub(crate) file_type: Option<FileType>,
+    pub(crate) size: Option<u64>,
+    pub(crate) sha256: Option<ContentDigest>,
+    pub(crate) replaces: Option<ContentDigest>,
+}
+
+/// What is to be stored, and by whom.
+#[derive(Debug)]
+pub(crate) struct Wanted {
+    pub(crate) origin: Origin,
+    pub(crate) announced: Announced,
+    pub(crate) content: Content,
+    pub(crate) cohort: CohortPolicy,
+    /// How long nothing may come.
+    pub(crate) idle: Duration,
 }
 
 /// Takes a body.
@@ -100,7 +114,9 @@ pub async fn upload(
     // In a task of its own: when the connection dies its handler is dropped, and the records must be
     // written all the same. The body then ends with an error, which ends the task.
     let (patience, hung) = Patience::new(store.io_patience);
-    let upload = Upload { store: Arc::clone(store), admitted, announced, cohort, promise, slot, patience };
+    let (idle, origin) = (admitted.policy().rules().body_idle, admitted.origin.clone());
+    let wanted = Wanted { origin, announced, content: Content::Raw, cohort, idle };
+    let upload = Upload { store: Arc::clone(store), wanted, promise, slot, patience };
     let mut running = tokio::spawn(upload.run(request.into_body()));
     let ended = tokio::select! {
         ended = &mut running => ended,
@@ -109,11 +125,23 @@ pub async fn upload(
     ended.unwrap_or_else(|_panicked| Err(Refusal::of(ProblemKind::Internal)))
 }
 
+/// Stores what storaged made itself. An error in the midst of the body leaves nothing of it.
+pub(crate) async fn keep<B>(store: &Arc<Store>, wanted: Wanted, body: &mut B) -> Result<FileRow, Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    let promise = store.place(wanted.announced.size)?;
+    let slot = store.buffers.slot(TRANSFER_WAIT).await.ok_or(Refusal::of(ProblemKind::Overloaded))?;
+    let (patience, _nobody_is_told) = Patience::new(store.io_patience);
+    let upload = Upload { store: Arc::clone(store), wanted, promise, slot, patience };
+    match upload.take(body).await? {
+        Finished::New(file) | Finished::Same(file) => Ok(*file),
+    }
+}
+
 struct Upload {
     store: Arc<Store>,
-    admitted: Admitted,
-    announced: Announced,
-    cohort: CohortPolicy,
+    wanted: Wanted,
     promise: Promise,
     slot: TransferSlot,
     patience: Patience,
@@ -122,12 +150,38 @@ struct Upload {
 impl Upload {
     async fn run(self, mut body: Incoming) -> Result<Answer, Refusal> {
         let store = Arc::clone(&self.store);
+        match self.take(&mut body).await {
+            Ok(Finished::New(file)) => {
+                Ok(answer::json(StatusCode::CREATED, &log::upload_receipt(&store, &file)))
+            }
+            Ok(Finished::Same(file)) => Ok(answer::json(StatusCode::OK, &log::upload_receipt(&store, &file))),
+            Err(refusal) => {
+                linger(body);
+                Err(refusal)
+            }
+        }
+    }
+
+    async fn take<B>(self, body: &mut B) -> Result<Finished, Refusal>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
+        let store = Arc::clone(&self.store);
         let _guard = store.drain.guard();
         let begun = store.clock.now();
         let (standing, key) = self.begin().await?;
         store.metrics.transfers.inc();
         let mut received = 0;
-        let Upload { admitted, announced, cohort, mut promise, slot, patience, .. } = self;
+        let Upload { wanted, mut promise, slot, patience, .. } = self;
+        let Wanted { origin, announced, content, cohort, idle } = wanted;
+        let about = About {
+            resumable: false,
+            user: origin.user,
+            request: origin.request_id,
+            offset: 0,
+            length: announced.size,
+        };
+        let progress = store.under_way.begin(standing.file_id, about, store.clock);
         let volume = Arc::clone(promise.volume());
         let part = Part {
             object: standing.claim.object,
@@ -136,15 +190,18 @@ impl Upload {
         };
         let pool = volume.pool.clone();
         let mut pipeline = Pipeline::new(pool, slot, Arc::clone(&volume.backend), part, Sha256::new()).await;
-        let ongoing = Ongoing { store: &store, standing, patience: &patience, volume: &volume };
-        let bounds =
-            Bounds { announced: &announced, cohort: &cohort, idle: admitted.policy().rules().body_idle };
-        let arrived = ongoing.receive(&mut body, &mut pipeline, &mut promise, &bounds, &mut received).await;
+        let ongoing =
+            Ongoing { store: &store, standing, patience: &patience, volume: &volume, progress: &progress };
+        let bounds = Bounds { announced: &announced, cohort: &cohort, idle };
+        let arrived = ongoing.receive(body, &mut pipeline, &mut promise, &bounds, &mut received).await;
         let result = match arrived {
-            Ok(sha256) => match publish(&store, &patience, pipeline, ongoing.standing.claim).await {
-                Ok(part) => ongoing.finish(part, sha256).await,
-                Err(error) => Err(ongoing.abandon(error, received).await),
-            },
+            Ok(sha256) => {
+                let published = publish(&store, &patience, pipeline, ongoing.standing.claim);
+                match progress.waiting(WaitsFor::Volume, published).await {
+                    Ok(part) => progress.waiting(WaitsFor::Ledger, ongoing.finish(part, sha256)).await,
+                    Err(error) => Err(ongoing.abandon(error, received).await),
+                }
+            }
             Err(error) => {
                 patience.with(pipeline.stop()).await;
                 Err(ongoing.abandon(error, received).await)
@@ -156,41 +213,36 @@ impl Upload {
             Ok(Finished::New(_) | Finished::Same(_)) => Ending::Succeeded,
             Err(ended) => ended.ending,
         };
-        store.ended(Action::FileUploadedViaStream, ending, begun);
-        match result {
-            Ok(Finished::New(file)) => {
-                store.metrics.operation(Action::NasRawCreated, Ending::Succeeded, None);
-                Ok(answer::json(StatusCode::CREATED, &log::upload_receipt(&store, &file)))
-            }
-            Ok(Finished::Same(file)) => Ok(answer::json(StatusCode::OK, &log::upload_receipt(&store, &file))),
-            Err(ended) => {
-                linger(body);
-                Err(ended.refusal)
-            }
+        store.ended(content.arriving(), ending, begun);
+        if matches!(result, Ok(Finished::New(_))) && content.created() != content.arriving() {
+            store.metrics.operation(content.created(), Ending::Succeeded, None);
         }
+        result.map_err(|ended| ended.refusal)
     }
 
     /// Draws ids and keys, and makes the intent durable.
     async fn begin(&self) -> Result<(Standing, Key256), Refusal> {
         let (file_id, object) = (random_id()?, random_id()?);
-        let cohort = &self.announced.cohort;
+        let Wanted { origin, announced, content, cohort: rules, .. } = &self.wanted;
+        let cohort = &announced.cohort;
         let (_, record_key) = self.store.keys.new_file_key(cohort, file_id, crate::keys::RECORD_SLOT)?;
         let (key, part_key) = self.store.keys.new_file_key(cohort, file_id, ONLY_PART)?;
         let claim = Claim { object, part: ONLY_PART, volume: self.promise.volume().backend.id() };
         let command = Command::Begin {
-            origin: self.admitted.origin.clone(),
+            origin: origin.clone(),
             wanted: upload::Announced {
                 cohort: cohort.clone(),
-                path: self.announced.path.clone(),
-                file_type: self.announced.file_type.clone(),
-                size: self.announced.size,
-                replaces: self.announced.replaces,
-                scan_required: self.cohort.scan_required,
+                path: announced.path.clone(),
+                content: *content,
+                file_type: announced.file_type.clone(),
+                size: announced.size,
+                replaces: announced.replaces,
+                scan_required: rules.scan_required,
             },
             file_id,
             claim,
             keys: vec![record_key, part_key],
-            quota: self.cohort.quota(),
+            quota: rules.quota(),
         };
         match self.store.ledger.submit(command).await? {
             Outcome::Begun { intent, reserved } => Ok((Standing { file_id, intent, claim, reserved }, key)),
@@ -218,7 +270,7 @@ struct Standing {
 struct Bounds<'a> {
     announced: &'a Announced,
     cohort: &'a CohortPolicy,
-    idle: std::time::Duration,
+    idle: Duration,
 }
 
 struct Ongoing<'a> {
@@ -226,6 +278,7 @@ struct Ongoing<'a> {
     standing: Standing,
     patience: &'a Patience,
     volume: &'a crate::volumes::VolumeState,
+    progress: &'a Progress,
 }
 
 enum Finished {
@@ -240,19 +293,26 @@ struct Ended {
 
 impl Ongoing<'_> {
     /// Reads the whole body into the pipeline and compares it with what was announced.
-    async fn receive(
+    async fn receive<B>(
         &self,
-        body: &mut Incoming,
+        body: &mut B,
         pipeline: &mut Pipeline,
         promise: &mut Promise,
         bounds: &Bounds<'_>,
         received: &mut u64,
-    ) -> Result<ContentDigest, UploadError> {
+    ) -> Result<ContentDigest, UploadError>
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
         let (announced, max_bytes) = (bounds.announced, bounds.cohort.max_file_bytes);
         let mut reserved = self.standing.reserved;
         let mut expected = announced.sha256;
         loop {
-            let bytes = match next_frame(body, bounds.idle).await? {
+            let next = tokio::select! {
+                next = self.progress.waiting(WaitsFor::Sender, next_frame(body, bounds.idle)) => next?,
+                () = self.progress.given_up() => return Err(UploadError::GivenUp),
+            };
+            let bytes = match next {
                 Next::Frame(bytes) => bytes,
                 Next::Trailers(trailers) => {
                     expected = said_behind(&trailers, expected)?;
@@ -267,7 +327,9 @@ impl Ongoing<'_> {
             while *received > reserved {
                 reserved = self.extend(bounds.cohort).await?;
             }
-            in_time(self.patience.with(pipeline.push(&bytes)).await)?;
+            self.progress.received(bytes.len() as u64);
+            let pushed = self.patience.with(pipeline.push(&bytes));
+            in_time(self.progress.waiting(WaitsFor::Volume, pushed).await)?;
             promise.spend(bytes.len() as u64);
         }
         if announced.size.is_some_and(|size| *received < size) {
@@ -332,11 +394,14 @@ impl Ongoing<'_> {
         Ended { ending, refusal: error.refusal() }
     }
 
-    /// Removes what the upload wrote; only then closes its intent.
+    /// Removes what the upload wrote, and closes its intent. What cannot be removed is a cleanup's from there on.
     async fn close(&self, ending: Ending, error: String, received: u64) -> Result<(), Refusal> {
-        incoming::remove(self.volume, self.patience, self.standing.claim.object).await?;
-        self.store.metrics.operation(Action::ScratchCleanup, Ending::Succeeded, None);
-        let command = Command::Abandon { intent: self.standing.intent, ending, error, received };
+        let removed = incoming::remove(self.volume, self.patience, self.standing.claim.object).await;
+        let left = removed.is_err();
+        if !left {
+            self.store.metrics.operation(Action::ScratchCleanup, Ending::Succeeded, None);
+        }
+        let command = Command::Abandon { intent: self.standing.intent, ending, error, received, left };
         match self.store.ledger.submit(command).await? {
             Outcome::Abandoned(_) => Ok(()),
             other @ (Outcome::Begun { .. }

@@ -12,13 +12,14 @@ use http_body_util::Empty;
 use hyper::Request;
 use hyper::body::{Body, Incoming};
 use store_proto::{
-    Action as Asked, ContentDigest, FileId, NewUpload, ProblemKind, UploadReceipt, UploadState, Uploads,
-    headers,
+    Action as Asked, ContentDigest, FileId, NewUpload, ProblemKind, RequestId, UploadReceipt, UploadState,
+    Uploads, headers,
 };
 
 use crate::denial::Denial;
 use crate::keys::KeyStore as _;
 use crate::ledger::Ending;
+use crate::ledger::intents::Content;
 use crate::ledger::partial::{Command, Outcome, PartialRow};
 use crate::ledger::read::Resumable;
 use crate::ledger::tables::rfc3339;
@@ -32,7 +33,7 @@ use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::{read_json, refuse_certain_conflict, unreadable};
 use crate::serve::routes::{deny, no_place, watch};
-use crate::serve::stretch::{Bringing, Progress, discard, expires_ms, resumable};
+use crate::serve::stretch::{Bringing, Reached, discard, expires_ms, resumable};
 use crate::serve::upload::unexpected;
 use crate::serve::writers::Turn;
 use crate::store::Store;
@@ -101,6 +102,7 @@ async fn create(
         wanted: Announced {
             cohort: new.cohort,
             path: new.path,
+            content: Content::Raw,
             file_type: new.file_type,
             size: new.length,
             replaces: new.replaces,
@@ -155,6 +157,7 @@ struct Mine {
     found: Resumable,
     cohort: Option<CohortPolicy>,
     idle: std::time::Duration,
+    request: Option<RequestId>,
 }
 
 async fn mine(upload: FileId, admitted: &Admitted, store: &Arc<Store>) -> Result<Mine, Refusal> {
@@ -177,7 +180,8 @@ async fn mine(upload: FileId, admitted: &Admitted, store: &Arc<Store>) -> Result
             }
         },
     };
-    Ok(Mine { upload, found, cohort, idle: admitted.policy().rules().body_idle })
+    let (idle, request) = (admitted.policy().rules().body_idle, admitted.origin.request_id.clone());
+    Ok(Mine { upload, found, cohort, idle, request })
 }
 
 impl Mine {
@@ -193,7 +197,7 @@ impl Mine {
         announced: Bringer,
         mut body: B,
         linger: fn(B),
-    ) -> Result<Progress, Refusal>
+    ) -> Result<Reached, Refusal>
     where
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
@@ -203,6 +207,7 @@ impl Mine {
         };
         let (patience, hung) = Patience::new(store.io_patience);
         let Bringer { offset, length, checksum, body_bytes } = announced;
+        let (user, request) = (self.found.row.user.clone(), self.request);
         let bringing = Bringing {
             store: Arc::clone(store),
             upload: self.upload,
@@ -213,6 +218,8 @@ impl Mine {
             idle: self.idle,
             offset,
             length,
+            user,
+            request,
             at_least: body_bytes.filter(|_| checksum.is_some()).unwrap_or(0),
             checksum,
             rest: Bytes::new(),
@@ -291,10 +298,10 @@ async fn terminate(mine: Mine, store: &Arc<Store>) -> Result<Answer, Refusal> {
     Ok(answer)
 }
 
-fn progressed(store: &Store, upload: FileId, progress: Progress) -> Answer {
-    match progress {
-        Progress::At(row) => told(StatusCode::OK, &state(upload, &row, None)),
-        Progress::Stored(file, row) => {
+fn progressed(store: &Store, upload: FileId, reached: Reached) -> Answer {
+    match reached {
+        Reached::At(row) => told(StatusCode::OK, &state(upload, &row, None)),
+        Reached::Stored(file, row) => {
             told(StatusCode::OK, &state(upload, &row, Some(log::upload_receipt(store, &file))))
         }
     }

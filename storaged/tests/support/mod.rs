@@ -208,6 +208,23 @@ impl Lab {
     }
 }
 
+/// What a store says that does not start.
+pub(crate) async fn refusal_to_start(folder: &Path) -> String {
+    let (config, _) = Config::load(&folder.join("storaged.toml"), &Environment::default()).unwrap();
+    let Config { fixed, rules } = config;
+    let events = DatagramSocket::bind(&fixed.events_socket, 0o600, None).unwrap();
+    let handle = tokio::runtime::Handle::current();
+    let opening = std::thread::spawn(move || {
+        let _entered = handle.enter();
+        let host = storaged::host::describe(fixed.role);
+        let root_key = storaged::keys::RootKey::read(&fixed.root_key_file).unwrap();
+        let registry = prometheus::Registry::new();
+        let opened = storaged::run::assemble(&fixed, rules, root_key, events, &registry, host);
+        format!("{:#}", opened.map(drop).unwrap_err())
+    });
+    tokio::task::spawn_blocking(move || opening.join().unwrap()).await.unwrap()
+}
+
 pub(crate) struct Asking<'a> {
     lab: &'a Lab,
     method: Method,

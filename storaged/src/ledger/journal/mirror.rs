@@ -275,6 +275,13 @@ impl Worker {
         let journal = self.journal.insert(journal);
         let snapshot = self.reader.snapshot()?;
         let group = snapshot.group()?;
+        if let (OnDisk::OnceSynced, Some(end), Some(left)) =
+            (self.on_disk, journal.end(), journal.left_behind())
+            && end.group == group
+        {
+            // Frames are written after the ledger's own commit: whoever has the bytes has had the group.
+            return Err(JournalError::Unreadable(left.clone()));
+        }
         let first = match journal.end() {
             Some(end) if end.group > group => {
                 return Err(JournalError::Ahead { ledger: group, mirror: end.group });

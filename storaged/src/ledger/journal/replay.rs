@@ -8,16 +8,16 @@ use std::sync::Arc;
 
 use redb::{Database, Durability};
 
-use crate::keys::KeyStore;
+use crate::keys::{KeyStore, KeysError};
 use crate::ledger::checkpoint;
-use crate::ledger::journal::{Envelope, FileReader, Frame, JournalError, damaged, files};
+use crate::ledger::journal::{Envelope, FileReader, Frame, JournalError, LeftBehind, damaged, files};
 use crate::ledger::log;
 use crate::ledger::read::Reader;
 use crate::ledger::redo::Redo;
 use crate::ledger::tables::{CorruptError, StoreId, Tables};
 
 /// What a replay did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replayed {
     /// Groups of commands that were done again.
     pub groups: u64,
@@ -25,6 +25,8 @@ pub struct Replayed {
     pub records_before: u64,
     /// Records now.
     pub records: u64,
+    /// What stands behind the last change in the newest file.
+    pub left_behind: Option<LeftBehind>,
 }
 
 /// Does again what the journal in `directory` holds beyond this ledger and these keys. Nobody else may have
@@ -42,7 +44,7 @@ pub fn replay(
     let mut group = snapshot.group()?;
     let before = snapshot.position()?.edge.size();
     drop(snapshot);
-    let mut replayed = Replayed { groups: 0, records_before: before, records: before };
+    let mut replayed = Replayed { groups: 0, records_before: before, records: before, left_behind: None };
     let paths = files(directory)?;
     let mut pending: Option<Frame> = None;
     let mut chain = None;
@@ -57,6 +59,7 @@ pub fn replay(
         if chain.is_some_and(|chain| chain != reading.chain) {
             return Err(damaged(path, "does not follow the file before it"));
         }
+        let mut whole = reading.offset;
         while let Some(frame) = reading.next(newest)? {
             let change = match pending.take() {
                 None => frame,
@@ -70,6 +73,7 @@ pub fn replay(
                 pending = Some(change);
                 continue;
             }
+            whole = reading.offset;
             if change.last <= group {
                 continue;
             }
@@ -83,6 +87,9 @@ pub fn replay(
             replayed.records = change.size;
             group = change.last;
         }
+        if newest {
+            replayed.left_behind = LeftBehind::look(path, whole)?;
+        }
         chain = Some(reading.chain);
     }
     Ok(replayed)
@@ -92,7 +99,10 @@ fn redo(database: &Database, keys: &Arc<dyn KeyStore>, change: &Frame) -> Result
     let Redo { writes, keys: changes } = &change.redo;
     // Keys first, as when it was done for the first time.
     if !changes.is_empty() {
-        keys.commit(changes).map_err(CorruptError::from)?;
+        keys.commit(changes).map_err(|error| match matches!(error, KeysError::EpochGone) {
+            true => JournalError::Shredded { group: change.last },
+            false => CorruptError::from(error).into(),
+        })?;
     }
     let lost = |error: redb::Error| CorruptError::Row(error.to_string());
     let mut transaction = database.begin_write().map_err(|error| lost(error.into()))?;

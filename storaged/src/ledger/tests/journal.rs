@@ -6,6 +6,7 @@ use std::time::Duration;
 use redb::{ReadableDatabase as _, ReadableTable as _};
 
 use super::*;
+use crate::keys::KeyStore as _;
 use crate::ledger::journal::replay::replay;
 use crate::ledger::journal::{self, Envelope, Frame, Journal, JournalError, OnDisk};
 use crate::ledger::tables::{META, RECORDS, STATE, TILES};
@@ -131,6 +132,151 @@ fn room_that_was_made_ahead_is_no_damage_and_hides_none() {
     assert!(error.contains("does not follow the file before it"), "{error}");
 }
 
+/// Power is lost while frames are on their way: of what was not synced, sectors are lost, or came before others.
+#[test]
+fn whatever_a_power_cut_leaves_of_the_last_frames_the_ledger_makes_them_again() {
+    power_is_cut(8, 4);
+}
+
+#[test]
+fn whatever_a_power_cut_leaves_of_the_last_frames_in_the_long_run() {
+    if std::env::var_os("CULVERT_SLOW").is_some() {
+        power_is_cut(60, 16);
+    }
+}
+
+fn power_is_cut(rounds: u8, seeds: u64) {
+    let lab = Lab::new();
+    let (mut cuts, mut new_files, mut junk) = (0, 0, 0);
+    for round in 0..rounds {
+        let backup = lab.copy(&format!("backup{round}"));
+        let (ledger, keys, thread) = lab.start().unwrap();
+        // Something large, so that files of the journal begin here and there.
+        for number in 0..=round % 3 {
+            upload(&ledger, &keys, round * 3 + number);
+        }
+        let durable = ledger.mirror_lag() == 0;
+        let synced = journal_files(&lab.journal());
+        // Nobody waits for these: they are committed in the ledger, and their frames are written a moment later.
+        for number in 0..1 + round % 5 {
+            let mut id = [number; 16];
+            (id[0], id[1]) = (0xdd, round);
+            let begin = begin_upload(&keys, "c", &format!("r{round}/{number}"), FileId::from_bytes(id));
+            ledger.submit_blocking(begin).unwrap();
+        }
+        let cut = lab.copy(&format!("cut{round}"));
+        let still_on_the_way = durable && journal_files(&lab.journal()) == synced && ledger.mirror_lag() > 0;
+        let deadline = daemon::Clock.now() + PATIENCE;
+        while ledger.mirror_lag() > 0 {
+            assert!(daemon::Clock.now() < deadline, "the mirror does not follow");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        drop((ledger, keys));
+        thread.join().unwrap();
+        if !still_on_the_way {
+            continue;
+        }
+        let written = journal_files(&lab.journal());
+        for seed in 0..seeds {
+            let left = torn(&synced, &written, seed * 251 + u64::from(round) + 1);
+            new_files += u64::from(left.len() > synced.len());
+            // The host's own start: it lacks nothing, for the ledger remembers what the mirror has not.
+            let host = cut.copy(&format!("host{round}-{seed}"));
+            put_journal(&host.journal(), &left);
+            host.run(200..201);
+            // The host is lost with its disk, and the mirror is all there is: nothing that it had is missing.
+            let rebuilt = backup.copy(&format!("rebuilt{round}-{seed}"));
+            put_journal(&rebuilt.journal(), &left);
+            let (opened, keys) = rebuilt.open();
+            let done = replay(&rebuilt.journal(), &opened.database, STORE, &keys).unwrap();
+            junk += u64::from(done.left_behind.is_some());
+            let reader = Reader::new(opened.database, Arc::clone(&keys));
+            assert_sound(&reader, &keys);
+            let acknowledged = u32::from(round) * 3 + u32::from(round % 3);
+            let id = FileId::from_bytes([0x80 ^ u8::try_from(acknowledged).unwrap(); 16]);
+            assert!(reader.file(id).unwrap().is_some(), "round {round}, seed {seed}: an upload is missing");
+            drop((reader, keys));
+            // And with what the host's next start wrote again, it is the same ledger.
+            let again = backup.copy(&format!("again{round}-{seed}"));
+            let (opened, keys) = again.open();
+            let done = replay(&host.journal(), &opened.database, STORE, &keys).unwrap();
+            assert_eq!(done.left_behind, None, "round {round}, seed {seed}");
+            drop((opened, keys));
+            assert_same(&host, &again);
+            for gone in [&host, &rebuilt, &again] {
+                std::fs::remove_dir_all(&gone.folder).unwrap();
+            }
+            cuts += 1;
+        }
+    }
+    assert!(cuts >= u64::from(rounds) * seeds / 2, "only {cuts} cuts: the frames were faster");
+    assert!(new_files > 0 && junk > 0, "{new_files} with a new file, {junk} with torn frames, of {cuts}");
+}
+
+type JournalFiles = std::collections::BTreeMap<std::ffi::OsString, Vec<u8>>;
+
+/// Without the zeros that were written ahead.
+fn journal_files(directory: &Path) -> JournalFiles {
+    let mut files = JournalFiles::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+        files.insert(path.file_name().unwrap().to_owned(), bytes);
+    }
+    files
+}
+
+fn put_journal(directory: &Path, files: &JournalFiles) {
+    std::fs::create_dir(directory).unwrap();
+    for (name, bytes) in files {
+        std::fs::write(directory.join(name), bytes).unwrap();
+    }
+}
+
+/// Between two moments of a journal: of each sector that was written since, any may be there or not, a new file may have
+/// its name or not, and what is there may end anywhere.
+fn torn(synced: &JournalFiles, written: &JournalFiles, seed: u64) -> JournalFiles {
+    let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        random % below
+    };
+    // A file is begun when the one before it is whole: the cut comes in one of those that grew.
+    let grown: Vec<_> = written.iter().filter(|(name, bytes)| synced.get(*name) != Some(*bytes)).collect();
+    let (cut, bytes) = grown[usize::try_from(next(grown.len() as u64)).unwrap()];
+    let mut left: JournalFiles = written.range(..cut.clone()).map(|(k, v)| (k.clone(), v.clone())).collect();
+    let mut torn = bytes.clone();
+    let synced_bytes = match synced.get(cut) {
+        Some(before) => before.len(),
+        None => match next(4) {
+            // Its name never came.
+            0 => return left,
+            // Or its header did not.
+            1 => {
+                torn.truncate(usize::try_from(next(75)).unwrap());
+                left.insert(cut.clone(), torn);
+                return left;
+            }
+            _ => 74,
+        },
+    };
+    for start in (synced_bytes..torn.len()).step_by(512) {
+        if next(3) == 0 {
+            let end = (start + 512).min(torn.len());
+            torn[start..end].fill(0);
+        }
+    }
+    if next(3) == 0 {
+        let length = torn.len() - synced_bytes;
+        torn.truncate(synced_bytes + usize::try_from(next(length as u64 + 1)).unwrap());
+    }
+    left.insert(cut.clone(), torn);
+    left
+}
+
 #[test]
 fn a_mirror_is_made_anew_from_what_the_ledger_remembers() {
     let lab = Lab::new();
@@ -166,6 +312,28 @@ fn each_flipped_byte_of_the_journal_is_noticed() {
             assert!(done.records < lab.records(), "byte {at}");
         }
     }
+}
+
+#[test]
+fn a_replay_over_a_shred_stops_there_and_names_what_is_needed() {
+    let lab = Lab::new();
+    lab.run(0..3);
+    let copy = lab.copy("copy");
+    lab.run(3..5);
+    let concrete = keys::Keys::open(&lab.folder, lab.root_key()).unwrap();
+    let gone = FileId::from_bytes([0x80; 16]);
+    concrete.commit(&[keys::KeyChange::Destroy { file: gone }]).unwrap();
+    concrete.shred().unwrap().unwrap();
+    drop(concrete);
+    lab.run(5..7);
+    let (opened, keys) = copy.open();
+    let before = Reader::new(Arc::clone(&opened.database), Arc::clone(&keys)).size().unwrap();
+    let error = replay(&lab.journal(), &opened.database, STORE, &keys).unwrap_err();
+    assert!(matches!(error, JournalError::Shredded { .. }), "{error}");
+    assert!(error.to_string().contains("A backup that was made after it is needed"), "{error}");
+    let reader = Reader::new(opened.database, Arc::clone(&keys));
+    assert!(reader.size().unwrap() > before, "what came before the shred is done");
+    assert_sound(&reader, &keys);
 }
 
 #[test]

@@ -132,6 +132,7 @@ fn apply(ledger: &Ledger, keys: &Keys, time: &TestTime, model: &mut Model, numbe
                 ending: Ending::Aborted,
                 error: "gone".into(),
                 received: 1,
+                left: false,
             };
             let ended = ledger.submit_blocking(command.clone()).unwrap();
             assert!(matches!(ended, upload::Outcome::Abandoned(_)));
