@@ -322,4 +322,60 @@ mod tests {
     fn the_definition_is_consistent() {
         Cli::command().debug_assert();
     }
+
+    /// What the help shows can be typed.
+    #[test]
+    fn every_example_parses() {
+        let mut examples = Vec::new();
+        collect(&Cli::command(), &mut examples);
+        assert!(examples.len() > 50, "only {} examples were found", examples.len());
+        let mut wrong = Vec::new();
+        for example in &examples {
+            let mut words = words(example);
+            let parse = |words: &[String]| Cli::command().try_get_matches_from(words);
+            let mut parsed = parse(&words);
+            // It comes from the environment as a rule.
+            if parsed.as_ref().is_err_and(|error| error.to_string().contains("--server <URL>")) {
+                words.extend(["--server".to_owned(), "http://web1".to_owned()]);
+                parsed = parse(&words);
+            }
+            if let Err(error) = parsed {
+                wrong.push(format!("{example}\n{error}"));
+            }
+        }
+        // Users of a system where the daemons are installed.
+        wrong.retain(|wrong| !wrong.contains("does not exist on this host"));
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    }
+
+    fn collect(command: &clap::Command, examples: &mut Vec<String>) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        let help = help.replace("\\\n", "");
+        let lines = help.lines().map(|line| line.trim_start().trim_start_matches("ExecReload=/usr/bin/"));
+        let ours = lines.filter(|line| line.starts_with("culvert "));
+        // Behind it comes another command, or a word of explanation.
+        let ends = [" | ", " && ", " > ", "  "];
+        examples.extend(ours.map(|line| {
+            let end = ends.iter().filter_map(|end| line.find(end)).min().unwrap_or(line.len());
+            line[..end].to_owned()
+        }));
+        command.get_subcommands().for_each(|below| collect(below, examples));
+    }
+
+    /// As a shell takes a line apart, with something in the place of each name in capitals.
+    fn words(line: &str) -> Vec<String> {
+        let (mut words, mut quoted) = (vec![String::new()], false);
+        for letter in line.chars() {
+            match letter {
+                '"' | '\'' => quoted = !quoted,
+                ' ' if !quoted => words.push(String::new()),
+                other => words.last_mut().unwrap().push(other),
+            }
+        }
+        let id = "0".repeat(32);
+        words
+            .into_iter()
+            .map(|word| if word == "ID" || word.contains('…') { id.clone() } else { word })
+            .collect()
+    }
 }

@@ -1,6 +1,6 @@
 //! `culvert hold …`: legal holds. While one stands, nothing under it is deleted.
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
 use store_proto::{Cohort, FileId};
 
@@ -24,7 +24,7 @@ Examples:\n  \
 }
 
 #[derive(Debug, Args)]
-#[group(id = "target", required = true, multiple = false, args = ["cohort", "file"])]
+#[command(group = ArgGroup::new("target").required(true).args(["cohort", "file"]))]
 pub(crate) struct PlaceArguments {
     /// Every file of this cohort, of today and to come
     #[arg(long, value_parser = parse_cohort)]

@@ -6,7 +6,7 @@ use std::fs::File;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use serde_json::{Value, json};
 use store_proto::Cohort;
 
@@ -34,7 +34,7 @@ Backups of the keys from before it open nothing any more: make a new one afterwa
 }
 
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = false, args = ["cohort", "all", "root"])]
+#[command(group = ArgGroup::new("what").required(true).args(["cohort", "all", "root"]))]
 pub(crate) struct RotateArguments {
     /// The key of this cohort
     #[arg(long, value_parser = parse_cohort)]

@@ -5,7 +5,7 @@
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use linux::User;
 use receipt::merkle::Hash;
 use serde_json::json;
@@ -22,7 +22,7 @@ use crate::failure::Failure;
 use crate::transfer::progress::Progress;
 
 #[derive(Debug, Args)]
-#[group(id = "what", required = true, multiple = false, args = ["verify", "into", "replay", "new_epoch"])]
+#[command(group = ArgGroup::new("what").required(true).args(["verify", "into", "replay", "new_epoch"]))]
 pub(crate) struct RestoreArguments {
     /// The backup
     #[arg(required_if_eq_any = [("verify", "true")], requires = "identities", conflicts_with_all = ["replay", "new_epoch"])]

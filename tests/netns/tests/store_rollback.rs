@@ -85,7 +85,7 @@ fn rollback(scene: &Scene) -> Result<()> {
     let opened = culvert(&restore)?;
     ensure!(opened.status.success(), "{}", String::from_utf8_lossy(&opened.stderr));
     let opened: Value = serde_json::from_slice(&opened.stdout).context("read what it printed")?;
-    ensure!(opened["epoch"] == 1 && opened["old_size"].to_string() == size, "{opened}");
+    ensure!(opened["epoch"] == 1 && opened["old_size"].as_u64() == size.parse().ok(), "{opened}");
 
     let storaged = site.store.start()?;
     site.refuses_uploads("epoch")?;
