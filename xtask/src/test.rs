@@ -14,7 +14,7 @@ use crate::{conformance, javascript, packages, python, slow_tools, steps};
 const PROGRAMS: [&str; 4] = ["wgd", "edge", "storaged", "culvert"];
 
 /// What the slow suite sets: more cases for the property tests (256 otherwise), and the scenarios that wait.
-const SLOW: [(&str, &str); 2] = [("PROPTEST_CASES", "20000"), ("CULVERT_SLOW", "1")];
+const SLOW: [(&str, &str); 2] = [("PROPTEST_CASES", "2000"), ("CULVERT_SLOW", "1")];
 
 /// What the names of tests about security contain.
 const SECURITY_WORDS: [&str; 12] = [
