@@ -45,7 +45,7 @@ pub(crate) const UAPI_BYTES_AT_MOST: u64 = 64 * 1024 * 1024;
 /// A configuration is a page or two.
 pub(crate) const CONFIG_BYTES_AT_MOST: u64 = 1024 * 1024;
 /// The daemons take at most this many descriptors with one request.
-pub(crate) const DESCRIPTORS_AT_MOST: usize = 8;
+pub(crate) const DESCRIPTORS_AT_MOST: usize = linux::descriptors::MAX_DESCRIPTORS;
 
 // From the specification.
 

@@ -119,11 +119,11 @@ fn open_all(config: &Path) -> Result<Vec<Handed>, Failure> {
         path: config.to_owned(),
         file,
     }];
-    for (key, reference) in file_keys(&table) {
+    for (key, reference) in file_keys(&table, "") {
         let path = daemon::secret::reference_path(reference)
             .map_err(|error| Failure::usage(format!("{}: {key}: {error}", config.display())))?;
         let file = open(&path)?;
-        files.push(Handed { key: key.to_owned(), reference: reference.to_owned(), path, file });
+        files.push(Handed { key, reference: reference.to_owned(), path, file });
     }
     if files.len() > DESCRIPTORS_AT_MOST {
         let message = format!("{} names more files than can be handed over", config.display());
@@ -132,12 +132,28 @@ fn open_all(config: &Path) -> Result<Vec<Handed>, Failure> {
     Ok(files)
 }
 
-fn file_keys(table: &toml::Table) -> Vec<(&str, &str)> {
-    table
-        .iter()
-        .filter(|(key, _)| key.ends_with(FILE_KEY_SUFFIX) && *key != ROOT_KEY)
-        .filter_map(|(key, value)| Some((key.as_str(), value.as_str()?)))
-        .collect()
+/// `issuer[0].jwks_file` is the one of the first `[[issuer]]`.
+fn file_keys<'a>(table: &'a toml::Table, before: &str) -> Vec<(String, &'a str)> {
+    let mut found = Vec::new();
+    for (key, value) in table.iter().filter(|(key, _)| *key != ROOT_KEY) {
+        let name = format!("{before}{key}");
+        match value {
+            toml::Value::String(reference) if key.ends_with(FILE_KEY_SUFFIX) => {
+                found.push((name, reference.as_str()));
+            }
+            toml::Value::Table(inner) => found.extend(file_keys(inner, &format!("{name}."))),
+            toml::Value::Array(several) => {
+                let tables = several.iter().enumerate().filter_map(|(at, one)| Some((at, one.as_table()?)));
+                found.extend(tables.flat_map(|(at, inner)| file_keys(inner, &format!("{name}[{at}]."))));
+            }
+            toml::Value::String(_)
+            | toml::Value::Integer(_)
+            | toml::Value::Float(_)
+            | toml::Value::Boolean(_)
+            | toml::Value::Datetime(_) => {}
+        }
+    }
+    found
 }
 
 fn open(path: &Path) -> Result<File, Failure> {
@@ -164,6 +180,14 @@ mod tests {
         let mut read = String::new();
         files[0].file.read_to_string(&mut read).unwrap();
         assert_eq!(read, text);
+    }
+
+    #[test]
+    fn files_of_tables_within_are_named_by_their_place() {
+        let text = "a_file = \"a\"\n[[issuer]]\njwks_file = \"b\"\n[[issuer]]\nname = \"x\"\njwks_file = \"c\"\n[t]\nd_file = \"d\"\n";
+        let table: toml::Table = text.parse().unwrap();
+        let names: Vec<String> = file_keys(&table, "").into_iter().map(|(key, _)| key).collect();
+        assert_eq!(names, ["a_file", "issuer[0].jwks_file", "issuer[1].jwks_file", "t.d_file"]);
     }
 
     #[test]

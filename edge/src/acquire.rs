@@ -10,6 +10,8 @@ use anyhow::Context;
 use daemon::exit;
 use daemon::secret::{SecretString, read_reference, reference_path};
 use http::HeaderValue;
+use identity::limits::JWKS_BYTES;
+use identity::{Issuer, IssuerRules, Issuers};
 use linux::unix_datagram::DatagramSocket;
 use linux::unix_listener::bind_unix_listener;
 use linux::{ListenFds, Privileged, User};
@@ -138,6 +140,27 @@ pub fn tls(config: &Config, now_s: u64) -> anyhow::Result<Option<Tls>> {
     let key = open("tls_key_file", &files.key)?;
     let tls = Tls::read(chain, key, files.oldest, now_s).map_err(|error| exit::fail(exit::CONFIG, error))?;
     Ok(Some(tls))
+}
+
+/// The identity providers, with their keys.
+pub fn issuers(config: &Config) -> anyhow::Result<Issuers> {
+    let read = |rules: &IssuerRules| -> anyhow::Result<Issuer> {
+        let wrong = |error: &dyn std::fmt::Display| {
+            let key = format!("issuer {:?}: jwks_file", rules.name);
+            exit::fail(exit::CONFIG, anyhow::anyhow!("{key}: {error}"))
+        };
+        let path = reference_path(&rules.jwks_file).map_err(|error| wrong(&error))?;
+        let file = std::fs::File::open(&path)
+            .map_err(|error| wrong(&format_args!("{}: {error}", path.display())))?;
+        read_issuer(rules, &path, file).map_err(|error| wrong(&error))
+    };
+    Ok(Issuers::new(config.issuers.iter().map(read).collect::<anyhow::Result<_>>()?))
+}
+
+/// One provider, with the keys in an open file.
+pub fn read_issuer(rules: &IssuerRules, path: &Path, file: std::fs::File) -> Result<Issuer, String> {
+    let text = daemon::config::read_trusted(path, file, JWKS_BYTES).map_err(|error| error.to_string())?;
+    rules.clone().with_keys(&text).map_err(|error| format!("{} {error}", path.display()))
 }
 
 /// What is known of storaged's log before the first look at it.

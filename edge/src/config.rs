@@ -10,6 +10,7 @@ use std::path::PathBuf;
 
 use daemon::config::{ConfigError, Problems};
 use daemon::secret::SecretString;
+use identity::IssuerRules;
 use ipnet::IpNet;
 use linux::User;
 use receipt::LogKey;
@@ -74,6 +75,8 @@ pub struct Config {
     pub log_key: Option<LogKey>,
     /// Where a checkpoint is below which the log cannot be: a path or `credential:NAME`.
     pub checkpoint_floor_file: Option<String>,
+    /// The identity providers whose tokens are taken.
+    pub issuers: Vec<IssuerRules>,
     /// What can be changed while running.
     pub limits: Limits,
 }
@@ -163,6 +166,7 @@ impl Config {
             problems
                 .add("checkpoint_floor_file", "needs log_key: a checkpoint is worth what its signature is");
         }
+        let issuers = IssuerRules::understand(&raw.issuer, &mut |key, what| problems.add(key, what));
         let limits = limits::limits(&mut problems, &raw.limits);
         let path = |text: Option<String>, default: &str| {
             let text = text.unwrap_or_else(|| default.to_owned());
@@ -201,6 +205,7 @@ impl Config {
             run_as: raw.run_as,
             log_key,
             checkpoint_floor_file: raw.checkpoint_floor_file,
+            issuers,
             limits,
         })
     }
@@ -284,7 +289,8 @@ impl fmt::Display for Config {
         if let Some(reference) = &self.checkpoint_floor_file {
             writeln!(f, "checkpoint_floor_file = {reference:?}")?;
         }
-        write!(f, "\n{}", self.limits)
+        write!(f, "\n{}", self.limits)?;
+        self.issuers.iter().try_for_each(|issuer| write!(f, "\n{issuer}"))
     }
 }
 

@@ -13,12 +13,13 @@ use daemon::config::read_open;
 use daemon::notify::Notify;
 use daemon::secret::SecretString;
 use futures_util::future::BoxFuture;
+use identity::Issuers;
 use linux::{LayerState, Lockdown};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store_proto::RequestId;
 
-use crate::acquire::key_header;
+use crate::acquire::{key_header, read_issuer};
 use crate::config::{Config, Encryption, Environment};
 use crate::request::{Edge, Live};
 use crate::tls::{Named, Tls};
@@ -214,11 +215,23 @@ impl Control {
                 Some(Tls::read(chain, key, files.oldest, now_s).map_err(|error| bad(&error))?)
             }
         };
+        let mut issuers = Vec::new();
+        for (at, rules) in config.issuers.iter().enumerate() {
+            let key = format!("issuer[{at}].jwks_file");
+            let missing = || malformed(format!("the file {key:?} is missing"));
+            let (path, file) = take(&key).ok_or_else(missing)?;
+            issuers.push(read_issuer(rules, &path, file).map_err(|error| bad(&error))?);
+        }
         self.edge.metrics.certificate_in_use(tls.as_ref());
         if let Some(tls) = &tls {
             tracing::info!(not_after = tls.not_after_s, "new connections get the certificate just read");
         }
-        self.edge.live.store(Arc::new(Live { limits: config.limits, internal_key, tls }));
+        self.edge.live.store(Arc::new(Live {
+            limits: config.limits,
+            internal_key,
+            tls,
+            issuers: Issuers::new(issuers),
+        }));
         *self.config.lock().unwrap_or_else(PoisonError::into_inner) = config;
         Ok(json!("taken"))
     }

@@ -11,9 +11,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::HeaderMap;
-use http::header::AUTHORIZATION;
-use store_proto::{Lockout, PrincipalId, Token};
+use store_proto::{Lockout, PrincipalId};
 
+use crate::bearer;
 use crate::census::Place;
 use crate::config::Limits;
 use crate::limits::{GATE_SUBJECTS, KNOWN_GOOD};
@@ -64,10 +64,8 @@ pub struct Caller {
 impl Caller {
     /// From a request. What is no token is nobody: its failures count for the address alone.
     pub fn of(address: IpAddr, headers: &HeaderMap) -> Caller {
-        let shown = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let token = shown.and_then(|text| text.split_once(' ')).map(|(_, token)| token.trim());
-        let token = token.and_then(|text| Token::parse(text).ok());
-        Caller { client: address, principal: token.map(|token| PrincipalId::of(&token.digest())) }
+        let proof = bearer::proof(headers).ok();
+        Caller { client: address, principal: proof.as_ref().and_then(bearer::principal) }
     }
 
     fn subjects(&self) -> impl Iterator<Item = (By, Subject)> {
@@ -237,6 +235,8 @@ fn entry<'a>(
 
 #[cfg(test)]
 mod tests {
+    use store_proto::Token;
+
     use super::*;
 
     fn limits() -> Limits {

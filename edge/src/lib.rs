@@ -6,6 +6,7 @@
 
 pub mod acquire;
 pub mod answer;
+mod bearer;
 pub mod census;
 pub mod circuit;
 pub mod cli;

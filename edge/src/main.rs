@@ -42,6 +42,7 @@ fn try_main() -> anyhow::Result<()> {
     }
     let internal_key = acquire::internal_key(&config, &environment)?;
     let tls = acquire::tls(&config, Clock.unix_milliseconds() / 1000)?;
+    let issuers = acquire::issuers(&config)?;
     let witness = acquire::witness(&config)?;
     if cli.check_config {
         return Ok(());
@@ -62,7 +63,17 @@ fn try_main() -> anyhow::Result<()> {
     let confined = privileged.confine(&confinement).map_err(|error| exit::fail(exit::PERMISSION, error))?;
     let workers = Workers::start(&confined, notify)?;
     let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| exit::fail(exit::PERMISSION, error))?;
-    let start =
-        Start { config, users, environment, internal_key, tls, witness, listeners, registry, process };
+    let start = Start {
+        config,
+        users,
+        environment,
+        internal_key,
+        tls,
+        issuers,
+        witness,
+        listeners,
+        registry,
+        process,
+    };
     edge::run::run(&sealed, workers, start)
 }

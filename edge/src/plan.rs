@@ -8,17 +8,18 @@
 mod resumable;
 
 use http::header::{
-    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH,
-    IF_NONE_MATCH, IF_RANGE, RANGE, TRAILER,
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_NONE_MATCH, IF_RANGE,
+    RANGE, TRAILER,
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version};
 use store_proto::headers::{CONTENT_DIGEST, CULVERT_FILE_TYPE, CULVERT_REASON, REPR_DIGEST};
 use store_proto::{
     Capability, Cohort, ContentDigest, FileId, FileMeta, FileSelector, FileType, LogicalPath, Permission,
-    PermissionRequest, Token,
+    PermissionRequest, Proof,
 };
 
+use crate::bearer::proof;
 use crate::conditional::{if_match_holds, if_none_match_names, if_range_holds};
 use crate::dialect::meant_method;
 use crate::limits::{CURSOR_BYTES, IDEMPOTENCY_KEY_BYTES};
@@ -45,31 +46,31 @@ pub enum Plan {
     /// Answer with this and leave the body unread.
     Refuse(Refusal),
     /// Ask storaged, then plan again with its answer.
-    Ask(Token, PermissionRequest),
+    Ask(Proof, PermissionRequest),
     /// Have storaged make a link to a file; what it is to be is in the body.
-    Presign(Token, FileId),
+    Presign(Proof, FileId),
     /// Have storaged end a link.
-    Unsign(Token, FileId),
+    Unsign(Proof, FileId),
     /// Pass on what a link opens.
     Link(Visit),
     /// Pass a page of the listing on.
-    List(Token, Page),
+    List(Proof, Page),
     /// Pass on what storaged tells in a small answer.
-    Show(Token, Shown),
+    Show(Proof, Shown),
     /// Have storaged take a file out of the store, with the reason for its records.
-    Delete(Token, FileId, Option<String>),
+    Delete(Proof, FileId, Option<String>),
     /// Say which uploads are taken: nobody has to show anything for that.
     Discover,
     /// Have storaged begin an upload that resumes, and bring its first bytes.
-    Begin(Token, Box<Beginning>),
+    Begin(Proof, Box<Beginning>),
     /// Bring more bytes of one.
-    Append(Token, Addition),
+    Append(Proof, Addition),
     /// Tell how far it is, in headers.
-    Look(Token, FileId),
+    Look(Proof, FileId),
     /// Have storaged give it up.
-    GiveUp(Token, FileId),
+    GiveUp(Proof, FileId),
     /// Read the fields of a form, ask, and stream its file to storaged.
-    Form(Token, Form),
+    Form(Proof, Form),
     /// Stream the body to storaged.
     Receive(Reception),
     /// 304: the client has these bytes.
@@ -201,35 +202,35 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
     // What the head alone refuses comes before the token: it costs nothing, and tells nothing of the store.
     let is_put = matches!((&target, verb), (Target::File(..), Verb::Put));
     let upload = is_put.then(|| upload_head(head, policy)).transpose()?;
-    let token = token(&head.headers)?;
+    let proof = proof(&head.headers)?;
     let plan = match target {
         Target::Link(_) => return Err(Refusal::NoRoute),
-        Target::Presign(id) => Plan::Presign(token, id),
-        Target::Presigned(id) => Plan::Unsign(token, id),
+        Target::Presign(id) => Plan::Presign(proof, id),
+        Target::Presigned(id) => Plan::Unsign(proof, id),
         Target::Files(cohort) if verb == Verb::Post => {
-            Plan::Form(token, form(&head.headers, cohort, policy)?)
+            Plan::Form(proof, form(&head.headers, cohort, policy)?)
         }
-        Target::Files(cohort) => Plan::List(token, page(cohort, head.uri.query())?),
-        Target::Versions(cohort, path) => Plan::Show(token, Shown::Versions(cohort, path)),
-        Target::Receipt(id) => Plan::Show(token, Shown::Receipt(id)),
-        Target::Policy => Plan::Show(token, Shown::Policy),
-        Target::MyUploads => Plan::Show(token, Shown::Uploads),
-        Target::Uploads(cohort) => Plan::Begin(token, Box::new(resumable::beginning(head, cohort, policy)?)),
+        Target::Files(cohort) => Plan::List(proof, page(cohort, head.uri.query())?),
+        Target::Versions(cohort, path) => Plan::Show(proof, Shown::Versions(cohort, path)),
+        Target::Receipt(id) => Plan::Show(proof, Shown::Receipt(id)),
+        Target::Policy => Plan::Show(proof, Shown::Policy),
+        Target::MyUploads => Plan::Show(proof, Shown::Uploads),
+        Target::Uploads(cohort) => Plan::Begin(proof, Box::new(resumable::beginning(head, cohort, policy)?)),
         Target::Upload(id) => match verb {
-            Verb::Get => Plan::Show(token, Shown::Upload(id)),
-            Verb::Patch => Plan::Append(token, resumable::addition(head, id, policy)?),
-            Verb::Delete => Plan::GiveUp(token, id),
-            Verb::Head | Verb::Put | Verb::Post | Verb::Options => Plan::Look(token, id),
+            Verb::Get => Plan::Show(proof, Shown::Upload(id)),
+            Verb::Patch => Plan::Append(proof, resumable::addition(head, id, policy)?),
+            Verb::Delete => Plan::GiveUp(proof, id),
+            Verb::Head | Verb::Put | Verb::Post | Verb::Options => Plan::Look(proof, id),
         },
         Target::Stored(id) if verb == Verb::Delete => {
             let reason = HeaderName::from_static(CULVERT_REASON);
             let reason = single(&head.headers, &reason, "Culvert-Reason")?.map(str::to_owned);
-            Plan::Delete(token, id, reason)
+            Plan::Delete(proof, id, reason)
         }
         Target::Stored(file_id) => {
             standing(policy)?;
             return match granted {
-                None => Ok(Plan::Ask(token, PermissionRequest::DownloadFile { file_id })),
+                None => Ok(Plan::Ask(proof, PermissionRequest::DownloadFile { file_id })),
                 Some(Permission::Download(file)) => download(&head.headers, file, verb),
                 Some(Permission::Upload(_) | Permission::List {}) => Err(Refusal::StoreAnswer),
             };
@@ -238,14 +239,14 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
             standing(policy)?;
             return match (granted, upload) {
                 (None, Some(UploadHead { length: size, replaces, .. })) => {
-                    Ok(Plan::Ask(token, PermissionRequest::Upload { cohort, path, size, replaces }))
+                    Ok(Plan::Ask(proof, PermissionRequest::Upload { cohort, path, size, replaces }))
                 }
                 (None, None) => {
                     let file = match version {
                         None => FileSelector::Path(path),
                         Some(number) => FileSelector::Version { path, number },
                     };
-                    Ok(Plan::Ask(token, PermissionRequest::Download { cohort, file }))
+                    Ok(Plan::Ask(proof, PermissionRequest::Download { cohort, file }))
                 }
                 (Some(Permission::Upload(permission)), Some(upload)) => {
                     let UploadHead { length, digest, replaces, file_type, trailing } = upload;
@@ -341,17 +342,6 @@ fn standing(policy: &Policy) -> Result<(), Refusal> {
         return Err(Refusal::TunnelUnavailable);
     }
     Ok(())
-}
-
-/// What the user shows.
-pub(crate) fn token(headers: &HeaderMap) -> Result<Token, Refusal> {
-    let value = single(headers, &AUTHORIZATION, "Authorization")?;
-    let value = value.ok_or(Refusal::Unauthenticated("there is none"))?;
-    let (scheme, credentials) = value.split_once(' ').unwrap_or((value, ""));
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Refusal::Unauthenticated("the scheme is another"));
-    }
-    Token::parse(credentials.trim()).map_err(|_| Refusal::Unauthenticated("the token is malformed"))
 }
 
 struct UploadHead {
@@ -464,7 +454,7 @@ fn one_etag(
 }
 
 /// The value of a header that may stand once.
-fn single<'a>(
+pub(crate) fn single<'a>(
     headers: &'a HeaderMap,
     key: &HeaderName,
     name: &'static str,

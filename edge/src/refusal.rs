@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use identity::JwtError;
 use store_proto::ProblemKind;
 
 use crate::limits::RETRY_AFTER_SECONDS;
@@ -53,6 +54,9 @@ pub enum Refusal {
     /// No usable credentials.
     #[error("send the header Authorization: Bearer TOKEN; {0}")]
     Unauthenticated(&'static str),
+    /// What a provider signed, or did not, is not taken.
+    #[error("the token is not taken: {0}")]
+    Provider(JwtError),
     /// The body is larger than allowed here.
     #[error("a body may have {limit} bytes here")]
     TooLarge {
@@ -192,7 +196,7 @@ impl Refusal {
             | Refusal::Header { .. }
             | Refusal::Head => ProblemKind::BadRequest,
             Refusal::HeadTooLarge { .. } => ProblemKind::HeadersTooLarge,
-            Refusal::Unauthenticated(_) => ProblemKind::Unauthenticated,
+            Refusal::Unauthenticated(_) | Refusal::Provider(_) => ProblemKind::Unauthenticated,
             Refusal::TooLarge { .. } => ProblemKind::TooLarge,
             Refusal::IncompleteBody => ProblemKind::IncompleteBody,
             Refusal::SlowBody { .. } => ProblemKind::BodyTimeout,
@@ -209,6 +213,15 @@ impl Refusal {
             Refusal::Busy | Refusal::Draining => ProblemKind::Overloaded,
             Refusal::Store { kind, .. } => *kind,
         }
+    }
+
+    /// Whether somebody showed what stands for nobody, and may be guessing. Of edge's own refusals only those that follow
+    /// from a signature say anything of who asks.
+    pub fn is_failed_attempt(&self) -> bool {
+        if let Refusal::Provider(error) = self {
+            return error.is_suspicious();
+        }
+        matches!(self, Refusal::Store { kind: ProblemKind::Unauthenticated, .. })
     }
 
     /// Seconds for `Retry-After`: where coming back is the answer.

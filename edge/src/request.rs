@@ -12,8 +12,9 @@ use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use identity::Issuers;
 use ipnet::IpNet;
-use store_proto::{FileMeta, Permission, PermissionRequest, ProblemKind, RequestId, ServerRole, Token};
+use store_proto::{FileMeta, Permission, PermissionRequest, Proof, RequestId, ServerRole};
 use tokio::sync::Semaphore;
 
 use crate::answer::{self, Answer, Payload};
@@ -24,7 +25,7 @@ use crate::limits::{LINGER_BYTES, LINGER_TIME};
 use crate::lockouts::Untold;
 use crate::metrics::{Handler, Metrics, method_label};
 use crate::parts::Fetched;
-use crate::plan::{Plan, Policy, plan, token};
+use crate::plan::{Plan, Policy, plan};
 use crate::range::ByteRange;
 use crate::recent::Recent;
 use crate::refusal::Refusal;
@@ -34,7 +35,7 @@ use crate::target::Target;
 use crate::tls::Tls;
 use crate::track::Track;
 use crate::witness::Witness;
-use crate::{form_upload, links, resumable};
+use crate::{bearer, form_upload, links, resumable};
 
 /// What can be exchanged while edge runs.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub struct Live {
     pub internal_key: HeaderValue,
     /// The certificate in use; `None` on a plain listener.
     pub tls: Option<Tls>,
+    /// The identity providers whose tokens are looked at before storaged is asked.
+    pub issuers: Issuers,
 }
 
 /// What every request needs; one for the process.
@@ -140,9 +143,11 @@ impl Edge {
         }
     }
 
-    /// That storaged does not know a caller is kept by the gate; edge's own refusals say nothing of who asks.
+    /// An attempt that failed is kept by the gate.
     fn learn(&self, caller: &Caller, refusal: Option<&Refusal>) {
-        let Some(Refusal::Store { kind: ProblemKind::Unauthenticated, .. }) = refusal else { return };
+        if !refusal.is_some_and(Refusal::is_failed_attempt) {
+            return;
+        }
         let limits = self.live.load().limits;
         for by in self.gate.failed(caller, &limits, self.clock.now()) {
             self.metrics.lockouts.with_label_values(&[by.label()]).inc();
@@ -190,62 +195,63 @@ impl Edge {
         // There is one, and each plan takes it once at most.
         let mut body = || body.take().ok_or(Refusal::IncompleteBody);
         let live = self.live.load_full();
+        bearer::refuse_early(&head.headers, &live.issuers, self.clock.unix_milliseconds() / 1000)?;
         let mut granted: Option<Permission> = None;
         let mut asker = None;
         // At most two turns: the head alone, then with storaged's answer.
         loop {
             match (plan(head, granted.as_ref(), &self.policy()), asker.take()) {
                 (Plan::Refuse(refusal), _) => return Err(refusal),
-                (Plan::Ask(token, question), None) => {
+                (Plan::Ask(proof, question), None) => {
                     if matches!(question, PermissionRequest::Upload { .. }) && self.witness.refuses() {
                         return Err(Refusal::OtherHistory);
                     }
-                    let asking = Asker::new(&self.store, &live, client, request_id, token);
+                    let asking = Asker::new(&self.store, &live, client, request_id, proof);
                     granted = Some(asking.permission(&question).await?);
                     self.gate.succeeded(caller, &live.limits, self.clock.now());
                     asker = Some(asking);
                 }
-                (Plan::List(token, page), _) => {
-                    return Asker::new(&self.store, &live, client, request_id, token).list(&page).await;
+                (Plan::List(proof, page), _) => {
+                    return Asker::new(&self.store, &live, client, request_id, proof).list(&page).await;
                 }
-                (Plan::Show(token, shown), _) => {
-                    return Asker::new(&self.store, &live, client, request_id, token).show(&shown).await;
+                (Plan::Show(proof, shown), _) => {
+                    return Asker::new(&self.store, &live, client, request_id, proof).show(&shown).await;
                 }
-                (Plan::Delete(token, id, reason), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                (Plan::Delete(proof, id, reason), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
                     return asker.delete(id, reason.as_deref()).await;
                 }
                 (Plan::Discover, _) => return Ok(resumable::discover(live.limits.max_body_bytes)),
                 (Plan::Begin(..) | Plan::Append(..) | Plan::Form(..), _) if self.witness.refuses() => {
                     return Err(Refusal::OtherHistory);
                 }
-                (Plan::Begin(token, beginning), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                (Plan::Begin(proof, beginning), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
                     return resumable::begin(&asker, *beginning, body()?).await;
                 }
-                (Plan::Append(token, addition), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                (Plan::Append(proof, addition), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
                     return resumable::add(&asker, addition, body()?).await;
                 }
-                (Plan::Form(token, form), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                (Plan::Form(proof, form), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
                     return form_upload::receive(&asker, form, body()?, live.limits.idle_timeout).await;
                 }
-                (Plan::Look(token, id), _) => {
+                (Plan::Look(proof, id), _) => {
                     let dialect = Dialect::of(&head.headers)?;
-                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
                     return resumable::look(&asker, id, dialect).await;
                 }
-                (Plan::GiveUp(token, id), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                (Plan::GiveUp(proof, id), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
                     return resumable::give_up(&asker, id).await;
                 }
-                (Plan::Presign(token, file), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                (Plan::Presign(proof, file), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
                     return links::presign(&asker, file, body()?, live.limits.idle_timeout).await;
                 }
-                (Plan::Unsign(token, id), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, token);
+                (Plan::Unsign(proof, id), _) => {
+                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
                     return links::revoke(&asker, id).await;
                 }
                 (Plan::Link(visit), _) => {
@@ -257,8 +263,8 @@ impl Edge {
                 }
                 (Plan::NotModified(file), Some(_)) => return Ok(Store::not_modified(&file)),
                 (Plan::Send(transmission), Some(asker)) => {
-                    let token = token(&head.headers)?;
-                    let later = |file| self.later(&live, client, request_id, token, file);
+                    let proof = bearer::proof(&head.headers)?;
+                    let later = |file| self.later(&live, client, request_id, proof, file);
                     return asker.download(transmission, later).await;
                 }
                 // `plan` asks once, and gives the other plans only with an answer.
@@ -294,15 +300,15 @@ impl Edge {
         live: &Arc<Live>,
         client: IpAddr,
         request_id: &RequestId,
-        token: Token,
+        proof: Proof,
         file: FileMeta,
     ) -> Box<dyn Fn(ByteRange) -> Fetched + Send> {
         let (edge, live, request_id) = (Arc::clone(self), Arc::clone(live), request_id.clone());
         Box::new(move |range| {
             let (edge, live, request_id) = (Arc::clone(&edge), Arc::clone(&live), request_id.clone());
-            let (token, file) = (token.clone(), file.clone());
+            let (proof, file) = (proof.clone(), file.clone());
             Box::pin(async move {
-                let asker = Asker::new(&edge.store, &live, client, &request_id, token);
+                let asker = Asker::new(&edge.store, &live, client, &request_id, proof);
                 asker.stretch(&file, Some(range)).await
             })
         })

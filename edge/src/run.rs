@@ -16,6 +16,7 @@ use daemon::process_metrics::ProcessMetrics;
 use daemon::readiness::{Condition, Readiness};
 use daemon::signals::{Signal, Signals};
 use http::HeaderValue;
+use identity::Issuers;
 use linux::{Confined, Sealed};
 use prometheus::Registry;
 use tokio::runtime::Runtime;
@@ -79,6 +80,8 @@ pub struct Start {
     pub internal_key: HeaderValue,
     /// The certificate and its key.
     pub tls: Option<Tls>,
+    /// The identity providers.
+    pub issuers: Issuers,
     /// storaged's log, from the floor on.
     pub witness: Witness,
     /// Open sockets.
@@ -109,13 +112,24 @@ async fn serve(
     notify: Arc<Notify>,
     start: Start,
 ) -> anyhow::Result<()> {
-    let Start { config, users, environment, internal_key, tls, witness, listeners, registry, process } =
-        start;
+    let Start {
+        config,
+        users,
+        environment,
+        internal_key,
+        tls,
+        issuers,
+        witness,
+        listeners,
+        registry,
+        process,
+    } = start;
     let readiness = Readiness::new();
     let serving = readiness.condition("serving", true);
     let store_well = readiness.condition("store", false);
     let metrics = Metrics::new(&registry)?;
-    let edge = edge(&config, Live { limits: config.limits, internal_key, tls }, witness, &readiness, metrics);
+    let live = Live { limits: config.limits, internal_key, tls, issuers };
+    let edge = edge(&config, live, witness, &readiness, metrics);
     edge.metrics.reload_successful.set(1);
     edge.metrics
         .reload_success_timestamp

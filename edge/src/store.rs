@@ -20,7 +20,7 @@ use store_proto::headers::{
 };
 use store_proto::{
     Capability, ContentDigest, EdgeName, FileId, FileMeta, Permission, PermissionRequest, ProblemBody,
-    ProblemKind, Proof, RequestContext, RequestId, ServerRole, Token, UploadReceipt, routes,
+    ProblemKind, Proof, RequestContext, RequestId, ServerRole, UploadReceipt, routes,
 };
 use tokio::time::{sleep, timeout};
 
@@ -195,15 +195,15 @@ impl Store {
 }
 
 impl<'a> Asker<'a> {
-    /// Asks with `token` as the user's proof.
+    /// Asks with what the user shows.
     pub fn new(
         store: &'a Store,
         live: &'a Live,
         client: IpAddr,
         request_id: &'a RequestId,
-        token: Token,
+        proof: Proof,
     ) -> Self {
-        Asker { store, live, client, request_id, proof: Proof::Token(token) }
+        Asker { store, live, client, request_id, proof }
     }
 
     /// Asks with a link as the only proof.

@@ -9,7 +9,8 @@ use std::net::SocketAddr;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
-use store_proto::{Capability, CapabilitySigner, ContentDigest, LogicalPath, RequestContext};
+use identity::{IssuerRules, Issuers, Keys};
+use store_proto::{Capability, CapabilitySigner, ContentDigest, Jwt, LogicalPath, RequestContext};
 use vault::Key256;
 use vault::stream::{HEADER_BYTES, Layout, Opener};
 use wg_proto::{Device, DeviceEvent, DeviceUpdate, Endpoint, Output, PeerUpdate};
@@ -29,6 +30,8 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("new_upload", new_upload),
     ("request_context", request_context),
     ("capability", capability),
+    ("jwt", jwt),
+    ("jwks", jwks),
     ("tunnel_events", tunnel_events),
     ("repr_digest", repr_digest),
     ("byte_range", byte_range),
@@ -66,6 +69,34 @@ pub fn uapi_set(data: &[u8]) {
                 "stock tools do not understand {answer:?}"
             );
         }
+    }
+}
+
+/// A token of a provider: nothing that was not signed with its key stands for anybody, at any time.
+pub fn jwt(data: &[u8]) {
+    // RFC 8037 A.2: a key whose private half everybody has, and which signed none of the seeds.
+    const KEY: &str = r#"{"keys":[{"kty":"OKP","crv":"Ed25519","kid":"a","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#;
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let Ok(jwt) = Jwt::parse(text) else { return };
+    let rules = IssuerRules {
+        name: "clinic".into(),
+        url: "https://idp.example.org".into(),
+        audiences: vec!["culvert".into()],
+        algorithms: identity::Algorithm::ALL.to_vec(),
+        jwks_file: String::new(),
+    };
+    let issuers = Issuers::new(vec![rules.with_keys(KEY).expect("the key of the RFC is one")]);
+    for now_s in [0, 1_790_000_000, u64::MAX] {
+        assert!(issuers.verify(&jwt, now_s).is_err(), "a token without a signature stands for somebody");
+    }
+}
+
+/// A provider's keys: what is refused says nothing of what is in the file.
+pub fn jwks(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match Keys::parse(text) {
+        Ok(keys) => assert!(!keys.is_empty() && keys.len() <= identity::limits::KEYS),
+        Err(error) => assert!(error.to_string().len() < 200, "{error}"),
     }
 }
 

@@ -150,11 +150,14 @@ impl Admin {
         self.store.metrics.reload_success.set(i64::from(understood.is_ok()));
         match understood {
             Ok((rules, restart_needed)) => {
-                let detail = if restart_needed.is_empty() {
+                let mut detail = if restart_needed.is_empty() {
                     "taken".to_owned()
                 } else {
                     format!("taken; a restart is needed for {}", restart_needed.join(", "))
                 };
+                if let Some(providers) = rules.providers.summary() {
+                    detail.push_str(&format!("; {providers}"));
+                }
                 // Before it is in force, for not even one request: what cannot be recorded does not happen.
                 if let Err(error) = self.record(Action::AdminReload, Ending::Succeeded, caller, detail).await
                 {
@@ -438,6 +441,19 @@ struct HandedIn {
 
 impl KeySource for HandedIn {
     fn read(&mut self, reference: &str) -> Result<SecretString, String> {
+        let file = self.take(reference)?;
+        private(Path::new(reference), &file)?;
+        SecretString::from_reader(Path::new(reference), file).map_err(|error| error.to_string())
+    }
+
+    fn read_public(&mut self, reference: &str, most: u64) -> Result<String, String> {
+        let file = self.take(reference)?;
+        daemon::config::read_trusted(Path::new(reference), file, most).map_err(|error| error.to_string())
+    }
+}
+
+impl HandedIn {
+    fn take(&mut self, reference: &str) -> Result<File, String> {
         let at = if self.names.is_empty() {
             Some(0)
         } else {
@@ -447,9 +463,7 @@ impl KeySource for HandedIn {
             self.names.remove(at);
             self.files.remove(at)
         });
-        let file = file.ok_or_else(|| format!("no descriptor was handed in for {reference}"))?;
-        private(Path::new(reference), &file)?;
-        SecretString::from_reader(Path::new(reference), file).map_err(|error| error.to_string())
+        file.ok_or_else(|| format!("no descriptor was handed in for {reference}"))
     }
 }
 

@@ -23,6 +23,7 @@ use crate::access_monitor::Rule;
 use crate::integrity::scrub;
 use crate::limits;
 use crate::policy::HostRules;
+use crate::providers::Providers;
 
 /// Where the configuration is, unless said otherwise.
 pub const DEFAULT_PATH: &str = "/etc/culvert/storaged.toml";
@@ -158,6 +159,9 @@ impl Environment {
 pub trait KeySource {
     /// Reads what `reference` names.
     fn read(&mut self, reference: &str) -> Result<SecretString, String>;
+
+    /// Reads a file that is no secret and that decides who is let in, of `most` bytes at most.
+    fn read_public(&mut self, reference: &str, most: u64) -> Result<String, String>;
 }
 
 /// Keys from their files or systemd credentials.
@@ -171,6 +175,12 @@ impl KeySource for KeyFiles {
             std::fs::File::open(&path).map_err(|error| format!("secret file {}: {error}", path.display()))?;
         private(&path, &file)?;
         SecretString::from_reader(&path, file).map_err(|error| error.to_string())
+    }
+
+    fn read_public(&mut self, reference: &str, most: u64) -> Result<String, String> {
+        let path = daemon::secret::reference_path(reference).map_err(|error| error.to_string())?;
+        let file = std::fs::File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        daemon::config::read_trusted(&path, file, most).map_err(|error| error.to_string())
     }
 }
 
@@ -272,6 +282,7 @@ pub fn describe(config: &Config) -> String {
             text.push_str(&format!("reserve_bytes = {reserve}\n"));
         }
     }
+    text.push_str(&rules.providers.to_string());
     text
 }
 
@@ -502,7 +513,8 @@ fn rules(
         max_hourly_access: raw.limits.max_hourly_access.unwrap_or(limits::MAX_HOURLY_ACCESS),
         enforce: raw.limits.enforce_hourly_access.unwrap_or(false),
     };
-    HostRules { allowed_hosts, internal_keys, body_idle, max_file_bytes, access }
+    let providers = Providers::understand(&raw.issuer, &raw.group_map, keys, problems);
+    HostRules { allowed_hosts, internal_keys, body_idle, max_file_bytes, access, providers }
 }
 
 /// They live in the ledger, where each change of them is recorded.

@@ -34,6 +34,16 @@ pub enum Denial {
     TokenExpired,
     /// The user is shut out.
     UserDisabled,
+    /// A provider's token that is malformed, unsigned, or signed by somebody else.
+    Jwt,
+    /// A token of a provider that is not known here, or for another audience.
+    JwtIssuer,
+    /// A token signed with a key that was not brought here.
+    JwtKey,
+    /// A provider's token that has run out, or is not valid yet.
+    JwtExpired,
+    /// A token without its groups, of which there are too many.
+    GroupsOverage,
     /// A link that this store did not make, or does not know.
     Capability,
     /// A link that has run out or was revoked.
@@ -70,7 +80,7 @@ pub enum Denial {
 
 impl Denial {
     /// Every reason.
-    pub const ALL: [Denial; 30] = [
+    pub const ALL: [Denial; 35] = [
         Denial::PeerUnanswered,
         Denial::PeerUnknown,
         Denial::PeerNotRegistered,
@@ -85,6 +95,11 @@ impl Denial {
         Denial::Token,
         Denial::TokenExpired,
         Denial::UserDisabled,
+        Denial::Jwt,
+        Denial::JwtIssuer,
+        Denial::JwtKey,
+        Denial::JwtExpired,
+        Denial::GroupsOverage,
         Denial::Capability,
         Denial::CapabilityEnded,
         Denial::CapabilityScope,
@@ -120,6 +135,11 @@ impl Denial {
             Denial::Token => "token",
             Denial::TokenExpired => "token_expired",
             Denial::UserDisabled => "user_disabled",
+            Denial::Jwt => "jwt",
+            Denial::JwtIssuer => "jwt_issuer",
+            Denial::JwtKey => "jwt_key",
+            Denial::JwtExpired => "jwt_expired",
+            Denial::GroupsOverage => "groups_overage",
             Denial::Capability => "capability",
             Denial::CapabilityEnded => "capability_ended",
             Denial::CapabilityScope => "capability_scope",
@@ -144,6 +164,52 @@ impl Denial {
         matches!(self, Denial::EdgeCohort | Denial::UserCohort)
     }
 
+    /// What helps whoever asks, where the kind of problem alone does not say it.
+    pub const fn advice(self) -> Option<&'static str> {
+        match self {
+            Denial::Jwt => Some("the token's form, algorithm or signature is not one that is taken here"),
+            Denial::JwtIssuer => {
+                Some("the token's issuer is not known here, or it was made for another audience")
+            }
+            Denial::JwtKey => Some(
+                "the token is signed with a key that is not known here; if the provider has changed its keys, \
+                 its JWKS must be brought",
+            ),
+            Denial::JwtExpired => Some("the token has expired, or is not valid yet"),
+            Denial::GroupsOverage => Some(identity::groups::OVERAGE),
+            Denial::PeerUnanswered
+            | Denial::PeerUnknown
+            | Denial::PeerNotRegistered
+            | Denial::KeyMissing
+            | Denial::KeysDiffer
+            | Denial::KeyWrong
+            | Denial::Host
+            | Denial::ContextMissing
+            | Denial::ContextMalformed
+            | Denial::ClockSkew
+            | Denial::EdgeMismatch
+            | Denial::Token
+            | Denial::TokenExpired
+            | Denial::UserDisabled
+            | Denial::Capability
+            | Denial::CapabilityEnded
+            | Denial::CapabilityScope
+            | Denial::CapabilityUsed
+            | Denial::AdminCaller
+            | Denial::UnknownCohort
+            | Denial::EdgeCohort
+            | Denial::UserCohort
+            | Denial::Role
+            | Denial::Path
+            | Denial::Malformed
+            | Denial::TooLarge
+            | Denial::UnusualAccess
+            | Denial::NotYours
+            | Denial::FileType
+            | Denial::Withheld => None,
+        }
+    }
+
     /// What the sender is told. What failed among the locks is told to edge's operator, who is one of us;
     /// which user or cohort exists is not told apart beyond the public API.
     pub const fn problem(self) -> ProblemKind {
@@ -159,14 +225,20 @@ impl Denial {
             }
             Denial::Host => ProblemKind::WrongStore,
             Denial::ClockSkew => ProblemKind::ClockSkew,
-            Denial::Token | Denial::TokenExpired | Denial::UserDisabled | Denial::Capability => {
-                ProblemKind::Unauthenticated
-            }
+            Denial::Token
+            | Denial::TokenExpired
+            | Denial::UserDisabled
+            | Denial::Jwt
+            | Denial::JwtIssuer
+            | Denial::JwtKey
+            | Denial::JwtExpired
+            | Denial::Capability => ProblemKind::Unauthenticated,
             Denial::CapabilityEnded => ProblemKind::ExpiredCapability,
             Denial::CapabilityUsed => ProblemKind::UsedCapability,
             Denial::UnknownCohort => ProblemKind::UnknownCohort,
             Denial::EdgeCohort
             | Denial::UserCohort
+            | Denial::GroupsOverage
             | Denial::Role
             | Denial::CapabilityScope
             | Denial::AdminCaller => ProblemKind::CohortForbidden,

@@ -374,6 +374,10 @@ fn check(options: &InitOptions, text: &str, key: daemon::secret::SecretString) -
         fn read(&mut self, _reference: &str) -> Result<daemon::secret::SecretString, String> {
             Ok(self.0.clone())
         }
+
+        fn read_public(&mut self, reference: &str, _most: u64) -> Result<String, String> {
+            Err(format!("{reference}: the first configuration names no such file"))
+        }
     }
     let name = options.config_path.display().to_string();
     let raw: config::Raw = daemon::config::parse(&name, text)?;

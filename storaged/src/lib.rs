@@ -27,6 +27,7 @@ pub mod objects;
 pub mod offline;
 pub mod policy;
 pub mod policy_in_force;
+pub mod providers;
 pub mod reaper;
 pub mod report;
 pub mod restore;

@@ -85,11 +85,14 @@ pub const IO_PATIENCE: Duration = Duration::from_secs(50);
 /// Threads for the files of the volumes: a hung mount holds these, and nothing else.
 pub const IO_THREADS: usize = 8;
 
+/// A link of somebody whom an identity provider vouches for: nobody tells the store when they leave, so their links end
+/// with the day.
+pub const VOUCHED_LINK_SECONDS: u64 = 24 * 3600;
 /// Connections at once, unless configured: edge keeps a pool of some dozens.
 pub const CONNECTIONS: usize = 512;
 /// Time for a request's head.
 pub const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-/// What is read from a connection at once, and the bound of a request's head: the context (8 KiB), a path
+/// What is read from a connection at once, and the bound of a request's head: the context (12 KiB), a path
 /// (3 KiB) and room. More saves calls on uploads; it is memory per connection that carries one.
 pub const READ_BUFFER_BYTES: usize = 128 * 1024;
 /// After a refusal in the middle of a body, so much more of it is read and thrown away …

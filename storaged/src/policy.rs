@@ -3,18 +3,19 @@
 //! **Invariant:** a [`Policy`] is a snapshot and whole: the book keeps its names from dangling, and there is at least one
 //! internal key. It is rebuilt after every change of either half; swapping it is one pointer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::secret::SecretString;
-use store_proto::{Action, Cohort, EdgeName, FileId, FileType, Role, TokenDigest, UserName};
+use store_proto::{Action, Cohort, EdgeName, FileId, FileType, Jwt, Role, TokenDigest, UserName};
 
 use crate::access_monitor::Rule;
 use crate::denial::Denial;
 use crate::ledger::access::{Book, Scan};
 use crate::ledger::usage::Quota;
 use crate::limits::SCANNER_GROUP;
+use crate::providers::Providers;
 
 /// What belongs to the host: the part of `storaged.toml` that a reload swaps.
 #[derive(Debug, Clone)]
@@ -29,6 +30,8 @@ pub struct HostRules {
     pub max_file_bytes: u64,
     /// When a user's hour is unusual.
     pub access: Rule,
+    /// Who else vouches for users.
+    pub providers: Providers,
 }
 
 /// The rules in force.
@@ -81,7 +84,16 @@ impl CohortPolicy {
     }
 }
 
-/// A user who showed a token that lives.
+/// Where a user's rights come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rights {
+    /// The book of access, at each look.
+    Book,
+    /// What a provider's claims opened, in this request; the book can only shut out.
+    Claims(BTreeMap<Cohort, Role>),
+}
+
+/// A user who showed a proof that holds.
 #[derive(Debug, Clone)]
 pub struct User {
     /// The name in records.
@@ -90,8 +102,10 @@ pub struct User {
     pub role: Role,
     /// Whether held files are open to them: the scanner's part.
     pub is_scanner: bool,
-    /// The token that was shown; none where a capability stands for them.
+    /// The token that was shown; none where a capability or a provider stands for them.
     pub token: Option<FileId>,
+    /// Where their rights come from.
+    pub rights: Rights,
 }
 
 impl Policy {
@@ -132,7 +146,41 @@ impl Policy {
     pub fn named(&self, name: &UserName) -> Result<User, Denial> {
         let user = self.book.users.get(name).filter(|user| !user.disabled).ok_or(Denial::UserDisabled)?;
         let is_scanner = user.groups.contains(SCANNER_GROUP);
-        Ok(User { name: name.clone(), role: user.role, is_scanner, token: None })
+        Ok(User { name: name.clone(), role: user.role, is_scanner, token: None, rights: Rights::Book })
+    }
+
+    /// Whom a provider's token stands for, if they are not shut out.
+    pub fn vouched(&self, jwt: &Jwt, now_ms: u64) -> Result<User, Denial> {
+        let (name, rights) = self.rules.providers.prove(jwt, now_ms)?;
+        let role = if rights.is_auditor { Role::Auditor } else { Role::Viewer };
+        self.with_rights(name, role, rights.cohorts)
+    }
+
+    /// Who made a link when a provider vouched for them: they could read the cohort's files then, and nothing more goes
+    /// through a link.
+    pub fn vouched_before(&self, name: &UserName, cohort: &Cohort) -> Result<User, Denial> {
+        self.with_rights(name.clone(), Role::Viewer, BTreeMap::from([(cohort.clone(), Role::Viewer)]))
+    }
+
+    fn with_rights(
+        &self,
+        name: UserName,
+        role: Role,
+        cohorts: BTreeMap<Cohort, Role>,
+    ) -> Result<User, Denial> {
+        let user = User { name, role, is_scanner: false, token: None, rights: Rights::Claims(cohorts) };
+        self.still(&user).map(|()| user)
+    }
+
+    /// Whether somebody who was let in a moment ago would not be shut out now.
+    pub fn still(&self, user: &User) -> Result<(), Denial> {
+        let known = self.book.users.get(&user.name);
+        let is_in = match user.rights {
+            Rights::Book => known.is_some_and(|known| !known.disabled),
+            // A provider's subject is in the book only if somebody shut them out once.
+            Rights::Claims(_) => known.is_none_or(|known| !known.disabled),
+        };
+        if is_in { Ok(()) } else { Err(Denial::UserDisabled) }
     }
 
     /// Whether a key is one of those alive. Looks at every one, each in constant time.
@@ -177,12 +225,21 @@ impl Policy {
         if !edge.cohorts.contains(cohort) {
             return Err(Denial::EdgeCohort);
         }
-        let known = self.book.users.get(&user.name).filter(|known| !known.disabled);
-        let known = known.ok_or(Denial::UserDisabled)?;
-        if !self.book.is_open(known, cohort) {
-            return Err(Denial::UserCohort);
-        }
-        if !role_allows(known.role, action) {
+        self.still(user)?;
+        let role = match &user.rights {
+            Rights::Book => {
+                let known = self.book.users.get(&user.name).ok_or(Denial::UserDisabled)?;
+                self.book.is_open(known, cohort).then_some(known.role)
+            }
+            Rights::Claims(cohorts) => cohorts.get(cohort).copied(),
+        };
+        let role = match role {
+            Some(role) => role,
+            // Whoever reads the ledger has no cohort at all.
+            None if user.rights != Rights::Book && user.role == Role::Auditor => return Err(Denial::Role),
+            None => return Err(Denial::UserCohort),
+        };
+        if !role_allows(role, action) {
             return Err(Denial::Role);
         }
         Ok(found)
@@ -267,6 +324,27 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn a_providers_subject_has_what_the_claims_open_and_the_book_can_only_shut_out() {
+        let policy = example();
+        let (web1, a, b) = (policy.edge("web1").unwrap(), cohort("a"), cohort("b"));
+        let of_clinic = name("clinic:ada");
+        let opened = BTreeMap::from([(a.clone(), Role::User)]);
+        let ada = policy.with_rights(of_clinic.clone(), Role::Viewer, opened.clone()).unwrap();
+        assert!(policy.authorize(&web1, &ada, &a, Action::Upload).is_ok());
+        assert_eq!(policy.authorize(&web1, &ada, &a, Action::Delete).unwrap_err(), Denial::Role);
+        let web2 = policy.edge("web2").unwrap();
+        assert_eq!(policy.authorize(&web2, &ada, &b, Action::List).unwrap_err(), Denial::UserCohort);
+        let mut book = Book::clone(policy.book());
+        for change in (Wish::ShutOut { user: of_clinic.clone() }).decide(&book, 0).unwrap() {
+            book.take(&change).unwrap();
+        }
+        let policy = Policy::new(Arc::clone(policy.rules()), Arc::new(book));
+        assert_eq!(policy.authorize(&web1, &ada, &a, Action::Upload).unwrap_err(), Denial::UserDisabled);
+        assert!(policy.with_rights(of_clinic.clone(), Role::Viewer, opened).is_err());
+        assert!(policy.vouched_before(&of_clinic, &a).is_err(), "their links end too");
+    }
+
+    #[test]
     fn two_internal_keys_live_at_once() {
         let policy = example();
         assert!(policy.is_internal_key(b"0123456789abcdef0123456789abcdef"));
@@ -319,6 +397,7 @@ pub(crate) mod tests {
             body_idle: Duration::from_secs(1),
             max_file_bytes: 100,
             access: Rule { max_hourly_access: 1000, enforce: false },
+            providers: Providers::default(),
         };
         Policy::new(Arc::new(rules), Arc::new(book))
     }

@@ -296,7 +296,10 @@ async fn serve_until_told(
     let handler = Admin::new(Arc::clone(&store), fixed, environment, raw, sealed.lockdown());
     tokio::spawn(daemon::admin::serve(admin, allowed, Arc::new(handler)));
 
-    let started = Note::new(Action::AdminStarted, Ending::Succeeded, Origin::default());
+    let started = Note {
+        detail: store.policy.load().rules().providers.summary(),
+        ..Note::new(Action::AdminStarted, Ending::Succeeded, Origin::default())
+    };
     store.note(started).await.context("record the start")?;
     let listener = tokio::net::TcpListener::from_std(internal)?;
     tracing::info!(address = %listener.local_addr()?, role = store.role.name(), "serving");

@@ -1,5 +1,6 @@
 //! Configuration files: TOML, unknown keys refused, every message naming file, line and key.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
@@ -10,6 +11,14 @@ pub const MAX_CONFIG_BYTES: u64 = 4 * 1024 * 1024;
 /// What is wrong with a configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    /// Everybody may write it.
+    #[error("{}: mode {mode:o} lets everybody write it; `chmod o-w FILE`", path.display())]
+    Writable {
+        /// Which file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
     /// The file cannot be read.
     #[error("{}: {error}", path.display())]
     Read {
@@ -49,6 +58,22 @@ pub fn read_open(path: &Path, file: impl std::io::Read) -> Result<String, Config
             .map_err(|error| ConfigError::Read { path: path.to_path_buf(), error })?;
     if length as u64 > MAX_CONFIG_BYTES {
         return Err(ConfigError::TooLarge(path.to_path_buf()));
+    }
+    Ok(text)
+}
+
+/// Reads an open file of at most `most` bytes that is no secret and that decides who is let in: one that everybody may
+/// write is refused.
+pub fn read_trusted(path: &Path, file: std::fs::File, most: u64) -> Result<String, ConfigError> {
+    let unreadable = |error| ConfigError::Read { path: path.to_path_buf(), error };
+    let mode = file.metadata().map_err(unreadable)?.mode() & 0o777;
+    if mode & 0o002 != 0 {
+        return Err(ConfigError::Writable { path: path.to_path_buf(), mode });
+    }
+    let mut text = String::new();
+    std::io::Read::read_to_string(&mut std::io::Read::take(file, most + 1), &mut text).map_err(unreadable)?;
+    if text.len() as u64 > most {
+        return Err(ConfigError::Syntax(format!("{}: larger than {most} bytes", path.display())));
     }
     Ok(text)
 }
@@ -123,6 +148,19 @@ mod tests {
     fn a_value_of_the_wrong_type_is_named_with_its_place() {
         let error = parse::<Example>("edge.toml", "\nport = 70000\n").unwrap_err().to_string();
         assert!(error.starts_with("edge.toml:2:8:"), "{error}");
+    }
+
+    #[test]
+    fn a_file_that_decides_who_is_let_in_is_not_everybodys_to_write() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("jwks.json");
+        std::fs::write(&path, "text").unwrap();
+        let read = |most| read_trusted(&path, std::fs::File::open(&path).unwrap(), most);
+        assert_eq!(read(4).unwrap(), "text");
+        assert!(read(3).unwrap_err().to_string().contains("larger than 3 bytes"));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(read(4).unwrap_err().to_string().contains("mode 666"));
     }
 
     #[test]

@@ -5,8 +5,9 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
-/// The most descriptors one message may carry; more would be a mistake or an attack.
-pub const MAX_DESCRIPTORS: usize = 8;
+/// The most descriptors one message may carry: a configuration, its keys and certificates, and the keys of six identity
+/// providers. More would be a mistake or an attack.
+pub const MAX_DESCRIPTORS: usize = 16;
 /// The most that the kernel lets one message carry (`SCM_MAX_FD`, include/net/scm.h).
 const MOST_THERE_CAN_BE: usize = 253;
 

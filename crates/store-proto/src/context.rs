@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::limits::{MAX_CLOCK_SKEW_SECONDS, MAX_CONTEXT_HEADER_BYTES};
-use crate::{Capability, EdgeName, RequestId, ServerRole, Token};
+use crate::{Capability, EdgeName, Jwt, RequestId, ServerRole, Token};
 
 /// What stands in the header.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -39,6 +39,8 @@ pub struct RequestContext {
 pub enum Proof {
     /// An API token.
     Token(Token),
+    /// A token of an identity provider, as it came: storaged verifies it with its own keys.
+    Jwt(Jwt),
     /// A link, which stands for whoever made it, for one file.
     Capability(Box<Capability>),
 }
@@ -137,6 +139,15 @@ mod tests {
         json["proof"] = serde_json::json!({"user": "admin"});
         let header = URL_SAFE_NO_PAD.encode(json.to_string());
         assert_eq!(RequestContext::decode(header.as_bytes()).unwrap_err(), ContextError::Json);
+    }
+
+    #[test]
+    fn the_longest_token_of_a_provider_fits() {
+        let text = format!("a.b.{}", "c".repeat(crate::limits::MAX_JWT_BYTES - 4));
+        let proof = Proof::Jwt(Jwt::parse(&text).unwrap());
+        let decoded =
+            RequestContext::decode(RequestContext { proof, ..example() }.encode().as_bytes()).unwrap();
+        assert!(matches!(decoded.proof, Proof::Jwt(jwt) if jwt.expose() == text));
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod digest;
 pub mod file;
 pub mod headers;
 mod hex;
+pub mod jwt;
 pub mod limits;
 pub mod lockout;
 pub mod log_proof;
@@ -31,6 +32,7 @@ pub use capability::{
 pub use context::{ContextError, Proof, RequestContext};
 pub use digest::{ContentDigest, DigestError, ETag};
 pub use file::{FileMeta, FileState, Listing, UploadReceipt, Verdict};
+pub use jwt::{Jwt, JwtFormError};
 pub use lockout::{Lockout, Lockouts, PrincipalError, PrincipalId};
 pub use log_proof::{ConsistencyProof, InclusionProof};
 pub use logical_path::{LogicalPath, PathError};

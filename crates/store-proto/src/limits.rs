@@ -24,9 +24,11 @@ pub const MAX_USER_NAME_BYTES: usize = 128;
 pub const MAX_FILE_TYPE_BYTES: usize = 64;
 /// A request id: UUID, ULID or W3C trace id, with room.
 pub const MAX_REQUEST_ID_BYTES: usize = 64;
-/// The `Culvert-Context` header before decoding. A token, names and ids come to under 600 bytes;
-/// the rest is room for the longer proofs that follow (a JWT).
-pub const MAX_CONTEXT_HEADER_BYTES: usize = 8 * 1024;
+/// A token of an identity provider. They come to 1 to 3 KiB; with a hundred groups by UUID to 6 KiB.
+pub const MAX_JWT_BYTES: usize = 8 * 1024;
+/// The `Culvert-Context` header before decoding: the longest token of a provider in base64, and names and ids, which
+/// come to under 700 bytes.
+pub const MAX_CONTEXT_HEADER_BYTES: usize = 12 * 1024;
 /// A `POST /internal/v1/permissions` body: the longest path, escaped, and some.
 pub const MAX_PERMISSION_REQUEST_BYTES: usize = 16 * 1024;
 /// Files in one page of a listing when the caller names no limit.

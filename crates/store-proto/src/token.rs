@@ -101,6 +101,11 @@ impl TokenDigest {
         hex::decode(text).map(Self).ok_or(TokenError::Digest)
     }
 
+    /// The digest of another secret that is shown like a token.
+    pub(crate) fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
     /// The 32 bytes.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0

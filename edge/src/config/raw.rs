@@ -1,5 +1,6 @@
 //! The configuration file as it is written.
 
+use identity::RawIssuer;
 use serde::Deserialize;
 
 /// `edge.toml`. Every value is text or a number here; meaning comes with [`super::Config`].
@@ -28,6 +29,8 @@ pub struct RawConfig {
     pub(super) run_as: Option<String>,
     pub(super) log_key: Option<String>,
     pub(super) checkpoint_floor_file: Option<String>,
+    #[serde(default)]
+    pub(super) issuer: Vec<RawIssuer>,
     #[serde(default)]
     pub(super) limits: RawLimits,
 }

@@ -147,11 +147,23 @@ fn a_reload_names_what_only_a_restart_can_change() {
 }
 
 #[test]
+fn an_identity_provider_reads_as_printed_and_its_mistakes_are_named() {
+    let provider = "[[issuer]]\nname = \"clinic\"\nurl = \"https://idp.example.org\"\naudiences = [\"culvert\"]\n\
+                    jwks_file = \"credential:clinic\"\n";
+    let config = parse(&format!("{GOOD}{provider}")).unwrap();
+    assert_eq!(parse(&config.to_string()).unwrap(), config);
+    assert_eq!(parse(GOOD).unwrap().needs_restart(&config), Vec::<&str>::new(), "a reload brings it");
+    let message = message(&format!("{GOOD}{}", provider.replace("https", "http")));
+    assert!(message.contains("edge.toml: issuer[0].url: \"http://idp.example.org\""), "{message}");
+}
+
+#[test]
 fn every_key_is_documented() {
     use crate::documented;
     let refusal = |text| Config::parse("x", text, &Environment::default()).unwrap_err().to_string();
     let mut keys = documented::keys(&refusal("zz = 1\n"), "");
-    keys.retain(|key| key != "limits");
+    keys.retain(|key| !["limits", "issuer"].contains(&key.as_str()));
     keys.extend(documented::keys(&refusal("[limits]\nzz = 1\n"), "limits."));
+    keys.extend(documented::keys(&refusal("[[issuer]]\nzz = 1\n"), "issuer."));
     documented::compare(documented::table(documented::section("edge"), "key in"), keys);
 }

@@ -1,7 +1,7 @@
 //! Tables of request → plan, all through [`check`].
 
 use http::Request;
-use store_proto::{FileId, UploadPermission};
+use store_proto::{FileId, Token, UploadPermission};
 
 use super::*;
 

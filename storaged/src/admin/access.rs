@@ -78,7 +78,12 @@ impl Admin {
     /// whoever comes later is refused.
     pub(super) async fn user_disable(&self, caller: Caller, args: &Value) -> Result<Value, AdminError> {
         let UserArgs { user } = understand(args)?;
-        let changed = self.change(caller, Wish::DisableUser { user: user.clone() }).await;
+        let vouched = self.store.policy.load().rules().providers.vouch_for(&user);
+        let wish = match vouched {
+            false => Wish::DisableUser { user: user.clone() },
+            true => Wish::ShutOut { user: user.clone() },
+        };
+        let changed = self.change(caller, wish).await;
         if changed.is_err() && self.store.policy.load().named(&user).is_err() {
             // Shut out all the same, or since before: nothing of theirs goes on.
             self.store.live.end_user(&user);
@@ -89,7 +94,7 @@ impl Admin {
         Ok(json!({
             "changed": true,
             "ended": {
-                "tokens": changes.len() - 1,
+                "tokens": changes.iter().filter(|change| matches!(change, Change::TokenRevoked { .. })).count(),
                 "links": closed.links,
                 "uploads": closed.requests.uploads,
                 "downloads": closed.requests.downloads,

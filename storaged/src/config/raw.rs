@@ -1,5 +1,6 @@
 //! The configuration file as it is written; nothing is understood here.
 
+use identity::{RawIssuer, RawMapping};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -28,6 +29,8 @@ pub struct Raw {
     pub(super) run_as: Option<String>,
     pub(super) limits: RawLimits,
     pub(super) volume: Vec<RawVolume>,
+    pub(super) issuer: Vec<RawIssuer>,
+    pub(super) group_map: Vec<RawMapping>,
     /// Stood here once; now in the ledger.
     pub(super) edge: Option<IgnoredAny>,
     /// Stood here once; now in the ledger.

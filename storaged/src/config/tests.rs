@@ -125,6 +125,63 @@ impl KeySource for Keys {
             other => Err(format!("{other}: no such file")),
         }
     }
+
+    fn read_public(&mut self, reference: &str, _most: u64) -> Result<String, String> {
+        match reference {
+            "jwks" => {
+                Ok(r#"{"keys":[{"kty":"OKP","crv":"Ed25519","x":"11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}]}"#.into())
+            }
+            "empty" => Ok(r#"{"keys":[]}"#.into()),
+            other => Err(format!("{other}: no such file")),
+        }
+    }
+}
+
+const PROVIDER: &str = r#"
+[[issuer]]
+name = "clinic"
+url = "https://idp.example.org/realms/clinic"
+audiences = ["culvert"]
+jwks_file = "jwks"
+
+[[group_map]]
+issuer = "clinic"
+claim = "groups"
+value = "trial-7"
+cohort = "c1"
+role = "user"
+"#;
+
+#[test]
+fn identity_providers_are_understood_and_described() {
+    let config = understand(&(example() + PROVIDER), &Environment::default()).unwrap();
+    let summary = config.rules.providers.summary().unwrap();
+    assert!(
+        summary.starts_with(
+            "identity providers: clinic=https://idp.example.org/realms/clinic (1 keys); 1 group"
+        )
+    );
+    let other = (example() + PROVIDER).replace("trial-7", "trial-8");
+    let other = understand(&other, &Environment::default()).unwrap().rules.providers.summary().unwrap();
+    assert_ne!(summary, other, "another mapping is another configuration");
+    let described = describe(&config);
+    assert!(
+        described.contains("value = \"trial-7\"") && described.contains("jwks_file = \"jwks\""),
+        "{described}"
+    );
+    assert!(understand(&example(), &Environment::default()).unwrap().rules.providers.summary().is_none());
+}
+
+#[test]
+fn a_provider_without_usable_keys_is_named_with_its_file() {
+    for (file, part) in [("empty", "empty has no key that can be used"), ("gone", "gone: no such file")] {
+        let text = (example() + PROVIDER).replace("\"jwks\"", &format!("{file:?}"));
+        let message = understand(&text, &Environment::default()).unwrap_err().to_string();
+        assert!(message.contains("issuer \"clinic\": jwks_file") && message.contains(part), "{message}");
+    }
+    let text = (example() + PROVIDER).replace("issuer = \"clinic\"", "issuer = \"lab\"");
+    let message = understand(&text, &Environment::default()).unwrap_err().to_string();
+    assert!(message.contains("group_map[0].issuer: \"lab\" is no [[issuer]]"), "{message}");
 }
 
 fn understand(text: &str, environment: &Environment) -> Result<Config, ConfigError> {
@@ -157,9 +214,13 @@ fn every_key_is_documented() {
     use crate::documented;
     let refusal = |text: &str| daemon::config::parse::<Raw>("x", text).unwrap_err().to_string();
     let mut keys = documented::keys(&refusal("zz = 1\n"), "");
-    for (table, text) in [("limits", "[limits]\nzz = 1\n"), ("volume", "[[volume]]\nzz = 1\n")] {
+    for table in ["limits", "volume", "issuer", "group_map"] {
+        let text = match table {
+            "limits" => "[limits]\nzz = 1\n".to_owned(),
+            several => format!("[[{several}]]\nzz = 1\n"),
+        };
         keys.retain(|key| key != table);
-        keys.extend(documented::keys(&refusal(text), &format!("{table}.")));
+        keys.extend(documented::keys(&refusal(&text), &format!("{table}.")));
     }
     // Known only to be refused with advice.
     keys.retain(|key| !["edge", "cohort", "user"].contains(&key.as_str()));

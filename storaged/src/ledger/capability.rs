@@ -48,6 +48,9 @@ pub struct Link {
     pub user: UserName,
     /// The version of this row.
     pub v: u32,
+    /// Whether an identity provider vouched for who made it, and not the book of access.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub vouched: bool,
 }
 
 /// A use that may still be resumed.
@@ -398,6 +401,7 @@ mod tests {
             used: 0,
             user: UserName::parse("ada").unwrap(),
             v: 1,
+            vouched: false,
         }
     }
 }

@@ -4,7 +4,7 @@
 //! 2. the internal key matches
 //! 3. the Host header names this store
 //! 4. the context is readable, fresh, and names the delivering edge
-//! 5. the token stands for a user
+//! 5. the token, or what a provider signed, stands for a user
 //! 6. policy allows the action on the cohort ([`Admitted::authorize`])
 
 use std::net::IpAddr;
@@ -183,6 +183,7 @@ async fn prove(
             }
             Ok((user, None))
         }
+        Proof::Jwt(jwt) => Ok((policy.vouched(jwt, now_ms)?, None)),
         Proof::Capability(shown) => {
             let (user, claims) = capabilities::holder(store, policy, shown, context.client_address, now_ms)?;
             Ok((user, Some(claims)))

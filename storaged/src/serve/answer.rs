@@ -117,7 +117,7 @@ impl Refusal {
 
 impl From<Denial> for Refusal {
     fn from(denial: Denial) -> Refusal {
-        Refusal::of(denial.problem())
+        Refusal { detail: denial.advice().map(str::to_owned), ..Refusal::of(denial.problem()) }
     }
 }
 

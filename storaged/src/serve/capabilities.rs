@@ -16,7 +16,8 @@ use store_proto::{
 use crate::denial::Denial;
 use crate::ledger::capability::{self, Command, Link, Outcome};
 use crate::ledger::tables;
-use crate::policy::{Policy, User};
+use crate::limits::VOUCHED_LINK_SECONDS;
+use crate::policy::{Policy, Rights, User};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
 use crate::serve::permissions::{read_json, unreadable};
@@ -42,6 +43,15 @@ pub async fn create(
     if asked.range.is_some_and(|(_, last)| last >= row.size) {
         return Err(Refusal::of(ProblemKind::RangeNotSatisfiable));
     }
+    let vouched = admitted.user().rights != Rights::Book;
+    if vouched && asked.expires_in > VOUCHED_LINK_SECONDS {
+        let detail = format!(
+            "expires_in may be {VOUCHED_LINK_SECONDS} at most for whom an identity provider vouches: what they may \
+             is known only while they are here"
+        );
+        let refusal = deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await;
+        return Err(Refusal { detail: Some(detail), ..refusal });
+    }
     let id = tables::random_id().map_err(|error| Refusal::because(ProblemKind::Internal, error))?;
     let now_ms = store.clock.unix_milliseconds();
     let expires_s = now_ms / 1000 + asked.expires_in;
@@ -57,6 +67,7 @@ pub async fn create(
         used: 0,
         user: admitted.user().name.clone(),
         v: 1,
+        vouched,
     };
     let command = Command::Create { origin: admitted.origin.clone(), link: Box::new(link) };
     match store.ledger.submit(command).await? {
@@ -139,7 +150,11 @@ pub fn holder(
     if !claims.is_open_to(client) || claims.file_id != link.file_id {
         return Err(Denial::CapabilityScope);
     }
-    Ok((policy.named(&link.user)?, claims.clone()))
+    let user = match link.vouched {
+        false => policy.named(&link.user)?,
+        true => policy.vouched_before(&link.user, &link.cohort)?,
+    };
+    Ok((user, claims.clone()))
 }
 
 /// Checks what a link is used for, narrows the request to its range, and counts the use.

@@ -92,7 +92,7 @@ async fn still_admitted(
     admitted: Admitted,
     store: &Arc<Store>,
 ) -> Answer {
-    if let Err(denial) = store.policy.load_full().named(&admitted.user().name) {
+    if let Err(denial) = store.policy.load_full().still(admitted.user()) {
         return answer::problem(deny(store, denial, admitted.origin.clone(), None, None).await);
     }
     let Some(claims) = admitted.link().cloned() else {

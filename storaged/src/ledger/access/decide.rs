@@ -34,6 +34,11 @@ pub enum Command {
         /// Who.
         user: UserName,
     },
+    /// Shut out somebody whom an identity provider vouches for, known here or not.
+    ShutOut {
+        /// Who.
+        user: UserName,
+    },
     /// Let in again.
     EnableUser {
         /// Who.
@@ -217,6 +222,15 @@ impl Command {
                     tokens.map(|(token, _)| Change::TokenRevoked { token: *token, user: user.clone() }),
                 );
                 Ok(changes)
+            }
+            Command::ShutOut { user } if book.users.contains_key(user) => {
+                Command::DisableUser { user: user.clone() }.decide(book, now_ms)
+            }
+            Command::ShutOut { user } => {
+                below("users", book.users.len(), limits::USERS)?;
+                // Without a cohort and without a token: a name to be refused by.
+                let added = Change::UserAdded { user: user.clone(), role: Role::Viewer };
+                Ok(vec![added, Change::UserDisabled { user: user.clone() }])
             }
             Command::EnableUser { user } => {
                 changed(known_user(book, user)?.disabled)?;
