@@ -66,13 +66,21 @@ impl Offline {
 
     /// The store of a state directory, with the root key at a path or `credential:NAME`.
     pub fn open_at(state_dir: &Path, root_key: &str) -> Result<Offline, OfflineError> {
-        let opened = ledger::open(&state_dir.join(LEDGER_FILE))?;
-        let keys = Keys::open(state_dir, RootKey::read(root_key)?)?;
-        if keys.store() != opened.store {
-            return Err(OfflineError::Strangers { keys: keys.store(), ledger: opened.store });
-        }
-        let log_key = checkpoint::log_key(opened.store, &keys).map_err(OfflineError::LogKey)?;
-        let keys: Arc<dyn KeyStore> = Arc::new(keys);
+        let (opened, keys) = open(state_dir, root_key)?;
+        let log_key = checkpoint::log_key(opened.store, keys.as_ref()).map_err(OfflineError::LogKey)?;
         Ok(Offline { reader: Reader::new(opened.database, keys), log_key })
     }
+}
+
+/// The ledger and the keys of a state directory, which are of one store.
+pub(crate) fn open(
+    state_dir: &Path,
+    root_key: &str,
+) -> Result<(ledger::Opened, Arc<dyn KeyStore>), OfflineError> {
+    let opened = ledger::open(&state_dir.join(LEDGER_FILE))?;
+    let keys = Keys::open(state_dir, RootKey::read(root_key)?)?;
+    if keys.store() != opened.store {
+        return Err(OfflineError::Strangers { keys: keys.store(), ledger: opened.store });
+    }
+    Ok((opened, Arc::new(keys)))
 }

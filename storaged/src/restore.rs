@@ -12,17 +12,14 @@ use receipt::merkle::Hash;
 use serde::{Deserialize, Serialize};
 use store_proto::FileId;
 
-use crate::config::{Config, Environment, Fixed};
-use crate::init::LEDGER_FILE;
-use crate::keys::{KeyStore, Keys, OpenKeysError, RootKey, RootKeyError};
+use crate::config::{Config, Environment};
 use crate::ledger::intents::IntentKind;
 use crate::ledger::journal::replay::{Replayed, replay};
 use crate::ledger::journal::{self, JournalError, LeftBehind};
 use crate::ledger::writer::{Observer, StartError};
-use crate::ledger::{
-    self, CorruptError, Ending, Ledger, LedgerUnavailable, OpenError, Origin, epoch, intents, partial,
-};
+use crate::ledger::{self, CorruptError, Ending, Ledger, LedgerUnavailable, Origin, epoch, intents, partial};
 use crate::metrics::LedgerTime;
+use crate::offline::{self, OfflineError};
 
 /// Lies in a state directory that came out of a backup until somebody has decided what it is.
 pub const RESTORED_FILE: &str = "restored.json";
@@ -33,15 +30,9 @@ pub enum RestoreError {
     /// The configuration.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The root key.
+    /// The store cannot be opened: damage, another root key, or a storaged that runs.
     #[error(transparent)]
-    RootKey(#[from] RootKeyError),
-    /// The keys cannot be opened: another root key, damage, or a storaged that runs.
-    #[error(transparent)]
-    Keys(#[from] OpenKeysError),
-    /// The ledger cannot be opened: damage, or a storaged that runs.
-    #[error(transparent)]
-    Ledger(#[from] OpenError),
+    Open(#[from] OfflineError),
     /// The journal cannot be read, or does not follow this ledger.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -148,7 +139,7 @@ pub fn replay_mirror(
     known: Known,
 ) -> Result<Forward, RestoreError> {
     let (Config { fixed, .. }, _) = Config::load(config, environment)?;
-    let (opened, keys) = open(&fixed)?;
+    let (opened, keys) = offline::open(&fixed.state_dir, &fixed.root_key_file)?;
     let replayed = replay(&fixed.journal_mirror, &opened.database, opened.store, &keys)?;
     let snapshot = ledger::Reader::new(Arc::clone(&opened.database), Arc::clone(&keys)).snapshot()?;
     let (group, records) = (snapshot.group()?, snapshot.position()?.edge.size());
@@ -168,12 +159,6 @@ pub fn replay_mirror(
         decided(&fixed.state_dir)?;
     }
     Ok(Forward { replayed, doubt })
-}
-
-fn open(fixed: &Fixed) -> Result<(ledger::Opened, Arc<dyn KeyStore>), RestoreError> {
-    let opened = ledger::open(&fixed.state_dir.join(LEDGER_FILE))?;
-    let keys = Keys::open(&fixed.state_dir, RootKey::read(&fixed.root_key_file)?)?;
-    Ok((opened, Arc::new(keys)))
 }
 
 fn decided(state_dir: &Path) -> Result<(), RestoreError> {
@@ -223,7 +208,7 @@ impl Observer for Unwatched {
 /// volumes, unclaimed; so does what its open operations were writing when it was copied, for they may have ended well.
 pub fn new_epoch(config: &Path, environment: &Environment, wanted: NewEpoch) -> Result<Opened, RestoreError> {
     let (Config { fixed, .. }, _) = Config::load(config, environment)?;
-    let (opened, keys) = open(&fixed)?;
+    let (opened, keys) = offline::open(&fixed.state_dir, &fixed.root_key_file)?;
     let reader = ledger::Reader::new(Arc::clone(&opened.database), Arc::clone(&keys));
     let snapshot = reader.snapshot()?;
     let own = snapshot.checkpoint()?;

@@ -8,6 +8,7 @@ use std::process::Command;
 
 use http::Method;
 use storaged::config::Environment;
+use storaged::offline::OfflineError;
 use storaged::restore::{Doubt, Forward, Known, RestoreError, refuse_undecided, replay_mirror};
 use store_proto::{FileId, routes};
 use support::Lab;
@@ -29,7 +30,7 @@ async fn yesterdays_state_comes_forward_to_what_was_acknowledged() {
     let config = folder.path().join("storaged.toml");
     // While somebody has it open, nothing is done beside them.
     let refused = replay_mirror(&config, &Environment::default(), Known::default()).unwrap_err();
-    assert!(matches!(refused, RestoreError::Ledger(_)), "{refused}");
+    assert!(matches!(refused, RestoreError::Open(OfflineError::Ledger(_))), "{refused}");
     let (folder, tokens) = lab.stop().await;
 
     std::fs::remove_dir_all(folder.path().join("state")).unwrap();
