@@ -9,8 +9,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::{
     ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
-    CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, WWW_AUTHENTICATE,
-    X_CONTENT_TYPE_OPTIONS,
+    CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, RETRY_AFTER, STRICT_TRANSPORT_SECURITY,
+    WWW_AUTHENTICATE, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
 use http_body_util::Full;
@@ -23,6 +23,8 @@ use crate::parts::PartsBody;
 use crate::refusal::Refusal;
 use crate::stream::{BodyError, DownloadBody};
 
+/// Pages of other origins that opened ours have no hold of it.
+const OPENER_POLICY: HeaderName = HeaderName::from_static("cross-origin-opener-policy");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 /// On every answer of an edge whose role is `testing`: nobody shall take it for the real one.
 const TESTING: HeaderName = HeaderName::from_static("culvert-role");
@@ -70,14 +72,23 @@ fn stand(headers: &mut HeaderMap, request_id: &RequestId, role: ServerRole) {
     if let Ok(value) = HeaderValue::from_str(request_id.as_str()) {
         headers.insert(REQUEST_ID, value);
     }
-    headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-    headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("sandbox; default-src 'none'"));
+    // The page has its own: everything else is kept nowhere and may do nothing.
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    let nothing = HeaderValue::from_static("sandbox; default-src 'none'");
+    headers.entry(CONTENT_SECURITY_POLICY).or_insert(nothing);
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     headers.entry(CONTENT_DISPOSITION).or_insert(HeaderValue::from_static("attachment"));
     if role == ServerRole::Testing {
         headers.insert(TESTING, HeaderValue::from_static("testing"));
     }
+}
+
+/// What stands on every answer under TLS, and would mean nothing without.
+pub fn stand_over_tls(headers: &mut HeaderMap) {
+    // A year, in which a browser asks this host by TLS alone, whatever it is told.
+    headers.insert(STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
+    headers.insert(OPENER_POLICY, HeaderValue::from_static("same-origin"));
 }
 
 /// A refusal as a problem document (RFC 9457).

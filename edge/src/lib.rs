@@ -26,6 +26,7 @@ mod links;
 pub mod listen;
 pub mod lockouts;
 pub mod metrics;
+mod page;
 pub mod parts;
 pub mod plan;
 pub mod proxy_header;

@@ -23,6 +23,7 @@ use crate::bearer::proof;
 use crate::conditional::{if_match_holds, if_none_match_names, if_range_holds};
 use crate::dialect::meant_method;
 use crate::limits::{CURSOR_BYTES, IDEMPOTENCY_KEY_BYTES};
+use crate::page;
 use crate::range::{ByteRange, Selection, select};
 use crate::refusal::Refusal;
 use crate::target::Target;
@@ -43,6 +44,13 @@ pub struct Policy {
 /// What to do.
 #[derive(Debug)]
 pub enum Plan {
+    /// Show the page.
+    Page {
+        /// The browser has it.
+        known: bool,
+        /// `HEAD` sends none.
+        with_body: bool,
+    },
     /// Answer with this and leave the body unread.
     Refuse(Refusal),
     /// Ask storaged, then plan again with its answer.
@@ -195,6 +203,10 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
         return Ok(Plan::Link(Visit { link, range, with_body: verb == Verb::Get }));
     }
     let version = version(head, &target, verb)?;
+    if target == Target::Page {
+        // It is the same whether storaged is there or not, and says so then by itself.
+        return Ok(Plan::Page { known: page::is_known(&head.headers), with_body: verb == Verb::Get });
+    }
     key(&head.headers)?;
     if verb == Verb::Options {
         return Ok(Plan::Discover);
@@ -204,13 +216,13 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
     let upload = is_put.then(|| upload_head(head, policy)).transpose()?;
     let proof = proof(&head.headers)?;
     let plan = match target {
-        Target::Link(_) => return Err(Refusal::NoRoute),
+        Target::Link(_) | Target::Page => return Err(Refusal::NoRoute),
         Target::Presign(id) => Plan::Presign(proof, id),
         Target::Presigned(id) => Plan::Unsign(proof, id),
         Target::Files(cohort) if verb == Verb::Post => {
             Plan::Form(proof, form(&head.headers, cohort, policy)?)
         }
-        Target::Files(cohort) => Plan::List(proof, page(cohort, head.uri.query())?),
+        Target::Files(cohort) => Plan::List(proof, listed(cohort, head.uri.query())?),
         Target::Versions(cohort, path) => Plan::Show(proof, Shown::Versions(cohort, path)),
         Target::Receipt(id) => Plan::Show(proof, Shown::Receipt(id)),
         Target::Policy => Plan::Show(proof, Shown::Policy),
@@ -288,7 +300,7 @@ fn verb(target: &Target, method: &Method) -> Result<Verb, Refusal> {
         Target::Stored(_) => "DELETE, GET, HEAD",
         Target::Presign(_) => "POST",
         Target::Presigned(_) => "DELETE",
-        Target::Link(_) => "GET, HEAD",
+        Target::Link(_) | Target::Page => "GET, HEAD",
         Target::Uploads(_) => "OPTIONS, POST",
         Target::MyUploads => "GET, OPTIONS",
         Target::Upload(_) => "DELETE, GET, HEAD, OPTIONS, PATCH",
@@ -514,7 +526,7 @@ fn wants_sha256(list: &str) -> bool {
         .any(|(name, weight)| name.eq_ignore_ascii_case("sha-256") && weight.trim() != "0")
 }
 
-fn page(cohort: Cohort, query: Option<&str>) -> Result<Page, Refusal> {
+fn listed(cohort: Cohort, query: Option<&str>) -> Result<Page, Refusal> {
     let mut page = Page { cohort, cursor: None, limit: None, file_type: None, from: None, to: None };
     for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {

@@ -35,7 +35,7 @@ use crate::target::Target;
 use crate::tls::Tls;
 use crate::track::Track;
 use crate::witness::Witness;
-use crate::{bearer, form_upload, links, resumable};
+use crate::{bearer, form_upload, links, page, resumable};
 
 /// What can be exchanged while edge runs.
 #[derive(Debug)]
@@ -125,6 +125,9 @@ impl Edge {
         };
         dialect::stand(&head.headers, &mut response);
         track.answered(response.status());
+        if self.live.load().tls.is_some() {
+            answer::stand_over_tls(response.headers_mut());
+        }
         if self.drain.is_draining() {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
@@ -202,6 +205,7 @@ impl Edge {
         loop {
             match (plan(head, granted.as_ref(), &self.policy()), asker.take()) {
                 (Plan::Refuse(refusal), _) => return Err(refusal),
+                (Plan::Page { known, with_body }, _) => return Ok(page::show(known, with_body)),
                 (Plan::Ask(proof, question), None) => {
                     if matches!(question, PermissionRequest::Upload { .. }) && self.witness.refuses() {
                         return Err(Refusal::OtherHistory);
@@ -331,8 +335,9 @@ fn handler(head: &Parts) -> Handler {
         Ok(Target::File(..)) if head.method == Method::PUT => Handler::Upload,
         Ok(Target::Uploads(_) | Target::Upload(_)) => Handler::Upload,
         Ok(Target::File(..) | Target::Stored(_) | Target::Link(_)) => Handler::Download,
-        Ok(Target::Receipt(_) | Target::Policy | Target::Presign(_) | Target::Presigned(_)) | Err(_) => {
-            Handler::Other
-        }
+        Ok(
+            Target::Page | Target::Receipt(_) | Target::Policy | Target::Presign(_) | Target::Presigned(_),
+        )
+        | Err(_) => Handler::Other,
     }
 }

@@ -12,6 +12,8 @@ use crate::refusal::Refusal;
 /// A resource of the public API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Target {
+    /// `/`
+    Page,
     /// `/v1/cohorts/{c}/files`
     Files(Cohort),
     /// `/v1/cohorts/{c}/files/{path…}`
@@ -46,6 +48,9 @@ impl Target {
             return Capability::parse(text)
                 .map(|link| Target::Link(Box::new(link)))
                 .map_err(|_| Refusal::NoRoute);
+        }
+        if path == "/" {
+            return Ok(Target::Page);
         }
         if path == "/v1/policy" {
             return Ok(Target::Policy);
@@ -115,6 +120,7 @@ mod tests {
             Ok(Target::Versions(cohort, path)) => format!("versions {} {}", cohort.as_str(), path.as_str()),
             Ok(Target::Uploads(cohort)) => format!("uploads {}", cohort.as_str()),
             Ok(Target::Policy) => "policy".to_owned(),
+            Ok(Target::Page) => "page".to_owned(),
             Ok(Target::MyUploads) => "my uploads".to_owned(),
             Ok(Target::Upload(id)) => format!("upload {id}"),
             Ok(Target::Stored(id)) => format!("stored {id}"),
@@ -144,6 +150,7 @@ mod tests {
         check("/v1/cohorts/alpha/uploads", "uploads alpha");
         check("/v1/uploads", "my uploads");
         check("/v1/policy", "policy");
+        check("/", "page");
         check(&format!("/v1/uploads/{id}"), &format!("upload {id}"));
         for path in [
             "/p/",
@@ -160,7 +167,8 @@ mod tests {
             "/v1/cohorts/alpha/uploads/x",
             "/v1/cohorts/alpha/versions",
             "/v1/files/x/presign",
-            "/",
+            "//",
+            "/index.html",
             "",
             "*",
             "/v1",

@@ -11,7 +11,7 @@ async fn an_upload_under_way_is_finished() {
     let fake = Fake::start().await;
     let edge = TestEdge::start(&fake, "").await;
     let mut idle = edge.connect().await;
-    assert_eq!(idle.ask("GET / HTTP/1.1\r\nHost: e\r\n\r\n").await.status, 404);
+    assert_eq!(idle.ask("GET /nothing HTTP/1.1\r\nHost: e\r\n\r\n").await.status, 404);
     let mut client = edge.connect().await;
     client.send(format!("{PUT}{}Content-Length: 10\r\n\r\nhello", authorization())).await;
     until("it is under way", || fake.state.received.load(SeqCst) == 5).await;

@@ -71,6 +71,23 @@ async fn tls_1_2_is_spoken_only_where_it_is_chosen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_under_tls_keep_browsers_at_tls() {
+    let fake = Fake::start().await;
+    let program = Program::start_tls(&fake, "").await;
+    let url = format!("https://{}/", program.public);
+    let (_, text) = curl(&program, &["--silent", "--include", &url]).await;
+    let text = text.to_ascii_lowercase();
+    for header in [
+        "strict-transport-security: max-age=",
+        "cross-origin-opener-policy: same-origin",
+        "x-frame-options: deny",
+    ] {
+        assert!(text.contains(header), "{header} is missing: {text}");
+    }
+    assert!(!text.contains("set-cookie") && !text.contains("access-control-"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn no_session_is_resumed() {
     let fake = Fake::start().await;
     let program = Program::start_tls(&fake, "tls_min_version = \"1.2\"\n").await;

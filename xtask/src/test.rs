@@ -73,7 +73,10 @@ pub(crate) fn scenarios(
 ) -> Result<()> {
     const SUITE: &str = "namespace scenarios";
     python::provide(&python::TUSPY)?;
-    javascript::provide(&javascript::TUS)?;
+    packages::require(&javascript::CHROMIUM)?;
+    for library in [&javascript::TUS, &javascript::UPPY] {
+        javascript::provide(library)?;
+    }
     let mut build = steps::cargo();
     build.arg("build").args(PROGRAMS.iter().flat_map(|program| ["--package", program]));
     if !steps::run(&mut build)? {

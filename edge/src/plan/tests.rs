@@ -131,6 +131,7 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
             let days = days.concat();
             format!("list {} from {cursor}, {}{only}{days}", page.cohort, words(page.limit.map(u64::from)))
         }
+        Plan::Page { known, with_body } => format!("page, known: {known}, body: {with_body}"),
         Plan::Presign(_, id) => format!("presign {id}"),
         Plan::Unsign(_, id) => format!("unsign {id}"),
         Plan::Link(Visit { link, range, with_body }) => {
@@ -186,6 +187,11 @@ fn small_routes_lead_where_they_say() {
     check(&format!("GET {file}/receipt"), &[], NOTHING, &format!("show receipt {id}"));
     check(&format!("DELETE {file}"), &[], NOTHING, &format!("delete {id}: -"));
     check(&format!("DELETE {file}"), &["Culvert-Reason: twice"], NOTHING, &format!("delete {id}: twice"));
+    check("GET /", &["anonymous"], NOTHING, "page, known: false, body: true");
+    check("HEAD /", &[], Given { tunnel_up: false, ..NOTHING }, "page, known: false, body: false");
+    check("GET /", &["If-None-Match: *"], NOTHING, "page, known: true, body: true");
+    check("POST /", &[], NOTHING, "405 method-not-allowed");
+    check("GET /?token=x", &[], NOTHING, "400 bad-request");
     check("GET /v1/policy", &[], NOTHING, "show policy");
     check("GET /v1/cohorts/alpha/versions/a/b.csv", &[], NOTHING, "show versions of alpha a/b.csv");
     check(&format!("GET {FILE}?version=2"), &[], NOTHING, "ask download alpha a/b.csv, version 2");
@@ -392,7 +398,7 @@ fn a_new_version_names_what_it_replaces() {
 
 #[test]
 fn other_routes_and_methods_are_refused() {
-    check("GET /", &[], NOTHING, "404 not-found");
+    check("GET /index.html", &[], NOTHING, "404 not-found");
     check("GET /metrics", &["anonymous"], NOTHING, "404 not-found");
     check("OPTIONS *", &[], NOTHING, "404 not-found");
     check("CONNECT example.org:443", &[], NOTHING, "404 not-found");
