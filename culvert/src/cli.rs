@@ -42,7 +42,7 @@ put, get and ls talk to an edge over HTTP, with your token. Everything else talk
 through its admin or control socket, or needs no daemon at all.",
     after_long_help = "\
 Examples:\n  \
-  export CULVERT_SERVER=http://web1:8000 CULVERT_TOKEN_FILE=~/.culvert-token\n  \
+  export CULVERT_SERVER=https://web1:8443 CULVERT_TOKEN_FILE=~/.culvert-token\n  \
   culvert put visits.csv c5/2026/visits.csv    send a file; prints the receipt\n  \
   pg_dump study | culvert put - c5/study.sql   send what a program writes\n  \
   culvert ls c5/2026/                          what is there\n  \
@@ -71,24 +71,33 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Send a file
+    /// Send a file, or a directory
     #[command(after_help = "\
 The file is hashed while it is sent, and the receipt is compared with that hash and size: success means that \
 the server holds these very bytes, durably and recorded. Sending the same bytes again is no error; other bytes \
 under a path that exists are refused.\n\n\
+Files of 16 MiB and more get over broken connections, and over the end of this program: the same command goes on where \
+the server's durable bytes end. What is kept here for that (in $XDG_STATE_HOME/culvert) is the upload's id under a hash, \
+no name and no secret.\n\n\
+Of a directory every regular file is sent, several at once; links are not followed. One that fails stops no other, and \
+is named; the exit code is then not 0.\n\n\
 Examples:\n  \
   culvert put visits.csv c5/2026/visits.csv\n  \
   culvert put visits.csv c5/2026/              keeps the file's name\n  \
+  culvert put study c5/study/ --parallel 8     everything below the directory\n  \
+  culvert put study c5/study/ --checksum       what the server has already is not sent again\n  \
   culvert put visits.csv c5/ --receipt visits.receipt\n  \
   tar c study | culvert put - c5/study.tar")]
     Put(PutArguments),
-    /// Fetch a file
+    /// Fetch a file, or everything below a path
     #[command(after_help = "\
 The bytes go to FILE.part and become FILE only when their SHA-256 is the announced one; FILE is readable by you \
-alone. With -, they go to standard output as they come, and a wrong hash is told by the exit code.\n\n\
+alone. A download that broke off goes on: at once by itself, later with the same command. With -, they go to standard output as they come, and a wrong hash is told by the exit code.\n\n\
 Examples:\n  \
   culvert get c5/2026/visits.csv\n  \
   culvert get c5/2026/visits.csv /srv/visits.csv --force\n  \
+  culvert get c5/study/ ./study --parallel 8   everything below study/\n  \
+  culvert get c5/study/ ./study --checksum     what is here with the right hash is not fetched\n  \
   culvert get c5/study.tar - | tar t")]
     Get(GetArguments),
     /// List a cohort's files: size, time, path

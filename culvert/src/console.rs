@@ -67,6 +67,14 @@ impl Console {
         }
     }
 
+    /// A failure of one of many; with JSON it is told at the end, by the one error.
+    #[expect(clippy::print_stderr, reason = "what went wrong belongs beside the results")]
+    pub(crate) fn complain(self, text: &str) {
+        if !self.json {
+            eprintln!("culvert: {text}");
+        }
+    }
+
     pub(crate) fn json_line<T: Serialize>(self, value: &T) -> Result<(), Failure> {
         let text = serde_json::to_string(value).map_err(|error| Failure::failed(format!("JSON: {error}")))?;
         self.line(&text)

@@ -65,6 +65,12 @@ impl Failure {
         Self { output_closed, ..Self::failed(format!("write to standard output: {error}")) }
     }
 
+    /// The same, with what can be done about it.
+    pub(crate) fn with_hint(mut self, hint: &str) -> Self {
+        self.message.push_str(hint);
+        self
+    }
+
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }

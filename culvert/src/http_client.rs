@@ -3,6 +3,7 @@
 //! Invariant: nothing that a server sends is collected without a bound, and nothing waits for ever.
 
 mod patient_stream;
+mod tls;
 
 use std::future::Future;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use hyper::body::{Body, Incoming};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use store_proto::Token;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 use crate::failure::Failure;
@@ -76,6 +78,8 @@ where
 {
     let unreachable =
         |what: &dyn std::fmt::Display| Failure::cannot_tell(format!("server {}: {what}", server.authority));
+    // Before anybody is asked: a file that cannot be read is a mistake on this side.
+    let trusted = if server.tls { Some(tls::config(server.ca_file.as_deref())?) } else { None };
     let connect = TcpStream::connect((server.host.as_str(), server.port));
     let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
         Ok(Ok(stream)) => stream,
@@ -84,11 +88,28 @@ where
     };
     // Heads and small documents should not wait for company. Failing to say so costs speed only.
     let _ = stream.set_nodelay(true);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(PatientStream::new(stream)))
-        .await
-        .map_err(|error| unreachable(&error))?;
+    let stream = PatientStream::new(stream);
+    let Some(trusted) = trusted else { return exchange(server, stream, request).await };
+    match tokio::time::timeout(CONNECT_TIMEOUT, tls::connect(server, trusted, stream)).await {
+        Ok(stream) => exchange(server, stream?, request).await,
+        Err(_) => Err(unreachable(&format!("no TLS within {} s", CONNECT_TIMEOUT.as_secs()))),
+    }
+}
+
+async fn exchange<S, B>(
+    server: &Server,
+    stream: S,
+    request: Request<B>,
+) -> Result<Response<Incoming>, Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    B: Body<Data = Bytes, Error = std::io::Error> + Send + 'static,
+{
+    let unreachable =
+        |error: hyper::Error| Failure::cannot_tell(format!("server {}: {}", server.authority, chain(&error)));
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(unreachable)?;
     tokio::spawn(connection);
-    sender.send_request(request).await.map_err(|error| unreachable(&chain(&error)))
+    sender.send_request(request).await.map_err(unreachable)
 }
 
 /// An error and its causes in one line; hyper's own text alone rarely says enough.

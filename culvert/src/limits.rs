@@ -11,8 +11,12 @@ pub(crate) const CHUNK_BYTES: usize = 256 * 1024;
 pub(crate) const CHUNKS_IN_FLIGHT: usize = 4;
 /// A file that is smaller is sent at once: to begin again costs less than the two round trips of an upload that resumes.
 pub(crate) const RESUMABLE_BYTES: u64 = 16 * 1024 * 1024;
-/// An upload that broke so often without getting further is given up.
-pub(crate) const RESUMES_WITHOUT_PROGRESS: u32 = 10;
+/// The pause before the first try to go on; it doubles with each that was in vain.
+pub(crate) const RESUME_PAUSE: Duration = Duration::from_millis(250);
+/// Servers keep unfinished uploads for days; a note of one is not kept for longer than this.
+pub(crate) const NOTE_LIFE: Duration = Duration::from_secs(30 * 86_400);
+/// Entries of a directory that is sent, or files that are fetched into one: a study has thousands.
+pub(crate) const FOLDER_FILES: usize = 1_000_000;
 /// Between two tries the pause doubles up to this: a tunnel that comes back is not kept waiting for long.
 pub(crate) const RESUME_PAUSE_AT_MOST: Duration = Duration::from_secs(5);
 /// A server that does not take a connection within this is not there.

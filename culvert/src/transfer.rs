@@ -1,12 +1,16 @@
 //! Files to and from an edge.
 
+mod fetch;
 pub(crate) mod get;
 pub(crate) mod list;
+mod many;
 pub(crate) mod part_file;
 pub(crate) mod progress;
 pub(crate) mod put;
 mod resume;
+mod send;
 pub(crate) mod share;
+mod unfinished;
 mod upload_body;
 
 use std::os::unix::fs::PermissionsExt;
@@ -28,9 +32,12 @@ const TOKEN_VARIABLE: &str = "CULVERT_TOKEN";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerArguments {
-    /// The edge to talk to, as http://HOST[:PORT]
+    /// The edge to talk to, as https://HOST[:PORT] or http://HOST[:PORT]
     #[arg(long, value_name = "URL", env = "CULVERT_SERVER")]
     server: Server,
+    /// Trust the authorities of this PEM file alone, instead of the machine's
+    #[arg(long, value_name = "FILE", env = "CULVERT_CA_FILE")]
+    ca_file: Option<PathBuf>,
     /// File that holds your token (or put the token into CULVERT_TOKEN)
     #[arg(long, value_name = "FILE", env = "CULVERT_TOKEN_FILE")]
     token_file: Option<PathBuf>,
@@ -39,7 +46,33 @@ pub(crate) struct ServerArguments {
     stall_timeout: u64,
 }
 
+/// How several files are moved.
+#[derive(Debug, Args)]
+pub(crate) struct SeveralArguments {
+    /// Files at once, of a directory
+    #[arg(long, value_name = "N", default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=32))]
+    parallel: u8,
+    /// How often a connection may break without any progress before a file is given up
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    retries: u32,
+}
+
+impl SeveralArguments {
+    fn parallel(&self) -> usize {
+        usize::from(self.parallel)
+    }
+
+    fn retries(&self) -> u32 {
+        self.retries
+    }
+}
+
 impl ServerArguments {
+    /// The server, and who vouches for it.
+    fn server(&self) -> Server {
+        Server { ca_file: self.ca_file.clone(), ..self.server.clone() }
+    }
+
     /// The token is never taken from the command line, where every process of the machine could read it.
     fn token(&self, console: Console) -> Result<Token, Failure> {
         let (secret, name) = match &self.token_file {

@@ -103,13 +103,102 @@ fn a_download_with_another_hash_leaves_no_file() {
 }
 
 #[test]
-fn a_truncated_download_leaves_no_file() {
+fn a_truncated_download_is_no_file_and_what_came_is_left_for_the_next_try() {
     let edge = Edge::start(Manner::Truncating);
     let directory = tempfile::tempdir().unwrap();
-    let get = edge.culvert(&["get", "c5/a", directory.path().join("a").to_str().unwrap()]);
+    let to = directory.path().join("a");
+    let get = edge.culvert(&["get", "c5/a", to.to_str().unwrap(), "--retries", "0"]);
     assert_eq!(get.status.code(), Some(4), "{}", stderr(&get));
-    assert!(stderr(&get).contains("broke off"), "{}", stderr(&get));
-    assert!(names_in(directory.path()).is_empty());
+    assert!(stderr(&get).contains("broke off") && stderr(&get).contains("a.part"), "{}", stderr(&get));
+    assert_eq!(names_in(directory.path()), ["a.part"]);
+
+    // What is left is a part of another file: that is found out, and not kept.
+    let edge = Edge::start(Manner::Honest);
+    edge.files().insert("a".into(), b"9876543210".to_vec());
+    let get = edge.culvert(&["get", "c5/a", to.to_str().unwrap()]);
+    assert!(get.status.success(), "this server knows no ranges, so all of it comes again: {}", stderr(&get));
+    assert_eq!(
+        (fs::read(&to).unwrap(), names_in(directory.path())),
+        (b"9876543210".to_vec(), vec!["a".to_owned()])
+    );
+}
+
+#[test]
+fn a_directory_goes_up_and_comes_down_the_same() {
+    let edge = Edge::start(Manner::Honest);
+    let directory = tempfile::tempdir().unwrap();
+    let (up, down) = (directory.path().join("up"), directory.path().join("down"));
+    fs::create_dir_all(up.join("deep/er")).unwrap();
+    for number in 0..7 {
+        fs::write(up.join(format!("deep/{number}")), format!("file {number}")).unwrap();
+    }
+    fs::write(up.join("deep/er/x"), "x").unwrap();
+    let put = edge.culvert(&["put", up.to_str().unwrap(), "c5/study/", "--parallel", "3"]);
+    assert!(put.status.success(), "{}", stderr(&put));
+    {
+        let stored = edge.files();
+        assert_eq!((stored.len(), &stored["study/deep/er/x"]), (8, &b"x".to_vec()));
+    }
+    let get = edge.culvert(&["--json", "get", "c5/study/deep/", down.to_str().unwrap()]);
+    assert!(get.status.success(), "{}", stderr(&get));
+    assert_eq!(stdout(&get).lines().count(), 8);
+    assert_eq!(fs::read(down.join("3")).unwrap(), b"file 3");
+    assert_eq!(fs::read(down.join("er/x")).unwrap(), b"x");
+
+    // One that is there already stops no other.
+    fs::remove_file(down.join("5")).unwrap();
+    let again = edge.culvert(&["get", "c5/study/deep/", down.to_str().unwrap()]);
+    assert_eq!(again.status.code(), Some(3), "{}", stderr(&again));
+    assert!(stderr(&again).contains("7 of 8 files failed") && down.join("5").is_file(), "{}", stderr(&again));
+    let checked = edge.culvert(&["get", "c5/study/deep/", down.to_str().unwrap(), "--checksum"]);
+    assert!(checked.status.success(), "{}", stderr(&checked));
+
+    let place = edge.culvert(&["put", up.to_str().unwrap(), "c5/study"]);
+    assert_eq!(place.status.code(), Some(2));
+    assert!(stderr(&place).contains("needs a / at its end"), "{}", stderr(&place));
+}
+
+#[test]
+fn under_tls_only_a_server_that_is_vouched_for_gets_the_token() {
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (edge, trusted) = Edge::start_tls(directory.path());
+    let (_, another) = Edge::start_tls(elsewhere.path());
+    let path = directory.path().join("a");
+    fs::write(&path, "first").unwrap();
+    let put = |ca: &std::path::Path| {
+        let mut put = culvert();
+        put.env("CULVERT_SERVER", format!("https://{}", edge.address)).env("CULVERT_CA_FILE", ca);
+        put.args(["put", path.to_str().unwrap(), "c5/a"]).output().unwrap()
+    };
+    let refused = put(&another);
+    assert_eq!(refused.status.code(), Some(1), "{}", stderr(&refused));
+    assert!(
+        stderr(&refused).contains("certificate") && stderr(&refused).contains("--ca-file"),
+        "{}",
+        stderr(&refused)
+    );
+    assert_eq!(edge.puts(), 0);
+    let stored = put(&trusted);
+    assert!(stored.status.success(), "{}", stderr(&stored));
+    assert_eq!(edge.files()["a"], b"first");
+    let nothing = put(&path);
+    assert_eq!(nothing.status.code(), Some(2), "{}", stderr(&nothing));
+}
+
+#[test]
+fn with_checksum_what_is_there_is_not_sent() {
+    let edge = Edge::start(Manner::Honest);
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    fs::write(&path, "first").unwrap();
+    let put = || edge.culvert(&["--json", "put", path.to_str().unwrap(), "c5/a", "--checksum"]);
+    let first: serde_json::Value = serde_json::from_slice(&put().stdout).unwrap();
+    let puts = edge.puts();
+    let second: serde_json::Value = serde_json::from_slice(&put().stdout).unwrap();
+    assert_eq!((first["created"].as_bool(), second["created"].as_bool()), (Some(true), Some(false)));
+    assert_eq!((&second["sha256"], edge.puts()), (&first["sha256"], puts));
+    fs::write(&path, "other").unwrap();
+    assert_eq!(put().status.code(), Some(1), "other bytes are refused as ever");
 }
 
 #[test]
@@ -225,7 +314,7 @@ fn a_redirection_is_not_followed_with_the_token() {
 }
 
 #[test]
-fn an_interrupted_download_leaves_nothing() {
+fn an_interrupted_download_is_no_file_and_what_came_is_left() {
     let (server, _answering) = answer_once(
         "HTTP/1.1 200 OK\r\ncontent-length: 10\r\nrepr-digest: sha-256=:AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:\r\n\r\n0123",
     );
@@ -246,7 +335,7 @@ fn an_interrupted_download_leaves_nothing() {
     let interrupt = std::process::Command::new("kill").args(["-INT", &get.id().to_string()]).status();
     assert!(interrupt.unwrap().success());
     assert_eq!(get.wait().unwrap().code(), Some(1));
-    assert_eq!(names_in(directory.path()), [""; 0]);
+    assert_eq!(names_in(directory.path()), ["a.part"]);
 }
 
 #[test]
@@ -299,7 +388,8 @@ fn what_is_wrong_on_the_command_line_is_said_before_anything_is_sent() {
         (vec!["get", "C5/x"], "cohort"),
         (vec!["put", "/nonexistent", "c5/x"], "/nonexistent"),
         (vec!["put", "/", "c5/x"], "directory"),
-        (vec!["ls", "c5", "--server", "https://web1"], "https is not built yet"),
+        (vec!["ls", "c5", "--server", "https://web1", "--ca-file", "/nonexistent"], "/nonexistent"),
+        (vec!["ls", "c5", "--server", "ftp://web1"], "https://HOST"),
     ] {
         let output = culvert().env("CULVERT_SERVER", "http://127.0.0.1:1").args(&arguments).output().unwrap();
         assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));

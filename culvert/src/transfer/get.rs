@@ -1,31 +1,31 @@
-//! `culvert get`: a file comes down, and appears only when its hash is right.
+//! `culvert get`: files come down, and appear only when their hash is right.
 //!
 //! Invariant: `FILE` never holds bytes whose SHA-256 is not the one that the server named beforehand.
 
-use std::io::Write;
+use std::fs;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use clap::Args;
-use http::{HeaderMap, Method};
-use http_body_util::{BodyExt, Empty};
-use hyper::body::Incoming;
 use serde::Serialize;
-use sha2::{Digest, Sha256};
-use store_proto::headers::REPR_DIGEST;
+use sha2::{Digest as _, Sha256};
 use store_proto::{ContentDigest, Token};
 
-use super::ServerArguments;
+use super::fetch::{Fetching, Sink};
+use super::many::{self, Job};
 use super::part_file::{Existing, PartFile};
 use super::progress::Progress;
+use super::{ServerArguments, SeveralArguments, list};
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::http_client::{self, Moved, chain, expect_success, unless_interrupted, watched};
-use crate::target::RemoteFile;
+use crate::http_client::{self, Moved, unless_interrupted};
+use crate::limits::{CHUNK_BYTES, FOLDER_FILES};
+use crate::target::{RemoteFile, RemotePrefix, Server};
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArguments {
-    /// What to fetch: COHORT/PATH
+    /// What to fetch: COHORT/PATH; with a / at the end everything below it
     #[arg(value_name = "COHORT/PATH")]
     source: String,
     /// Where to write it, or - for standard output [default: the file's own name, here]
@@ -34,6 +34,11 @@ pub(crate) struct GetArguments {
     /// Replace FILE if it exists
     #[arg(long, short)]
     force: bool,
+    /// A FILE that exists with the right hash is no error, and is not fetched again
+    #[arg(long)]
+    checksum: bool,
+    #[command(flatten)]
+    several: SeveralArguments,
     #[command(flatten)]
     server: ServerArguments,
 }
@@ -46,105 +51,153 @@ struct Report {
     file: Option<PathBuf>,
     size: u64,
     sha256: ContentDigest,
+    /// False: it was here already.
+    fetched: bool,
 }
 
-/// Where the bytes go.
-enum Sink {
-    File(PartFile),
-    StandardOutput,
+impl Report {
+    fn text(&self) -> String {
+        let file = self.file.as_deref().unwrap_or(Path::new("-")).display();
+        let word = if self.fetched { "" } else { "is here, " };
+        format!("{file}: {word}{} bytes, sha256 {}", self.size, self.sha256)
+    }
 }
 
 pub(crate) fn run(arguments: &GetArguments, console: Console) -> Result<(), Failure> {
+    let server = arguments.server.server();
+    if arguments.source.ends_with('/') {
+        return get_folder(arguments, &server, console);
+    }
     let source = RemoteFile::parse(&arguments.source)?;
-    let token = arguments.server.token(console)?;
     let file = match &arguments.destination {
         Some(path) if path == Path::new("-") => None,
         Some(path) => Some(path.clone()),
         None => Some(PathBuf::from(source.path.file_name())),
     };
-    let existing = if arguments.force { Existing::Replace } else { Existing::Keep };
-    let sink = match &file {
-        Some(path) => Sink::File(PartFile::create(path, existing)?),
-        None => Sink::StandardOutput,
-    };
-    let (size, sha256) = http_client::runtime()?
-        .block_on(unless_interrupted(download(arguments, &source, sink, &token, console)))?;
-    let Some(path) = &file else { return Ok(()) };
-    let text = format!("{}: {size} bytes, sha256 {sha256}", path.display());
-    console.report(&Report { path: source.to_string(), file: file.clone(), size, sha256 }, |_| text)
-}
-
-async fn download(
-    arguments: &GetArguments,
-    source: &RemoteFile,
-    mut sink: Sink,
-    token: &Token,
-    console: Console,
-) -> Result<(u64, ContentDigest), Failure> {
-    let server = &arguments.server.server;
-    let request = http_client::request(Method::GET, server, token, &source.resource(server))
-        .body(Empty::new().map_err(|never| match never {}))
-        .map_err(|error| Failure::failed(format!("make the request: {error}")))?;
-
+    let token = arguments.server.token(console)?;
+    let fetching = arguments.fetching(&server, &token, console);
     let moved = Moved::default();
-    let patience = arguments.server.patience();
-    let head = async { expect_success(http_client::send(server, request).await?).await };
-    let (head, body) = watched(head, &moved, patience, |_| {}).await?.into_parts();
-    let expected = announced_digest(&head.headers)?;
-    let length = announced_length(&head.headers);
-
-    let label = format!("get {}", source.path.file_name());
-    let mut progress = Progress::start(label, length, console.progress_style());
-    let copy = copy(body, &mut sink, &moved);
-    let digest = watched(copy, &moved, patience, |bytes| progress.set(bytes)).await?;
-    let size = moved.load(Ordering::Relaxed);
-    if let Some(length) = length.filter(|length| *length != size) {
-        return Err(Failure::failed(format!("{source}: {size} bytes came, {length} were announced")));
+    let mut progress = None;
+    let work = arguments.one(&fetching, &source, file, &moved, |bytes, total| {
+        let start =
+            || Progress::start(format!("get {}", source.path.file_name()), total, console.progress_style());
+        progress.get_or_insert_with(start).set(bytes);
+    });
+    let report = http_client::runtime()?.block_on(unless_interrupted(work))?;
+    if report.fetched {
+        let start = || {
+            Progress::start(
+                format!("get {}", source.path.file_name()),
+                Some(report.size),
+                console.progress_style(),
+            )
+        };
+        progress.unwrap_or_else(start).finish(moved.load(Ordering::Relaxed));
     }
-    if digest != expected {
-        return Err(Failure::failed(format!(
-            "{source}: WRONG CONTENT: its sha256 is {digest}, the server announced {expected}; nothing was kept"
-        )));
+    if report.file.is_none() {
+        return Ok(());
     }
-    match sink {
-        Sink::File(part) => part.publish()?,
-        Sink::StandardOutput => std::io::stdout().flush().map_err(|error| Failure::output(&error))?,
-    }
-    progress.finish(size);
-    Ok((size, digest))
+    console.report(&report, Report::text)
 }
 
-/// Hashes and writes each piece while it is in the cache.
-async fn copy(mut body: Incoming, sink: &mut Sink, moved: &Moved) -> Result<ContentDigest, Failure> {
-    let mut hash = Sha256::new();
-    while let Some(frame) = body.frame().await {
-        let frame = frame
-            .map_err(|error| Failure::cannot_tell(format!("the download broke off: {}", chain(&error))))?;
-        let Ok(bytes) = frame.into_data() else { continue };
-        hash.update(&bytes);
-        match sink {
-            Sink::File(part) => part.write(&bytes)?,
-            Sink::StandardOutput => {
-                std::io::stdout().write_all(&bytes).map_err(|error| Failure::output(&error))?;
+/// Everything whose path begins so, below a directory.
+fn get_folder(arguments: &GetArguments, server: &Server, console: Console) -> Result<(), Failure> {
+    let prefix = RemotePrefix::parse(&arguments.source)?;
+    let folder = arguments.destination.clone().unwrap_or_else(|| PathBuf::from("."));
+    if folder == Path::new("-") {
+        return Err(Failure::usage("several files cannot go to standard output; name a directory"));
+    }
+    let token = arguments.server.token(console)?;
+    let fetching = &arguments.fetching(server, &token, console);
+    let work = async {
+        let mut jobs = Vec::new();
+        let mut cursor = None;
+        loop {
+            let page = list::page(&arguments.server, &prefix, &token, cursor.as_deref()).await?;
+            for file in page.files {
+                let Some(below) = file.path.as_str().strip_prefix(&prefix.prefix) else { continue };
+                // A `LogicalPath` holds no `..` and no absolute part, so this stays below the directory.
+                let to = folder.join(below);
+                let source = RemoteFile { cohort: file.cohort, path: file.path.clone() };
+                jobs.push(Job { name: file.path.as_str().to_owned(), bytes: file.size, what: (source, to) });
+            }
+            if jobs.len() > FOLDER_FILES {
+                return Err(Failure::usage(format!(
+                    "more than {FOLDER_FILES} files lie there; fetch them in parts"
+                )));
+            }
+            match page.next_cursor {
+                None => break,
+                Some(next) if cursor.as_ref() == Some(&next) => {
+                    return Err(Failure::failed("the server's listing does not advance"));
+                }
+                next => cursor = next,
             }
         }
-        moved.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        if jobs.is_empty() {
+            return Err(Failure::failed(format!("{}: nothing lies there", arguments.source)));
+        }
+        let one = |(source, to): (RemoteFile, PathBuf), moved: Moved| async move {
+            if let Some(parent) = to.parent() {
+                let failed = |error| Failure::failed(format!("make {}: {error}", parent.display()));
+                fs::create_dir_all(parent).map_err(failed)?;
+            }
+            arguments.one(fetching, &source, Some(to), &moved, |_, _| ()).await
+        };
+        let label = format!("get {}", arguments.source);
+        let tell = |report: Report| console.report(&report, Report::text);
+        many::each(label, jobs, arguments.several.parallel(), console, one, tell).await
+    };
+    http_client::runtime()?.block_on(unless_interrupted(work))
+}
+
+impl GetArguments {
+    fn fetching<'a>(&self, server: &'a Server, token: &'a Token, console: Console) -> Fetching<'a> {
+        let (patience, retries) = (self.server.patience(), self.several.retries());
+        Fetching { server, token, patience, retries, console }
     }
-    Ok(ContentDigest::from_bytes(hash.finalize().into()))
+
+    async fn one(
+        &self,
+        fetching: &Fetching<'_>,
+        source: &RemoteFile,
+        file: Option<PathBuf>,
+        moved: &Moved,
+        tick: impl FnMut(u64, Option<u64>),
+    ) -> Result<Report, Failure> {
+        let path = source.to_string();
+        if let Some(existing) = file.as_deref().filter(|path| self.checksum && path.is_file()) {
+            let wanted = fetching.digest(source).await?;
+            let (size, sha256) = hash(existing).await?;
+            if sha256 == wanted {
+                return Ok(Report { path, file, size, sha256, fetched: false });
+            }
+        }
+        let existing = if self.force { Existing::Replace } else { Existing::Keep };
+        let sink = match &file {
+            Some(path) => Sink::File(PartFile::take_over(path, existing)?),
+            None => Sink::StandardOutput,
+        };
+        let (size, sha256) = fetching.fetch(source, sink, moved, tick).await?;
+        Ok(Report { path, file, size, sha256, fetched: true })
+    }
 }
 
-/// `Repr-Digest`, or the ETag, which is the content's SHA-256 with this server.
-fn announced_digest(headers: &HeaderMap) -> Result<ContentDigest, Failure> {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let from_digest = text(REPR_DIGEST).and_then(|field| ContentDigest::from_repr_digest(field).ok());
-    let from_etag = || ContentDigest::parse(text("etag")?.trim_matches('"')).ok();
-    from_digest.or_else(from_etag).ok_or_else(|| {
-        Failure::failed(
-            "the server named no SHA-256 for this file, so it could not be verified; nothing was kept",
-        )
-    })
-}
-
-fn announced_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+/// The hash of a file that is here.
+async fn hash(path: &Path) -> Result<(u64, ContentDigest), Failure> {
+    let owned = path.to_owned();
+    let reading = tokio::task::spawn_blocking(move || {
+        let (mut file, mut hash, mut size) = (fs::File::open(owned)?, Sha256::new(), 0);
+        let mut piece = vec![0; CHUNK_BYTES];
+        loop {
+            let length = file.read(&mut piece)?;
+            if length == 0 {
+                return Ok((size, ContentDigest::from_bytes(hash.finalize().into())));
+            }
+            hash.update(&piece[..length]);
+            size += length as u64;
+        }
+    });
+    let outcome = reading.await.map_err(|error| Failure::failed(format!("read the file: {error}")))?;
+    outcome.map_err(|error: std::io::Error| Failure::failed(format!("{}: {error}", path.display())))
 }

@@ -52,13 +52,13 @@ async fn list(
     }
 }
 
-async fn page(
+pub(super) async fn page(
     arguments: &ServerArguments,
     place: &RemotePrefix,
     token: &Token,
     cursor: Option<&str>,
 ) -> Result<Listing, Failure> {
-    let server = &arguments.server;
+    let server = &arguments.server();
     let mut resource = format!("{}/v1/cohorts/{}/files", server.base_path, place.cohort);
     if let Some(cursor) = cursor {
         resource = format!("{resource}?cursor={}", utf8_percent_encode(cursor, NON_ALPHANUMERIC));

@@ -1,10 +1,10 @@
 //! A file that is either complete under its name or not there.
 //!
 //! Invariant: bytes go to `FILE.part`; `FILE` appears by a rename after they are on disk, and a dropped
-//! `PartFile` leaves nothing.
+//! `PartFile` leaves nothing but what a next try can go on with.
 
 use std::fs::{File, OpenOptions, Permissions, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Seek as _, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -26,11 +26,21 @@ pub(crate) struct PartFile {
     path: PathBuf,
     existing: Existing,
     published: bool,
+    /// Whether what came is left for the next try.
+    stays: bool,
 }
 
 impl PartFile {
     /// Refuses an existing `FILE` before the first byte is fetched.
     pub(crate) fn create(path: &Path, existing: Existing) -> Result<Self, Failure> {
+        let mut part = Self::take_over(path, existing)?;
+        part.stays = false;
+        part.empty()?;
+        Ok(part)
+    }
+
+    /// The same, with what is left of an earlier try; what is written goes behind it once it is read.
+    pub(crate) fn take_over(path: &Path, existing: Existing) -> Result<Self, Failure> {
         if path.is_dir() {
             return Err(Failure::usage(format!("{} is a directory; name the file", path.display())));
         }
@@ -41,6 +51,7 @@ impl PartFile {
         name.push(".part");
         let part = PathBuf::from(name);
         let opened = OpenOptions::new()
+            .read(true)
             .write(true)
             .create(true)
             .truncate(false)
@@ -59,9 +70,23 @@ impl PartFile {
             Err(TryLockError::Error(error)) => return Err(failed(&error)),
         }
         check_ours(&file, &part)?;
-        // Only now is it ours to empty.
-        file.set_len(0).map_err(|error| failed(&error))?;
-        Ok(Self { file, part, path: path.to_owned(), existing, published: false })
+        Ok(Self { file, part, path: path.to_owned(), existing, published: false, stays: true })
+    }
+
+    /// How much an earlier try left.
+    pub(crate) fn length(&self) -> Result<u64, Failure> {
+        self.file.metadata().map(|found| found.len()).map_err(|error| self.failed("look at", &error))
+    }
+
+    /// Throws away what is in it.
+    pub(crate) fn empty(&self) -> Result<(), Failure> {
+        let mut file = &self.file;
+        self.file.set_len(0).and_then(|()| file.rewind()).map_err(|error| self.failed("empty", &error))
+    }
+
+    /// What came is of no use: it is not left for a next try.
+    pub(crate) fn discard(mut self) {
+        self.stays = false;
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Failure> {
@@ -110,14 +135,15 @@ impl PartFile {
         }
     }
 
-    fn failed(&self, what: &str, error: &io::Error) -> Failure {
+    pub(crate) fn failed(&self, what: &str, error: &io::Error) -> Failure {
         Failure::failed(format!("{what} {}: {error}", self.part.display()))
     }
 }
 
 impl Drop for PartFile {
     fn drop(&mut self) {
-        if !self.published {
+        let is_left = self.stays && self.file.metadata().is_ok_and(|found| found.len() > 0);
+        if !self.published && !is_left {
             // Nothing more can be done about a file that cannot be removed; its name says that it is a part.
             let _ = std::fs::remove_file(&self.part);
         }

@@ -1,40 +1,32 @@
-//! `culvert put`: a file goes up, and the receipt is compared with what was read.
-//!
-//! Invariant: success is reported only when the server's receipt names the very size and SHA-256 that this
-//! side counted and hashed while sending.
+//! `culvert put`: files go up, and each receipt is compared with what was read.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Write as _};
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use clap::Args;
-use http::{Method, StatusCode};
 use receipt::Step;
-use serde::Serialize;
-use store_proto::headers::CULVERT_FILE_TYPE;
-use store_proto::{FileType, Token, UploadReceipt};
-use tokio::sync::Notify;
+use store_proto::{FileType, Token};
 
-use super::ServerArguments;
+use super::many::{self, Job};
 use super::progress::Progress;
-use super::resume::Resumable;
-use super::upload_body::{self, Sent};
+use super::send::{Outcome, Report, Sending, Source};
+use super::upload_body::Sent;
+use super::{ServerArguments, SeveralArguments};
 use crate::console::{Console, printable};
 use crate::failure::Failure;
-use crate::http_client::{self, Moved, expect_success, unless_interrupted, watched};
-use crate::limits::{READER_TIMEOUT, RECEIPT_BYTES_AT_MOST, RESUMABLE_BYTES};
+use crate::http_client::{self, Moved, unless_interrupted};
 use crate::receipt::KnownLogs;
 use crate::target::RemoteFile;
 
 #[derive(Debug, Args)]
 pub(crate) struct PutArguments {
-    /// The file to send, or - for standard input
+    /// The file or directory to send, or - for standard input
     #[arg(value_name = "FILE")]
     source: PathBuf,
-    /// Where to: COHORT/PATH; with a / at the end the file keeps its name
+    /// Where to: COHORT/PATH; with a / at the end a file keeps its name, and a directory's files lie below it
     #[arg(value_name = "COHORT/PATH")]
     destination: String,
     /// What kind of data it is, as the server's policy names it
@@ -43,6 +35,11 @@ pub(crate) struct PutArguments {
     /// Save the receipt here, for `culvert receipt verify`; a file that exists is not replaced
     #[arg(long, value_name = "RECEIPT")]
     receipt: Option<PathBuf>,
+    /// Hash first: send nothing that the server has with the same hash, and have the rest verified before it is a file
+    #[arg(long)]
+    checksum: bool,
+    #[command(flatten)]
+    several: SeveralArguments,
     #[command(flatten)]
     server: ServerArguments,
 }
@@ -51,40 +48,92 @@ fn parse_file_type(text: &str) -> Result<FileType, String> {
     FileType::parse(text).map_err(|error| error.to_string())
 }
 
-/// What `--json` prints.
-#[derive(Serialize)]
-struct Report {
-    /// False: the same bytes were there already, and this is the receipt of then.
-    created: bool,
-    path: String,
-    #[serde(flatten)]
-    receipt: UploadReceipt,
-}
-
 pub(crate) fn run(arguments: &PutArguments, console: Console) -> Result<(), Failure> {
+    if arguments.source.is_dir() {
+        return put_folder(arguments, console);
+    }
     if let Some(path) = arguments.receipt.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
         return Err(Failure::refused(format!("{}: exists already; nothing was sent", path.display())));
     }
     let source = Source::open(&arguments.source)?;
     let target = RemoteFile::for_upload(&arguments.destination, source.name.as_deref())?;
     let token = arguments.server.token(console)?;
-    let (report, sent) = http_client::runtime()?
-        .block_on(unless_interrupted(upload(arguments, source, &target, &token, console)))?;
-    verify(&report.receipt, &sent)?;
-    let verifiable = keep_receipt(arguments, &report, &sent, console);
-    console.report(&report, |report| {
-        let Report { receipt, created, path } = report;
-        let word = if *created { "stored" } else { "was stored already" };
-        let mut text = format!(
-            "{path}: {word}, {} bytes, sha256 {}, file {}, ledger record {}",
-            receipt.size, receipt.sha256, receipt.file_id, receipt.ledger_index
-        );
+    let server = arguments.server.server();
+    let sending = arguments.sending(&server, &token, console);
+    let moved = Moved::default();
+    let mut progress = Progress::start(source.label.clone(), source.length, console.progress_style());
+    let work = sending.send(source, &target, &moved, |bytes| progress.set(bytes));
+    let (outcome, sent) = http_client::runtime()?.block_on(unless_interrupted(work))?;
+    progress.finish(moved.load(Ordering::Relaxed));
+    let verifiable = match (&outcome, &sent) {
+        (Outcome::Stored(report), Some(sent)) => keep_receipt(arguments, report, sent, console),
+        (Outcome::Stored(_) | Outcome::There(_), _) => match &arguments.receipt {
+            Some(path) => Err(Failure::failed(format!(
+                "{}: not written: nothing was sent, so no receipt came; without --checksum it does",
+                path.display()
+            ))),
+            None => Ok(None),
+        },
+    };
+    console.report(&outcome, |outcome| {
+        let mut text = outcome.text();
         if let Ok(Some(command)) = &verifiable {
             text.push_str(&format!("\nto prove it without the server: {command}"));
         }
         text
     })?;
     verifiable.map(|_| ())
+}
+
+/// Every file below a directory, under its path below it.
+fn put_folder(arguments: &PutArguments, console: Console) -> Result<(), Failure> {
+    let folder = arguments.source.display().to_string();
+    if arguments.receipt.is_some() {
+        return Err(Failure::usage(
+            "--receipt is for one file; of each file, `culvert put FILE … --receipt` saves one",
+        ));
+    }
+    let Some(destination) = arguments.destination.strip_suffix('/') else {
+        return Err(Failure::usage(format!(
+            "{folder}: is a directory, so the place needs a / at its end: {}/",
+            arguments.destination
+        )));
+    };
+    let mut jobs = Vec::new();
+    for found in many::files_below(&arguments.source, console)? {
+        let target = RemoteFile::parse(&format!("{destination}/{}", found.below))?;
+        jobs.push(Job { name: found.below, bytes: found.bytes, what: (found.path, target) });
+    }
+    let token = arguments.server.token(console)?;
+    let server = arguments.server.server();
+    let sending = &arguments.sending(&server, &token, console);
+    let work = |(path, target): (PathBuf, RemoteFile), moved: Moved| async move {
+        let source = Source::open(&path)?;
+        sending.send(source, &target, &moved, |_| ()).await.map(|(outcome, _)| outcome)
+    };
+    let label = format!("put {}", printable(&folder));
+    let tell = |outcome: Outcome| console.report(&outcome, Outcome::text);
+    let all = many::each(label, jobs, arguments.several.parallel(), console, work, tell);
+    http_client::runtime()?.block_on(unless_interrupted(all))
+}
+
+impl PutArguments {
+    fn sending<'a>(
+        &'a self,
+        server: &'a crate::target::Server,
+        token: &'a Token,
+        console: Console,
+    ) -> Sending<'a> {
+        Sending {
+            server,
+            token,
+            file_type: self.file_type.as_ref(),
+            checksum: self.checksum,
+            patience: self.server.patience(),
+            retries: self.several.retries(),
+            console,
+        }
+    }
 }
 
 /// Looks whether the receipt proves what was sent, and saves it where it is wanted. What goes wrong here is told
@@ -134,126 +183,4 @@ fn keep_receipt(
 
 fn not_saved(path: &Path, error: &std::io::Error) -> Failure {
     Failure::failed(format!("the file is stored, but its receipt is not: {}: {error}", path.display()))
-}
-
-/// What is sent, and how long it is if that is known.
-struct Source {
-    reader: Box<dyn Read + Send>,
-    length: Option<u64>,
-    /// The file's own name.
-    name: Option<String>,
-    label: String,
-}
-
-impl Source {
-    fn open(path: &Path) -> Result<Self, Failure> {
-        if path == Path::new("-") {
-            let label = "put -".to_owned();
-            return Ok(Self { reader: Box::new(std::io::stdin()), length: None, name: None, label });
-        }
-        let wrong = |error: &dyn std::fmt::Display| Failure::usage(format!("{}: {error}", path.display()));
-        let file = File::open(path).map_err(|error| wrong(&error))?;
-        let metadata = file.metadata().map_err(|error| wrong(&error))?;
-        if metadata.is_dir() {
-            return Err(wrong(&"is a directory; put sends one file"));
-        }
-        // Pipes and devices have no length.
-        let length = metadata.is_file().then_some(metadata.len());
-        let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
-        let label = printable(&format!("put {}", name.as_deref().unwrap_or("file")));
-        Ok(Self { reader: Box::new(file), length, name, label })
-    }
-}
-
-async fn upload(
-    arguments: &PutArguments,
-    source: Source,
-    target: &RemoteFile,
-    token: &Token,
-    console: Console,
-) -> Result<(Report, Sent), Failure> {
-    let server = &arguments.server.server;
-    let moved = Moved::default();
-    if let Some(length) = source.length.filter(|length| *length >= RESUMABLE_BYTES) {
-        let resumable = Resumable {
-            server,
-            token,
-            target,
-            file_type: arguments.file_type.as_ref(),
-            source: &arguments.source,
-            length,
-            patience: arguments.server.patience(),
-            console,
-        };
-        if resumable.is_new().await {
-            let mut progress = Progress::start(source.label, source.length, console.progress_style());
-            let (receipt, sent) = resumable.send(&moved, |bytes| progress.set(bytes)).await?;
-            progress.finish(length);
-            return Ok((Report { created: true, path: target.to_string(), receipt }, sent));
-        }
-    }
-    let mut progress = Progress::start(source.label, source.length, console.progress_style());
-    let (mut body, mut read) = upload_body::start(source.reader, source.length, moved.clone())
-        .map_err(|error| Failure::failed(format!("start a thread: {error}")))?;
-
-    let mut request = http_client::request(Method::PUT, server, token, &target.resource(server));
-    if let Some(length) = source.length {
-        request = request.header(http::header::CONTENT_LENGTH, length);
-    }
-    if let Some(file_type) = &arguments.file_type {
-        request = request.header(CULVERT_FILE_TYPE, file_type.as_str());
-    }
-    let go_on = Arc::new(Notify::new());
-    if source.length != Some(0) {
-        request = request.header(http::header::EXPECT, "100-continue");
-        body.wait_for(go_on.clone());
-    }
-    let mut request =
-        request.body(body).map_err(|error| Failure::failed(format!("make the request: {error}")))?;
-    hyper::ext::on_informational(&mut request, move |answer| {
-        if answer.status() == StatusCode::CONTINUE {
-            go_on.notify_one();
-        }
-    });
-
-    let exchange = async {
-        let response = expect_success(http_client::send(server, request).await?).await?;
-        let created = response.status() == StatusCode::CREATED;
-        let receipt = http_client::json(response.into_body(), RECEIPT_BYTES_AT_MOST).await?;
-        Ok(Report { created, path: target.to_string(), receipt })
-    };
-    let answer = watched(exchange, &moved, arguments.server.patience(), |bytes| progress.set(bytes)).await;
-    let report = match answer {
-        Ok(report) => report,
-        // A file that could not be read broke the request off: that is the cause, hyper's error its echo.
-        Err(failure) => match read.try_recv() {
-            Ok(Err(error)) if !failure.is_problem() => return Err(unreadable(&arguments.source, &error)),
-            _ => return Err(failure),
-        },
-    };
-    let sent = match tokio::time::timeout(READER_TIMEOUT, read).await {
-        Ok(Ok(Ok(sent))) => sent,
-        Ok(Ok(Err(error))) => return Err(unreadable(&arguments.source, &error)),
-        Ok(Err(_)) | Err(_) => {
-            return Err(Failure::failed("the server answered before it had taken the whole file"));
-        }
-    };
-    progress.finish(moved.load(Ordering::Relaxed));
-    Ok((report, sent))
-}
-
-fn unreadable(source: &Path, error: &std::io::Error) -> Failure {
-    Failure::failed(format!("{}: {error}", source.display()))
-}
-
-/// Two sides that disagree about the bytes is the one thing that must never pass in silence.
-fn verify(receipt: &UploadReceipt, sent: &Sent) -> Result<(), Failure> {
-    if receipt.size == sent.size && receipt.sha256 == sent.sha256 {
-        return Ok(());
-    }
-    Err(Failure::failed(format!(
-        "THE SERVER STORED SOMETHING ELSE than was sent: sent {} bytes with sha256 {}, the receipt of file {} \
-         says {} bytes with sha256 {}",
-        sent.size, sent.sha256, receipt.file_id, receipt.size, receipt.sha256
-    )))
 }

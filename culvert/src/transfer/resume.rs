@@ -1,9 +1,10 @@
 //! A large file goes up in as many stretches as the line makes of it (the IETF's resumable uploads).
 //!
-//! Invariant: each stretch begins where the server says that its durable bytes end, and the file is read and hashed from
-//! its beginning for each: the receipt is compared with what this side read, not with what it remembers.
+//! Invariant: each stretch begins where the server says that its durable bytes end, and every byte of the file is read
+//! and hashed here, those too that an earlier process sent: the receipt is compared with what this side read.
 
 use std::fs::File;
+use std::io::{Seek as _, SeekFrom};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -12,14 +13,15 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use store_proto::headers::{CULVERT_FILE_TYPE, UPLOAD_LENGTH, UPLOAD_OFFSET};
-use store_proto::{FileType, Token, UploadReceipt, UploadState};
+use store_proto::headers::{CULVERT_FILE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
+use store_proto::{ContentDigest, FileId, FileType, Token, UploadReceipt, UploadState};
 
-use super::upload_body::{self, Sent};
+use super::unfinished::Note;
+use super::upload_body::{self, Before, Sent};
 use crate::console::Console;
 use crate::failure::Failure;
 use crate::http_client::{self, Moved, expect_success, watched};
-use crate::limits::{READER_TIMEOUT, RECEIPT_BYTES_AT_MOST, RESUME_PAUSE_AT_MOST, RESUMES_WITHOUT_PROGRESS};
+use crate::limits::{READER_TIMEOUT, RECEIPT_BYTES_AT_MOST, RESUME_PAUSE, RESUME_PAUSE_AT_MOST};
 use crate::target::{RemoteFile, Server};
 
 /// The wire format that we speak: draft -05.
@@ -32,13 +34,24 @@ pub(super) struct Resumable<'a> {
     pub(super) token: &'a Token,
     pub(super) target: &'a RemoteFile,
     pub(super) file_type: Option<&'a FileType>,
+    /// What it hashes to, if that was found out before.
+    pub(super) digest: Option<ContentDigest>,
     pub(super) source: &'a Path,
     pub(super) length: u64,
     pub(super) patience: Duration,
     pub(super) console: Console,
+    /// How often a connection may break without any progress.
+    pub(super) retries: u32,
+    /// Where to note which upload it is.
+    pub(super) note: Note,
 }
 
 impl Resumable<'_> {
+    /// Whether an earlier process began to send it.
+    pub(super) fn is_begun(&self) -> bool {
+        self.note.known().is_some()
+    }
+
     /// Whether the name is free for certain. One that is taken is not sent in stretches, for the server compares a whole
     /// body; and whatever stands in the way now, a plain upload is told the reason.
     pub(super) async fn is_new(&self) -> bool {
@@ -52,16 +65,22 @@ impl Resumable<'_> {
         moved: &Moved,
         mut tick: impl FnMut(u64),
     ) -> Result<(UploadReceipt, Sent), Failure> {
-        let resource = self.begin().await?;
-        let (mut offset, mut vain, mut pause) = (0, 0, Duration::from_millis(250));
+        let mut before = Before::default();
+        let (resource, mut offset) = self.find_or_begin().await?;
+        moved.store(offset, Ordering::Relaxed);
+        let (mut vain, mut pause) = (0, RESUME_PAUSE);
         loop {
-            let broken = match self.stretch(&resource, offset, moved, &mut tick).await {
-                Ok(done) => return Ok(done),
+            before = self.read_before(before, offset).await?;
+            let broken = match self.stretch(&resource, before.clone(), moved, &mut tick).await {
+                Ok(done) => {
+                    self.note.forget();
+                    return Ok(done);
+                }
                 Err(failure) if !is_worth_another_try(&failure) => return Err(failure),
                 Err(failure) => failure,
             };
             vain += 1;
-            if vain > RESUMES_WITHOUT_PROGRESS {
+            if vain > self.retries {
                 return Err(broken);
             }
             self.console.say(&format!("the connection broke: {}; going on in a moment", broken.message()));
@@ -70,7 +89,7 @@ impl Resumable<'_> {
             match self.offset(&resource).await {
                 Ok(at) => {
                     if at > offset {
-                        (vain, pause) = (0, Duration::from_millis(250));
+                        (vain, pause) = (0, RESUME_PAUSE);
                     }
                     offset = at;
                     moved.store(offset, Ordering::Relaxed);
@@ -79,6 +98,47 @@ impl Resumable<'_> {
                 Err(failure) => return Err(failure),
             }
         }
+    }
+
+    /// The upload that an earlier process began with this file, or a new one; and where it goes on.
+    async fn find_or_begin(&self) -> Result<(String, u64), Failure> {
+        if let Some(id) = self.note.known() {
+            let resource = format!("{}/v1/uploads/{id}", self.server.base_path);
+            match self.offset(&resource).await {
+                Ok(at) => {
+                    self.console.say(&format!("going on at {}", crate::console::human_bytes(at)));
+                    return Ok((resource, at));
+                }
+                // It was given up in the meantime, or is somebody else's.
+                Err(failure) if failure.status() == Some(404) => self.note.forget(),
+                Err(failure) => return Err(failure),
+            }
+        }
+        let resource = self.begin().await?;
+        let id = resource.rsplit('/').next().and_then(|id| FileId::parse(id).ok());
+        if let Some(id) = id {
+            self.note.keep(id);
+        }
+        Ok((resource, 0))
+    }
+
+    /// Reads and hashes what the server has, before a request is open that would stand still meanwhile.
+    async fn read_before(&self, before: Before, offset: u64) -> Result<Before, Failure> {
+        let source = self.source.to_owned();
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut file = File::open(source)?;
+            // The server never goes back behind what it said was durable; if it does, all is read again.
+            let mut before = if before.bytes <= offset { before } else { Before::default() };
+            file.seek(SeekFrom::Start(before.bytes))?;
+            before.read_to(offset, &mut file)?;
+            Ok(before)
+        });
+        let outcome = reading.await.map_err(|error| Failure::failed(format!("read the file: {error}")))?;
+        outcome.map_err(|error: std::io::Error| self.unreadable(&error))
+    }
+
+    fn unreadable(&self, error: &std::io::Error) -> Failure {
+        Failure::usage(format!("{}: {error}", self.source.display()))
     }
 
     async fn begin(&self) -> Result<String, Failure> {
@@ -90,6 +150,10 @@ impl Resumable<'_> {
             vec![("content-disposition", name.as_str()), (UPLOAD_COMPLETE, "?0"), (UPLOAD_LENGTH, &length)];
         if let Some(file_type) = self.file_type {
             headers.push((CULVERT_FILE_TYPE, file_type.as_str()));
+        }
+        let digest = self.digest.map(|digest| digest.to_repr_digest());
+        if let Some(digest) = &digest {
+            headers.push((REPR_DIGEST, digest));
         }
         let answer = expect_success(self.ask(Method::POST, &resource, &headers).await?).await?;
         let location = text(answer.headers(), "location").filter(|path| path.starts_with("/v1/uploads/"));
@@ -106,18 +170,18 @@ impl Resumable<'_> {
             .ok_or_else(|| Failure::failed("the server does not say how far the upload is"))
     }
 
-    /// Everything from `offset` on, and the receipt.
+    /// Everything behind what was read before, and the receipt.
     async fn stretch(
         &self,
         resource: &str,
-        offset: u64,
+        before: Before,
         moved: &Moved,
         tick: impl FnMut(u64),
     ) -> Result<(UploadReceipt, Sent), Failure> {
-        let unreadable =
-            |error: &std::io::Error| Failure::usage(format!("{}: {error}", self.source.display()));
-        let file = File::open(self.source).map_err(|error| unreadable(&error))?;
-        let (body, mut read) = upload_body::start_at(file, Some(self.length), offset, moved.clone())
+        let offset = before.bytes;
+        let mut file = File::open(self.source).map_err(|error| self.unreadable(&error))?;
+        file.seek(SeekFrom::Start(offset)).map_err(|error| self.unreadable(&error))?;
+        let (body, mut read) = upload_body::start_after(before, file, Some(self.length), moved.clone())
             .map_err(|error| Failure::failed(format!("start a thread: {error}")))?;
         let request = http_client::request(Method::PATCH, self.server, self.token, resource)
             .header(INTEROP_VERSION.0, INTEROP_VERSION.1)
@@ -134,7 +198,7 @@ impl Resumable<'_> {
         let receipt = match watched(exchange, moved, self.patience, tick).await {
             Ok(receipt) => receipt,
             Err(failure) => match read.try_recv() {
-                Ok(Err(error)) if !failure.is_problem() => return Err(unreadable(&error)),
+                Ok(Err(error)) if !failure.is_problem() => return Err(self.unreadable(&error)),
                 // The last answer may be what was lost: the file is there then, and the upload knows its receipt.
                 _ => match self.receipt(resource).await {
                     Some(receipt) => receipt,
@@ -144,7 +208,7 @@ impl Resumable<'_> {
         };
         match tokio::time::timeout(READER_TIMEOUT, read).await {
             Ok(Ok(Ok(sent))) => Ok((receipt, sent)),
-            Ok(Ok(Err(error))) => Err(unreadable(&error)),
+            Ok(Ok(Err(error))) => Err(self.unreadable(&error)),
             Ok(Err(_)) | Err(_) => {
                 Err(Failure::failed("the server answered before it had taken the whole file"))
             }
@@ -177,7 +241,7 @@ impl Resumable<'_> {
 }
 
 /// Whether a later try may end better: the line broke, or the server says that it is away, busy or saw it break.
-fn is_worth_another_try(failure: &Failure) -> bool {
+pub(super) fn is_worth_another_try(failure: &Failure) -> bool {
     match failure.status() {
         None => failure.exit() == crate::failure::Exit::CannotTell,
         Some(status) => {

@@ -46,7 +46,7 @@ pub(crate) fn run(arguments: &ShareArguments, console: Console) -> Result<(), Fa
     let token = arguments.server.token(console)?;
     let runtime = http_client::runtime()?;
     if let Some(id) = arguments.revoke {
-        let resource = format!("{}/v1/presign/{id}", arguments.server.server.base_path);
+        let resource = format!("{}/v1/presign/{id}", arguments.server.server().base_path);
         let ended = ask(arguments, &token, Method::DELETE, &resource, Bytes::new());
         runtime.block_on(unless_interrupted(ended))?;
         return console.report(&json!({ "revoked": id }), |_| format!("link {id} has ended"));
@@ -59,7 +59,7 @@ pub(crate) fn run(arguments: &ShareArguments, console: Console) -> Result<(), Fa
 }
 
 async fn make(arguments: &ShareArguments, source: &RemoteFile, token: &Token) -> Result<Value, Failure> {
-    let server = &arguments.server.server;
+    let server = &arguments.server.server();
     let head = ask(arguments, token, Method::HEAD, &source.resource(server), Bytes::new()).await?;
     let id = head.headers().get("culvert-file-id").and_then(|id| FileId::parse(id.to_str().ok()?).ok());
     let id = id.ok_or_else(|| Failure::failed("the server does not say which file that is"))?;
@@ -81,7 +81,7 @@ async fn make(arguments: &ShareArguments, source: &RemoteFile, token: &Token) ->
     // The server knows the way from its root; how it is reached from here, we know.
     let path = made["url"].as_str().filter(|path| path.starts_with("/p/"));
     let path = path.ok_or_else(|| Failure::failed("the server's answer holds no link"))?;
-    made["url"] = format!("http://{}{}{path}", server.authority, server.base_path).into();
+    made["url"] = format!("{}{path}", server.base_url()).into();
     Ok(made)
 }
 
@@ -92,7 +92,7 @@ async fn ask(
     resource: &str,
     body: Bytes,
 ) -> Result<http::Response<Incoming>, Failure> {
-    let server = &arguments.server.server;
+    let server = &arguments.server.server();
     let request = http_client::request(method, server, token, resource)
         .body(Full::new(body).map_err(|never| match never {}))
         .map_err(|error| Failure::failed(format!("make the request: {error}")))?;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 use sha2::{Digest, Sha256};
 use store_proto::ContentDigest;
@@ -24,6 +24,28 @@ use crate::limits::{CHUNK_BYTES, CHUNKS_IN_FLIGHT, CONTINUE_TIMEOUT};
 pub(crate) struct Sent {
     pub(crate) size: u64,
     pub(crate) sha256: ContentDigest,
+}
+
+/// What of a source has been read before, and is not sent again.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Before {
+    pub(crate) bytes: u64,
+    pub(crate) hash: Sha256,
+}
+
+impl Before {
+    /// Reads on until `bytes` are read, all in all.
+    pub(crate) fn read_to(&mut self, bytes: u64, source: &mut impl Read) -> io::Result<()> {
+        while self.bytes < bytes {
+            let chunk = read_chunk(&mut source.by_ref().take(bytes - self.bytes))?;
+            if chunk.is_empty() {
+                return Err(io::Error::other("it shrank while it was read"));
+            }
+            self.bytes += chunk.len() as u64;
+            self.hash.update(&chunk);
+        }
+        Ok(())
+    }
 }
 
 /// The sending half; hyper polls it.
@@ -52,21 +74,22 @@ pub(crate) fn start(
     length: Option<u64>,
     moved: Moved,
 ) -> io::Result<(UploadBody, oneshot::Receiver<io::Result<Sent>>)> {
-    start_at(source, length, 0, moved)
+    start_after(Before::default(), source, length, moved)
 }
 
-/// The same, of which the first `skip` bytes are read and hashed, and not sent: the server has them.
-pub(crate) fn start_at(
+/// The same of the rest of a source that was read before: the server has what was.
+pub(crate) fn start_after(
+    before: Before,
     source: impl Read + Send + 'static,
     length: Option<u64>,
-    skip: u64,
     moved: Moved,
 ) -> io::Result<(UploadBody, oneshot::Receiver<io::Result<Sent>>)> {
     let (sender, chunks) = mpsc::channel(CHUNKS_IN_FLIGHT);
     let (done, outcome) = oneshot::channel();
+    let remaining = length.map(|length| length.saturating_sub(before.bytes));
     std::thread::Builder::new().name("read".to_owned()).spawn(move || {
         // None: nobody takes the chunks any more, so there is nobody left to tell.
-        let Some(read) = read_all(source, length, skip, &sender).transpose() else { return };
+        let Some(read) = read_all(before, source, length, &sender).transpose() else { return };
         if let Err(error) = &read {
             // Breaks the request off: the server must not take a part for the whole.
             let _ = sender.blocking_send(Err(io::Error::new(error.kind(), error.to_string())));
@@ -74,20 +97,18 @@ pub(crate) fn start_at(
         // The command may have ended for another reason.
         let _ = done.send(read);
     })?;
-    let remaining = length.map(|length| length.saturating_sub(skip));
     Ok((UploadBody { chunks, remaining, moved, hold: None }, outcome))
 }
 
 fn read_all(
+    before: Before,
     mut source: impl Read,
     length: Option<u64>,
-    skip: u64,
     chunks: &mpsc::Sender<io::Result<Bytes>>,
 ) -> io::Result<Option<Sent>> {
-    let mut hash = Sha256::new();
-    let mut size = 0_u64;
+    let Before { bytes: mut size, mut hash } = before;
     loop {
-        let mut chunk = read_chunk(&mut source)?;
+        let chunk = read_chunk(&mut source)?;
         if chunk.is_empty() {
             break;
         }
@@ -96,12 +117,6 @@ fn read_all(
             return Err(io::Error::other("it grew while it was read"));
         }
         hash.update(&chunk);
-        let begin = size - chunk.len() as u64;
-        let known = usize::try_from(skip.saturating_sub(begin)).unwrap_or(usize::MAX).min(chunk.len());
-        chunk.advance(known);
-        if chunk.is_empty() {
-            continue;
-        }
         if chunks.blocking_send(Ok(chunk)).is_err() {
             return Ok(None);
         }
@@ -182,9 +197,13 @@ mod tests {
         let data: Vec<u8> = (0..=250).cycle().take(CHUNK_BYTES * 2 + 17).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         for skip in [0, 1, CHUNK_BYTES, CHUNK_BYTES + 5, data.len()] {
-            let source = io::Cursor::new(data.clone());
+            let mut source = io::Cursor::new(data.clone());
             let length = Some(data.len() as u64);
-            let (body, outcome) = start_at(source, length, skip as u64, Moved::default()).unwrap();
+            let mut before = Before::default();
+            // In two steps, as after two breaks.
+            before.read_to(skip as u64 / 2, &mut source).unwrap();
+            before.read_to(skip as u64, &mut source).unwrap();
+            let (body, outcome) = start_after(before, source, length, Moved::default()).unwrap();
             let (sent, hashed) = runtime.block_on(async {
                 (body.collect().await.unwrap().to_bytes(), outcome.await.unwrap().unwrap())
             });

@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use bytes::Bytes;
@@ -12,10 +15,13 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rustls::ServerConfig;
+use rustls::pki_types::PrivatePkcs8KeyDer;
 use sha2::{Digest, Sha256};
 use store_proto::{ContentDigest, Token};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// Files on a page of a listing.
 const PAGE: usize = 2;
@@ -38,6 +44,7 @@ pub(crate) enum Manner {
 pub(crate) struct Edge {
     pub(crate) address: SocketAddr,
     files: Arc<Mutex<BTreeMap<String, Vec<u8>>>>,
+    puts: Arc<AtomicUsize>,
     _runtime: tokio::runtime::Runtime,
 }
 
@@ -48,12 +55,41 @@ impl Edge {
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = listener.local_addr().unwrap();
         let files = Arc::new(Mutex::new(BTreeMap::new()));
-        runtime.spawn(serve(listener, manner, files.clone()));
-        Edge { address, files, _runtime: runtime }
+        let puts = Arc::new(AtomicUsize::new(0));
+        runtime.spawn(serve(listener, manner, files.clone(), puts.clone(), None));
+        Edge { address, files, puts, _runtime: runtime }
+    }
+
+    /// The same under TLS, and the PEM file of who vouches for it, put into `directory`.
+    pub(crate) fn start_tls(directory: &Path) -> (Edge, PathBuf) {
+        let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+        let trusted = directory.join("ca.pem");
+        std::fs::write(&trusted, made.cert.pem()).unwrap();
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .unwrap();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (files, puts) = (Arc::new(Mutex::new(BTreeMap::new())), Arc::new(AtomicUsize::new(0)));
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        runtime.spawn(serve(listener, Manner::Honest, files.clone(), puts.clone(), Some(acceptor)));
+        (Edge { address, files, puts, _runtime: runtime }, trusted)
     }
 
     pub(crate) fn files(&self) -> MutexGuard<'_, BTreeMap<String, Vec<u8>>> {
         self.files.lock().unwrap()
+    }
+
+    /// How many files were sent, whatever became of them.
+    pub(crate) fn puts(&self) -> usize {
+        self.puts.load(SeqCst)
     }
 
     /// `culvert` with this server and a good token.
@@ -85,10 +121,16 @@ pub(crate) fn stdout(output: &Output) -> String {
 
 type Files = Arc<Mutex<BTreeMap<String, Vec<u8>>>>;
 
-async fn serve(listener: TcpListener, manner: Manner, files: Files) {
+async fn serve(
+    listener: TcpListener,
+    manner: Manner,
+    files: Files,
+    puts: Arc<AtomicUsize>,
+    tls: Option<TlsAcceptor>,
+) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let files = files.clone();
+        let (files, puts, tls) = (files.clone(), puts.clone(), tls.clone());
         tokio::spawn(async move {
             if manner == Manner::Truncating {
                 return truncate(stream).await;
@@ -96,15 +138,32 @@ async fn serve(listener: TcpListener, manner: Manner, files: Files) {
             if manner == Manner::FullAfterAWhile {
                 return run_full(stream).await;
             }
-            let service = service_fn(move |request| {
-                let files = files.clone();
-                async move { Ok::<_, Infallible>(answer(request, manner, files).await) }
-            });
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
+            match tls {
+                None => converse(stream, manner, files, puts).await,
+                Some(tls) => {
+                    // Who does not trust us hangs up.
+                    let Ok(stream) = tls.accept(stream).await else { return };
+                    converse(stream, manner, files, puts).await;
+                }
+            }
         });
     }
+}
+
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    manner: Manner,
+    files: Files,
+    puts: Arc<AtomicUsize>,
+) {
+    let service = service_fn(move |request: Request<Incoming>| {
+        if request.method() == Method::PUT {
+            puts.fetch_add(1, SeqCst);
+        }
+        let files = files.clone();
+        async move { Ok::<_, Infallible>(answer(request, manner, files).await) }
+    });
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }
 
 /// Announces ten bytes, sends four, hangs up: no HTTP library does this willingly.
@@ -159,7 +218,12 @@ async fn answer(request: Request<Incoming>, manner: Manner, files: Files) -> Res
     if manner == Manner::WrongBytes {
         bytes[0] ^= 1;
     }
-    Response::builder().header("etag", etag).body(Full::new(bytes.into())).unwrap()
+    let id = "00112233445566778899aabbccddeeff";
+    Response::builder()
+        .header("etag", etag)
+        .header("culvert-file-id", id)
+        .body(Full::new(bytes.into()))
+        .unwrap()
 }
 
 fn store(

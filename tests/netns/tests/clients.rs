@@ -1,4 +1,5 @@
-//! Clients that nobody here wrote, against the real edge before a real store: tus-js-client, tuspy, curl.
+//! Clients that nobody here wrote, against the real edge before a real store: tus-js-client, Uppy in a browser,
+//! tuspy, curl.
 //!
 //! ```text
 //!  client ── bad line (cuts) ── edge ── storaged ─┬─ ledger, keys
@@ -12,6 +13,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use culvert_netns::culvert::COHORT;
@@ -20,19 +22,28 @@ use culvert_netns::lab::{self, tools};
 use culvert_netns::payload::{Payload, sha256};
 use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::store::{Daemon, Edge, Layout, Store};
+use culvert_netns::wait;
 use serde_json::{Value, json};
 
 const PROGRAMS: &[&str] = &["edge", "storaged", "culvert"];
+
+const BOUND: Duration = Duration::from_secs(30);
 
 fn main() -> ExitCode {
     runner::main(&[
         Scenario::new("tus_js_client_uploads_in_every_mode", tus_js_modes).needs(PROGRAMS),
         Scenario::new("tuspy_uploads_with_and_without_checksums", tuspy_modes).needs(PROGRAMS),
+        Scenario::new("uppy_uploads_over_a_line_cut_10_times", |scene| uppy(scene, 10)).needs(PROGRAMS),
+        Scenario::new("uppy_uploads_over_a_line_cut_100_times", |scene| uppy(scene, 100))
+            .needs(PROGRAMS)
+            .slow(),
         Scenario::new("uploads_cut_12_times_end_with_the_right_hash", |scene| cut(scene, 12)).needs(PROGRAMS),
         Scenario::new("uploads_cut_100_times_end_with_the_right_hash", |scene| cut(scene, 100))
             .needs(PROGRAMS)
             .slow(),
         Scenario::new("culvert_put_gets_over_broken_connections", put_resumes).needs(PROGRAMS),
+        Scenario::new("a_killed_culvert_put_goes_on_where_it_was", killed_put).needs(PROGRAMS),
+        Scenario::new("culvert_get_gets_over_broken_connections_and_a_kill", get_resumes).needs(PROGRAMS),
         Scenario::new("an_upload_goes_on_through_another_edge", other_edge).needs(PROGRAMS),
         Scenario::new("curl_uploads_downloads_and_resumes", curl).needs(PROGRAMS),
     ])
@@ -198,6 +209,24 @@ fn cut(scene: &Scene, cuts: u32) -> Result<()> {
     site.edge.stop()
 }
 
+fn uppy(scene: &Scene, cuts: u32) -> Result<()> {
+    let site = Site::start(scene)?;
+    let (file, sent) = site.file("visits.csv", u64::from(cuts) * 400_000, 13)?;
+    let line = Cutter::start(site.edge.public(), 17, cuts, 600_000)?;
+    let origin = format!("http://{}", line.address());
+    let asked = json!({
+        "origin": origin, "endpoint": format!("{origin}/v1/cohorts/{COHORT}/uploads"),
+        "token": site.store.token(), "file": file, "path": "uppy.csv",
+        "bundle": tools()?.join("uppy/package/dist/uppy.min.js"), "profile": site.folder.join("browser"),
+    });
+    let mut node = Command::new("node");
+    node.env("HOME", &site.folder).arg(script("upload_uppy.cjs")).arg(asked.to_string());
+    run(&mut node).with_context(|| site.edge.log())?;
+    site.holds("uppy.csv", &sent)?;
+    ensure!(line.cut_so_far() >= cuts / 2, "the line was cut {} times only", line.cut_so_far());
+    site.edge.stop()
+}
+
 fn other_edge(scene: &Scene) -> Result<()> {
     let site = Site::start(scene)?;
     let (file, sent) = site.file("visits.csv", 20_000_000, 4)?;
@@ -206,9 +235,7 @@ fn other_edge(scene: &Scene) -> Result<()> {
     let line = Cutter::start(first.public(), 9, 3, 4_000_000)?;
     let (leading, public) = (line.clone(), site.edge.public());
     let killing = std::thread::spawn(move || -> Result<()> {
-        culvert_netns::wait::until_true("a cut", std::time::Duration::from_secs(30), || {
-            leading.cut_so_far() > 0
-        })?;
+        wait::until_true("a cut", Duration::from_secs(30), || leading.cut_so_far() > 0)?;
         leading.lead_to(public);
         first.kill()
     });
@@ -233,6 +260,98 @@ fn put_resumes(scene: &Scene) -> Result<()> {
     put.env("CULVERT_SERVER", format!("http://{}", site.edge.public()));
     let again: Value = serde_json::from_slice(&run(&mut put)?)?;
     ensure!(again["created"] == false && again["file_id"] == report["file_id"], "{again}");
+    site.edge.stop()
+}
+
+/// `culvert` at the user's side, with a home of its own.
+fn culvert(site: &Site, server: SocketAddr, arguments: &[&str]) -> Result<Command> {
+    let mut culvert = Command::new(lab::programs()?.join("culvert"));
+    culvert.env("CULVERT_SERVER", format!("http://{server}")).env("CULVERT_TOKEN", site.store.token());
+    culvert.env("HOME", &site.folder).env_remove("XDG_STATE_HOME").args(arguments);
+    Ok(culvert)
+}
+
+/// Starts it, waits until so many bytes came through a slow line, and kills it.
+fn kill_in_the_middle(mut culvert: Command, in_the_middle: impl Fn() -> bool) -> Result<()> {
+    let mut child = culvert.spawn().context("start culvert")?;
+    let reached = wait::until_true("culvert to be in the middle", BOUND, in_the_middle);
+    let still_runs = child.try_wait()?.is_none();
+    child.kill()?;
+    child.wait()?;
+    reached?;
+    ensure!(still_runs, "it had ended before it was killed");
+    Ok(())
+}
+
+fn killed_put(scene: &Scene) -> Result<()> {
+    let site = Site::start(scene)?;
+    let (file, sent) = site.file("patient-4711.csv", 40_000_000, 8)?;
+    let line = Cutter::start(site.edge.public(), 3, 0, 1)?;
+    line.slow_down(20_000_000);
+    let put = ["--json", "put", &file, &format!("{COHORT}/killed.csv")];
+    let under_way = || -> Result<Value> {
+        let listed: Value = serde_json::from_str(&site.curl(&[&site.url("uploads")])?)?;
+        Ok(listed["uploads"][0].clone())
+    };
+    kill_in_the_middle(culvert(&site, line.address(), &put)?, || line.passed() > 16 << 20)?;
+    // What came is durable when storaged has seen the end of it.
+    let first = wait::until("the first stretch to be durable", BOUND, || {
+        let upload = under_way()?;
+        ensure!(upload["offset"].as_u64().is_some_and(|at| at > 8 << 20), "{upload}");
+        Ok(upload)
+    })?;
+
+    // On the disk is an id, and no name and no token.
+    let notes: Vec<PathBuf> = fs::read_dir(site.folder.join(".local/state/culvert/uploads"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    let [note] = &notes[..] else { anyhow::bail!("{notes:?}") };
+    ensure!(fs::read_to_string(note)? == first["upload_id"].as_str().unwrap_or_default());
+    ensure!(!note.to_string_lossy().contains("4711"), "{}", note.display());
+
+    let before = line.passed();
+    let report: Value = serde_json::from_slice(&run(&mut culvert(&site, line.address(), &put)?)?)?;
+    ensure!(report["sha256"] == sent.as_str() && report["created"] == true, "{report}");
+    let again = line.passed() - before;
+    let rest = 40_000_000 - first["offset"].as_u64().context("no offset")?;
+    ensure!(again < rest + (1 << 20), "{again} bytes were sent for a rest of {rest}");
+    site.holds("killed.csv", &sent)?;
+    ensure!(!note.exists(), "the note outlived its upload");
+    site.edge.stop()
+}
+
+fn get_resumes(scene: &Scene) -> Result<()> {
+    let site = Site::start(scene)?;
+    let (file, sent) = site.file("visits.csv", 24_000_000, 9)?;
+    let remote = format!("{COHORT}/visits.csv");
+    run(&mut culvert(&site, site.edge.public(), &["put", &file, &remote])?)?;
+    let line = Cutter::start_towards_clients(site.edge.public(), 21, 5, 6_000_000)?;
+    let to = site.folder.join("got.csv");
+    let get = ["--json", "get", &remote, &to.display().to_string()];
+    let report: Value = serde_json::from_slice(&run(&mut culvert(&site, line.address(), &get)?)?)?;
+    ensure!(
+        report["sha256"] == sent.as_str() && line.cut_so_far() >= 2,
+        "{report}, {} cuts",
+        line.cut_so_far()
+    );
+    ensure!(sha256(&fs::read(&to)?) == sent, "other bytes are in the file");
+
+    // The next process takes over what a killed one left.
+    fs::remove_file(&to)?;
+    let part = site.folder.join("got.csv.part");
+    let slow = Cutter::start(site.edge.public(), 3, 0, 1)?;
+    slow.slow_down(20_000_000);
+    let has_come = || fs::metadata(&part).is_ok_and(|part| part.len() > 4 << 20);
+    kill_in_the_middle(culvert(&site, slow.address(), &get)?, has_come)?;
+    let left = fs::metadata(&part)?.len();
+    let before = slow.passed();
+    run(&mut culvert(&site, slow.address(), &get)?)?;
+    let again = slow.passed() - before;
+    ensure!(again < 24_000_000 - left + (1 << 20), "{again} bytes came for a rest of {}", 24_000_000 - left);
+    ensure!(
+        sha256(&fs::read(&to)?) == sent && !part.exists(),
+        "other bytes are in the file, or a part is left"
+    );
     site.edge.stop()
 }
 
