@@ -15,6 +15,7 @@ mod packages;
 mod promises;
 mod python;
 mod results;
+mod security;
 mod slow_tools;
 mod source_rules;
 mod steps;
@@ -41,13 +42,12 @@ enum Command {
     /// Format, clippy, docs, licences and dependencies, and the rules of the source tree
     Check,
     /// Every test, or those that a suite or a name selects; ends with `N passed, N failed, N skipped`
-    #[command(after_help = "Suites:\n  \
-        slow      everything, with the scenarios that wait and many more cases for the property tests\n  \
-        security  the tests about lock-down, refusals and secrets\n\
-        Any other word selects the tests whose names contain it.")]
+    #[command(after_help = test_help())]
     Test {
-        /// `slow`, `security`, or a part of test names
+        /// `slow`, `security`, `security-smoke`, or a part of test names
         selection: Option<String>,
+        /// One of the security suites
+        suite: Option<String>,
     },
     /// The namespace scenarios alone
     Netns {
@@ -74,6 +74,17 @@ enum Command {
     },
 }
 
+fn test_help() -> String {
+    format!(
+        "Suites:\n  \
+         slow            everything, with the scenarios that wait and many more cases for the property tests\n  \
+         security        what stands for each danger, by name; `security path` for one of the suites below\n  \
+         security-smoke  a few of each, without root\n\
+         Any other word selects the tests whose names contain it.\n\n{}",
+        security::help()
+    )
+}
+
 fn main() -> ExitCode {
     let outcome = match reexec::enter() {
         Entered::Outside => run(Cli::parse().command),
@@ -89,7 +100,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Check => check::run()?,
-        Command::Test { selection } => return test::run(selection.as_deref()),
+        Command::Test { selection, suite } => return test::run(selection.as_deref(), suite.as_deref()),
         Command::Netns { filter } => return netns::run(filter.as_deref()),
         Command::Conformance(options) => return conformance::run(&options),
         Command::Demo(options) => return demo::run(&options),

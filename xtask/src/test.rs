@@ -5,10 +5,10 @@
 use std::ffi::OsStr;
 use std::process::{Command, ExitCode};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::results::Results;
-use crate::{conformance, javascript, packages, python, slow_tools, steps};
+use crate::{conformance, javascript, packages, python, security, slow_tools, steps};
 
 /// What the scenarios start.
 const PROGRAMS: [&str; 4] = ["wgd", "edge", "storaged", "culvert"];
@@ -16,27 +16,13 @@ const PROGRAMS: [&str; 4] = ["wgd", "edge", "storaged", "culvert"];
 /// What the slow suite sets: more cases for the property tests (256 otherwise), and the scenarios that wait.
 const SLOW: [(&str, &str); 2] = [("PROPTEST_CASES", "2000"), ("CULVERT_SLOW", "1")];
 
-/// What the names of tests about security contain.
-const SECURITY_WORDS: [&str; 12] = [
-    "capabil",
-    "confine",
-    "forg",
-    "landlock",
-    "lockdown",
-    "privilege",
-    "redact",
-    "refuse",
-    "replay",
-    "seal",
-    "seccomp",
-    "secret",
-];
-
-pub(crate) fn run(selection: Option<&str>) -> Result<ExitCode> {
+pub(crate) fn run(selection: Option<&str>, suite: Option<&str>) -> Result<ExitCode> {
+    ensure!(suite.is_none() || selection == Some("security"), "only `security` has suites to choose from");
     match selection {
         None => run_selected(&[], &[]),
         Some("slow") => run_selected(&[], &SLOW),
-        Some("security") => run_selected(&SECURITY_WORDS, &[]),
+        Some("security") => security::run(suite),
+        Some("security-smoke") => security::run_smoke(),
         Some(name) => run_selected(&[name], &[]),
     }
 }
@@ -88,7 +74,8 @@ pub(crate) fn scenarios(
     suite(results, SUITE, tests, path, filters)
 }
 
-fn suite(
+/// Runs the tests of one cargo command whose names contain one of `filters`; all of them if there is none.
+pub(crate) fn suite(
     results: &mut Results,
     name: &str,
     mut tests: Command,
