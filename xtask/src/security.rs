@@ -410,7 +410,7 @@ mod tests {
                 }
             }
             for name in suite.smoke {
-                assert!(seen.contains(&name), "{}: {name} is no test of the suite", suite.name);
+                assert!(seen.contains(name), "{}: {name} is no test of the suite", suite.name);
             }
         }
     }

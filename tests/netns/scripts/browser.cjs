@@ -75,11 +75,13 @@ class Browser {
 
   // Waits until an expression is true, and gives it.
   async until(what, expression, seconds = 40) {
+    let fault = ''
     for (const end = Date.now() + seconds * 1000; Date.now() < end; await sleep(40)) {
-      const value = await this.evaluate(expression)
+      // While a page is being left, or is half there, nothing can be asked of it.
+      const value = await this.evaluate(expression).catch((error) => { fault = error.message })
       if (value) return value
     }
-    throw new Error(`waited ${seconds} s for ${what}; the page says: ${await this.evaluate('document.body.innerText')}`)
+    throw new Error(`waited ${seconds} s for ${what}; ${fault}; the page says: ${await this.evaluate('document.body.innerText')}`)
   }
 
   async key(name, code, text) {
