@@ -261,7 +261,7 @@ impl Reader {
         Ok(Totals {
             records: snapshot.transaction.open_table(RECORDS)?.len()?,
             files: snapshot.counter(Counter::Files)?,
-            open_intents: snapshot.scan(&INTENTS, &[], None, usize::MAX)?.len() as u64,
+            open_intents: snapshot.rows().count(&INTENTS)?,
             stored_bytes: snapshot.counter(Counter::StoredBytes)?,
             held_files: snapshot.counter(Counter::HeldFiles)?,
             partial_uploads: snapshot.counter(Counter::PartialUploads)?,

@@ -112,6 +112,19 @@ impl<T: ReadableTable<&'static [u8], &'static [u8]>> Rows<'_, T> {
         Ok(found)
     }
 
+    /// How many rows a table has: none of them is opened.
+    pub(crate) fn count<V>(&self, table: &StateTable<V>) -> Result<u64, CorruptError> {
+        let (begin, mut end) = (table.place(&[]), table.place(&[]));
+        // Behind the name stands a 0, so this is the first place behind the table.
+        *end.last_mut().expect("a place ends with a 0") = 1;
+        let mut count = 0;
+        for entry in self.rows.range::<&[u8]>(begin.as_slice()..end.as_slice())? {
+            entry?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
     pub(crate) fn blind(&self, domain: &str, parts: &[&[u8]]) -> [u8; 32] {
         vault::blind::blind(self.seal.keys().store_key(StorePurpose::Index), domain, parts)
     }

@@ -1,6 +1,7 @@
 //! The ledger against a model, and on a disk that fails.
 
 mod crash;
+mod damaged;
 mod end_of_life;
 mod fail_closed;
 mod journal;

@@ -366,37 +366,44 @@ impl<T: Time, O: Observer> Writer<T, O> {
         }
     }
 
-    fn commit(&mut self, group: Vec<Request>) {
+    /// What one command finds damaged is that command's: the group is done again in halves without an answer to
+    /// anybody, until it stands alone and is refused, and the others are recorded.
+    fn commit(&mut self, mut group: Vec<Request>) {
         if group.is_empty() {
             return;
         }
         let begun = self.time.steady_seconds();
-        let (commands, answers): (Vec<_>, Vec<_>) =
-            group.into_iter().map(|request| (request.command, request.answer)).unzip();
-        let count = commands.len();
-        let awaited = commands.iter().any(Command::waits_for_mirror);
-        match self.transact(commands) {
+        let count = group.len();
+        let awaited = group.iter().any(|request| request.command.waits_for_mirror());
+        match self.transact(&group) {
             Ok(Committed { outcomes, position, frame, book }) => {
                 self.position = position;
                 self.book = book;
                 self.group = frame.last;
-                let group = self.group;
+                let number = self.group;
                 if let Some((mirror, _)) = &self.mirror {
                     mirror.push(frame, awaited);
                 }
                 self.usable.store(true, Ordering::Relaxed);
                 self.observer.committed(count, self.time.steady_seconds() - begun);
-                for (answer, outcome) in answers.into_iter().zip(outcomes) {
+                for (request, outcome) in group.into_iter().zip(outcomes) {
                     // Whoever no longer waits finds the operation in the trail.
-                    let _ = answer.send(Ok((outcome, group)));
+                    let _ = request.answer.send(Ok((outcome, number)));
                 }
             }
+            Err(CommitError::Damaged(_)) if count > 1 => {
+                let rest = group.split_off(count / 2);
+                self.commit(group);
+                self.commit(rest);
+            }
             Err(error) => {
-                self.usable.store(false, Ordering::Relaxed);
+                if !matches!(error, CommitError::Damaged(_)) {
+                    self.usable.store(false, Ordering::Relaxed);
+                }
                 self.observer.failed(count);
                 tracing::error!(%error, commands = count, "ledger commit failed");
-                for answer in answers {
-                    let _ = answer.send(Err(LedgerUnavailable));
+                for request in group {
+                    let _ = request.answer.send(Err(LedgerUnavailable));
                 }
             }
         }
@@ -406,16 +413,17 @@ impl<T: Time, O: Observer> Writer<T, O> {
     /// durable without the key that opens it, and never says of a key that it is gone while it is there.
     ///
     /// The position moves only with a durable transaction.
-    fn transact(&mut self, commands: Vec<Command>) -> Result<Committed, CommitError> {
+    fn transact(&mut self, requests: &[Request]) -> Result<Committed, CommitError> {
         let whole_group = Arc::clone(&self.whole_group);
         let _whole = whole_group.lock().unwrap_or_else(PoisonError::into_inner);
         let group = self.group + 1;
         let keys = self.seal.keys();
-        let new: Vec<KeyChange> = commands.iter().flat_map(|command| command.new_keys()).cloned().collect();
+        let new: Vec<KeyChange> =
+            requests.iter().flat_map(|request| request.command.new_keys()).cloned().collect();
         let mut transaction = self.database.begin_write()?;
         transaction.set_durability(Durability::Immediate)?;
         let mut position = self.position.clone();
-        let mut outcomes = Vec::with_capacity(commands.len());
+        let mut outcomes = Vec::with_capacity(requests.len());
         let (redo, book) = {
             let mut tables = Tables::open(&transaction).map_err(CorruptError::Table)?;
             let now_ms = self.time.wall_ms();
@@ -425,8 +433,8 @@ impl<T: Time, O: Observer> Writer<T, O> {
             app.book = self.book.take();
             let boot_id = self.host.boot_id.clone();
             moment::look(&mut app, Moment { boot_id, running_ms: self.time.running_ms(), wall_ms: now_ms })?;
-            for command in commands {
-                outcomes.push(command.apply(&mut app)?);
+            for request in requests {
+                outcomes.push(request.command.clone().apply(&mut app).map_err(of_command)?);
             }
             let redo = app.end_group(group, &self.signer)?;
             let destroyed = std::mem::take(&mut app.destroyed);
@@ -463,8 +471,26 @@ enum CommitError {
     Durability(#[from] redb::SetDurabilityError),
     #[error(transparent)]
     Apply(#[from] CorruptError),
+    /// One command met a row that is damaged; the disk and the other rows may be well.
+    #[error(transparent)]
+    Damaged(CorruptError),
     #[error(transparent)]
     Keys(#[from] KeysError),
     #[error(transparent)]
     Commit(#[from] redb::CommitError),
+}
+
+/// Whose error it is: the command's that met a damaged row, or the ledger's.
+fn of_command(error: CorruptError) -> CommitError {
+    match error {
+        CorruptError::Row(_) | CorruptError::KeyGone(_) | CorruptError::Keys(KeysError::Corrupt(_)) => {
+            CommitError::Damaged(error)
+        }
+        CorruptError::Storage(_)
+        | CorruptError::Table(_)
+        | CorruptError::Keys(_)
+        | CorruptError::Random(_)
+        | CorruptError::Sign(_)
+        | CorruptError::Version(_) => CommitError::Apply(error),
+    }
 }
