@@ -156,8 +156,8 @@ pub(crate) fn run(options: &Options, world: &World) -> Result<()> {
     let mut large = Section::new("one large file", &[OURS, NGINX]);
     let mut small = Section::new("small files", &[OURS, BARE, NGINX]);
     let mut records = Section::new("records, each durable before its answer", &[OURS, POSTGRES]);
-    let mut long = Section::new("a long ledger", &[OURS]);
-    let mut ranges = Section::new("ranges of a large file", &[OURS]);
+    let mut long = Section::new("a long ledger", &[OURS, LIMIT]);
+    let mut ranges = Section::new("ranges of a large file", &[OURS, LIMIT]);
     let data = world.data();
     for round in 1..=options.rounds() {
         println!("round {round} of {}", options.rounds());

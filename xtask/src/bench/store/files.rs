@@ -10,7 +10,7 @@ use daemon::Clock;
 
 use super::super::figures::{Figures, Row};
 use super::super::process_time::{cpu_seconds, peak_mebibytes};
-use super::machine::{SMALL_BYTES, elapsed, noise, rate, small_files};
+use super::machine::{SMALL_BYTES, elapsed, noise, rate, set_aside, small_files};
 use super::nginx::Nginx;
 use super::{BARE, NGINX, OURS, Options, megabytes, new_store, row};
 
@@ -109,7 +109,7 @@ pub(super) fn small(folder: &Path, options: &Options, figures: &mut Figures) -> 
             figures.add(row, NGINX, rate);
         }
         figures.add(row, BARE, small_files(&folder.join("bare"), writers, seconds)?);
-        fs::remove_dir_all(folder).context("tidy")?;
+        set_aside(folder)?;
     }
     Ok(())
 }

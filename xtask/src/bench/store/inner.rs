@@ -10,9 +10,9 @@ use daemon::Clock;
 
 use super::super::figures::{Figures, Row};
 use super::super::process_time::peak_mebibytes;
-use super::machine::elapsed;
+use super::machine::{elapsed, rows_alone};
 use super::postgres::RECORDS;
-use super::{OURS, Options, new_store, row};
+use super::{LIMIT, OURS, Options, new_store, row};
 
 pub(super) const SEAL: Row = row("pipeline in process: SHA-256 and sealing, MB/s", 0);
 const OPEN: Row = row("pipeline in process: opening, MB/s", 0);
@@ -58,6 +58,7 @@ pub(super) fn long_ledger(folder: &Path, options: &Options, figures: &mut Figure
     figures.add(LEDGER_BYTES, OURS, super::float(size) / super::float(records));
     let said = pace(&["verify", &path(&layout.state)?, &path(&root_key)?])?;
     figures.add(VERIFY, OURS, 1e6 / after(&said, "records")?);
+    figures.add(VERIFY, LIMIT, rows_alone()?);
     give_back(&layout.state)?;
     give_back(&mirror)?;
     for _ in 0..STARTS {
