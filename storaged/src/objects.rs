@@ -1,7 +1,7 @@
 //! The bytes of files, on named volumes.
 //!
-//! **Invariant:** an object appears under its name only when all of its bytes are on the disk, and its
-//! name is a random id: nothing of a user's path, cohort or name reaches the file system.
+//! **Invariant:** an object belongs to a file only when all of its bytes and its name are on the disk; until then an
+//! open intent claims it. Its name is a random id: nothing of a user's path, cohort or name reaches the file system.
 //!
 //! `docs/formats/objects.md` describes the layout of a volume, `docs/formats/sealed-object.md` an object.
 
@@ -14,6 +14,7 @@ pub mod part;
 pub mod pipeline;
 pub mod pool;
 pub mod put;
+pub mod together;
 pub mod volume;
 
 #[cfg(test)]

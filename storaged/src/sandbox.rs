@@ -31,6 +31,11 @@ const FILES: &[SyscallRule] = &[
     allow(libc::SYS_getdents64, "getdents64", "counting unclaimed objects"),
     allow(libc::SYS_fsync, "fsync", "directories"),
     allow(libc::SYS_fdatasync, "fdatasync", "objects and the ledger"),
+    allow(
+        libc::SYS_syncfs,
+        "syncfs",
+        "small objects that came at the same time, by one sync of their volume",
+    ),
     allow(libc::SYS_pwrite64, "pwrite64", "pages of the ledger"),
     allow(libc::SYS_ftruncate, "ftruncate", "growth of the ledger"),
     allow(libc::SYS_fallocate, "fallocate", "growth of the ledger"),

@@ -107,6 +107,12 @@ impl Backend for Faulty {
     fn space(&self) -> io::Result<Space> {
         self.inner.space()
     }
+    fn settles_all(&self) -> bool {
+        self.inner.settles_all()
+    }
+    fn settle_all(&self) -> io::Result<u64> {
+        self.steps.take(|| self.inner.settle_all())
+    }
     fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()> {
         self.inner.walk(region, found)
     }
@@ -135,5 +141,8 @@ impl Writing for FaultyWriting {
     }
     fn settle(&mut self) -> io::Result<()> {
         self.steps.take(|| self.inner.settle())
+    }
+    fn mount(&self) -> u64 {
+        self.inner.mount()
     }
 }

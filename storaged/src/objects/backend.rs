@@ -2,7 +2,7 @@
 //!
 //! **Invariant:** an object is known by a random id and nothing else, and appears under it whole or not at
 //! all: what [`Writing`] has not published is a temporary, and what it has not settled may be gone after a
-//! power cut. A directory on a disk or a network file system is one such place ([`NasVolume`]); an object
+//! power cut, or not whole if it was not synced before either. A directory on a disk or a network file system is one such place ([`NasVolume`]); an object
 //! store, where publishing completes an upload of several pieces and there is nothing to settle, would be
 //! another.
 //!
@@ -33,6 +33,16 @@ pub trait Backend: Send + Sync + Debug + 'static {
     fn check(&self) -> io::Result<()>;
     /// Room.
     fn space(&self) -> io::Result<Space>;
+    /// Whether [`settle_all`](Self::settle_all) is to be had.
+    fn settles_all(&self) -> bool {
+        false
+    }
+    /// Brings to the disk all that was written and published here before, names too, and says if anything of it
+    /// could not be, since this was asked the last time. It may take along what is not ours. Says what was synced:
+    /// the [`Writing::mount`] of what was written there.
+    fn settle_all(&self) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
     /// Calls back with everything that lies in one region of where objects lie.
     fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()>;
 }
@@ -64,6 +74,10 @@ pub trait Writing: Send + Debug {
     fn publish(&mut self) -> io::Result<()>;
     /// Brings the name to the disk.
     fn settle(&mut self) -> io::Result<()>;
+    /// The number of the mount that it is written to: the same directory may be another one's by now.
+    fn mount(&self) -> u64 {
+        0
+    }
 }
 
 /// A published object.

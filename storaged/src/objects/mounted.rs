@@ -9,16 +9,18 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::dir::Dir;
 use nix::errno::Errno;
 use nix::fcntl::{AtFlags, OFlag, OpenHow, ResolveFlag, openat, openat2, renameat};
 use nix::sys::stat::{Mode, fstat, fstatat, mkdirat};
-use nix::unistd::{UnlinkatFlags, fdatasync, fsync, unlinkat};
+use nix::unistd::{UnlinkatFlags, fdatasync, fsync, syncfs, unlinkat};
 use store_proto::FileId;
 
 use crate::objects::backend::{Found, Reading, Region, Space, Writing};
+use crate::objects::network_fs::syncs_whole;
 
 /// Where objects are.
 pub(super) const OBJECTS: &str = "objects";
@@ -26,6 +28,9 @@ pub(super) const OBJECTS: &str = "objects";
 pub(super) const TEMPORARY: &str = "tmp";
 /// Where an operator has put what nobody claims.
 const ASIDE: &str = "aside";
+
+/// Mounts that were opened.
+static MOUNTS: AtomicU64 = AtomicU64::new(1);
 
 /// The directories of a volume, held open: a mount that goes away below us fails and does not lead elsewhere.
 #[derive(Debug)]
@@ -35,6 +40,10 @@ pub(super) struct Mounted {
     volume: File,
     objects: OwnedFd,
     temporary: OwnedFd,
+    /// No other mount of this process has it.
+    number: u64,
+    /// Whether the file system is one whose sync of everything is known to be whole, and to tell of errors.
+    pub(super) syncs_all: bool,
     /// The shards whose names are known to be on the disk, a bit each.
     durable_shards: Mutex<[u128; 2]>,
 }
@@ -45,8 +54,11 @@ impl Mounted {
         let metadata = directory.metadata()?;
         let below = |name| open_below(&directory, name, OFlag::O_RDONLY | OFlag::O_DIRECTORY, Mode::empty());
         let (objects, temporary) = (below(OBJECTS)?.into(), below(TEMPORARY)?.into());
+        let syncs_all = syncs_whole(&directory);
         Ok(Mounted {
             identity: (metadata.dev(), metadata.ino()),
+            number: MOUNTS.fetch_add(1, Ordering::Relaxed),
+            syncs_all,
             volume: directory,
             objects,
             temporary,
@@ -134,6 +146,15 @@ impl Mounted {
         fsync(&aside)?;
         fsync(volume)?;
         if moved { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+
+    /// Brings all that was written on this file system to the disk. Of an error in the background the system tells
+    /// whoever asks next by this descriptor.
+    pub(super) fn sync_all(&self) -> io::Result<u64> {
+        syncfs(&self.volume)?;
+        // ext4 without a journal writes its own blocks behind the flush of the disk's cache: this flushes it again.
+        fsync(&self.volume)?;
+        Ok(self.number)
     }
 
     /// Room.
@@ -275,6 +296,10 @@ impl Writing for NasWriting {
         // The name it had in `tmp` may come back after a power cut, if the file system writes the two
         // directories apart. A start removes temporaries of objects that a file has.
         Ok(fsync(self.mounted.shard(&place(self.object).0)?)?)
+    }
+
+    fn mount(&self) -> u64 {
+        self.mounted.number
     }
 }
 

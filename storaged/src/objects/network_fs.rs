@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use nix::sys::statfs::statfs;
+use nix::sys::statfs::{FsType, fstatfs, statfs};
 
 /// Magic numbers of `include/uapi/linux/magic.h` and, where marked, of the file system's own source.
 const NETWORK: &[(u64, &str)] = &[
@@ -21,11 +21,25 @@ const NETWORK: &[(u64, &str)] = &[
 
 /// The name of the network file system that holds `path`; none: it is a local one.
 pub fn network_file_system(path: &Path) -> std::io::Result<Option<&'static str>> {
-    let found = statfs(path)?.filesystem_type();
-    // The magic is 32 bits wide; the type of the field differs by architecture.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the magic is 32 bits wide")]
-    let magic = u64::from(found.0 as u32);
+    let magic = magic(statfs(path)?.filesystem_type());
     Ok(NETWORK.iter().find(|(number, _)| *number == magic).map(|(_, name)| *name))
+}
+
+/// File systems whose `syncfs` is known to bring data and names to the disk. Network file systems and those in user
+/// space may leave it to a server.
+const SYNC_WHOLE: &[(u64, &str)] = &[(0xef53, "ext4"), (0x5846_5342, "xfs"), (0x9123_683e, "btrfs")];
+
+/// Whether a sync of the whole file system can be relied on.
+pub(super) fn syncs_whole(directory: impl std::os::fd::AsFd) -> bool {
+    let Ok(found) = fstatfs(directory) else { return false };
+    let magic = magic(found.filesystem_type());
+    SYNC_WHOLE.iter().any(|(number, _)| *number == magic)
+}
+
+/// The magic is 32 bits wide; the type of the field differs by architecture.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the magic is 32 bits wide")]
+fn magic(found: FsType) -> u64 {
+    u64::from(found.0 as u32)
 }
 
 #[cfg(test)]

@@ -7,15 +7,17 @@
 //! The plain bytes are hashed by whoever brings them, while an input/output thread seals, hashes and writes
 //! the buffer before: SHA-256 takes about as long as all the rest, so on two cores the pair runs at the speed
 //! of SHA-256 alone. What fits one buffer takes one hand-over: its temporary is made, written, synced and
-//! renamed by a single job.
+//! renamed by a single job, or made, written and renamed and then synced with others.
 
 use std::sync::Arc;
 
+use daemon::Clock;
 use sha2::{Digest as _, Sha256};
 use store_proto::ContentDigest;
 use tokio::sync::oneshot;
 
 use crate::objects::put::Published;
+use crate::objects::together::Turn;
 use crate::objects::{Backend, Buffer, Part, Pool, Put, PutError, TransferSlot};
 
 /// Where the bytes of one part go.
@@ -111,14 +113,27 @@ impl Pipeline {
     /// Seals and writes what is left, and makes the part an object, durably.
     pub async fn finish(mut self) -> Result<Published, PutError> {
         let open = self.settle().await?;
-        let mut last = self.buffer;
-        let published = self.pool.run(move || {
-            let mut put = open.put()?;
-            put.write(&mut last, true)?;
-            drop(last);
-            put.publish()
-        });
-        published.await.map_err(|_| lost())?
+        let (last, pool) = (self.buffer, self.pool);
+        match open {
+            Open::Fresh(backend, part) if backend.settles_all() => match pool.together().turn() {
+                Some(turn) => together(&pool, turn, backend, part, last).await,
+                None => {
+                    let (timing, clock) = (pool.clone(), Clock);
+                    let published = pool.run(move || {
+                        let put = whole(backend.as_ref(), &part, last)?;
+                        let begun = clock.now();
+                        let published = put.publish()?;
+                        timing.together().alone(clock.now().duration_since(begun));
+                        Ok(published)
+                    });
+                    published.await.map_err(|_| lost())?
+                }
+            },
+            open @ (Open::Fresh(..) | Open::Put(_)) => {
+                let published = pool.run(move || finished(open.put()?, last)?.publish());
+                published.await.map_err(|_| lost())?
+            }
+        }
     }
 
     /// Waits until nothing of it touches the volume any more, so that what it wrote can be removed.
@@ -145,6 +160,30 @@ impl Pipeline {
             Stage::Lost => Err(lost()),
         }
     }
+}
+
+/// An object of one segment, written; a sync of the volume that began after it had its name makes it durable.
+async fn together(
+    pool: &Pool,
+    turn: Turn,
+    backend: Arc<dyn Backend>,
+    part: Part,
+    last: Buffer,
+) -> Result<Published, PutError> {
+    let volume = Arc::clone(&backend);
+    let named = pool.run(move || whole(volume.as_ref(), &part, last)?.name());
+    let named = named.await.map_err(|_| lost())??;
+    let synced = pool.settle(&backend, turn).await;
+    named.settled(synced)
+}
+
+fn whole(backend: &dyn Backend, part: &Part, last: Buffer) -> Result<Box<Put>, PutError> {
+    finished(Box::new(Put::begin(backend, part)?), last)
+}
+
+fn finished(mut put: Box<Put>, mut last: Buffer) -> Result<Box<Put>, PutError> {
+    put.write(&mut last, true)?;
+    Ok(put)
 }
 
 fn lost() -> PutError {

@@ -1,12 +1,16 @@
 //! The threads that touch the volumes.
 //!
 //! **Invariant:** their number is fixed at start. Jobs wait in a queue that needs no bound of its own,
-//! because each belongs to a transfer slot or to one of a handful of background tasks.
+//! because each belongs to a transfer slot or to one of a handful of background tasks. A pool is of one volume.
 
+use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
+
+use crate::objects::backend::Backend;
+use crate::objects::together::{Together, Turn};
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -14,6 +18,7 @@ type Job = Box<dyn FnOnce() + Send>;
 #[derive(Debug, Clone)]
 pub struct Pool {
     jobs: Sender<Job>,
+    together: Arc<Together>,
 }
 
 /// The job was lost: it panicked, or the threads are gone.
@@ -21,22 +26,22 @@ pub struct Pool {
 #[error("an input/output thread failed")]
 pub struct JobLost;
 
-impl From<JobLost> for std::io::Error {
-    fn from(lost: JobLost) -> std::io::Error {
-        std::io::Error::other(lost)
+impl From<JobLost> for io::Error {
+    fn from(lost: JobLost) -> io::Error {
+        io::Error::other(lost)
     }
 }
 
 impl Pool {
     /// Starts `threads` threads.
-    pub fn start(threads: usize) -> std::io::Result<Pool> {
+    pub fn start(threads: usize) -> io::Result<Pool> {
         let (jobs, queue) = channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
         for number in 0..threads {
             let queue = Arc::clone(&queue);
             std::thread::Builder::new().name(format!("io-{number}")).spawn(move || work(&queue))?;
         }
-        Ok(Pool { jobs })
+        Ok(Pool { jobs, together: Arc::default() })
     }
 
     /// Runs a job and waits for it without holding a thread of the runtime. If the caller stops waiting, the
@@ -46,6 +51,22 @@ impl Pool {
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JobLost> {
         self.begin(job).await.map_err(|_| JobLost)
+    }
+
+    /// Who waits for a sync of the volume.
+    pub fn together(&self) -> &Together {
+        &self.together
+    }
+
+    /// Waits for a sync of the whole volume that begins after this call. The job that syncs stands in the queue behind
+    /// those who write, so it finds all who had come with whoever asked for it.
+    pub async fn settle(&self, backend: &Arc<dyn Backend>, turn: Turn) -> io::Result<u64> {
+        let (told, lead) = self.together.wait(turn);
+        if let Some(lead) = lead {
+            let (together, volume) = (Arc::clone(&self.together), Arc::clone(backend));
+            let _ended = self.begin(move || together.run(lead, || volume.settle_all()));
+        }
+        told.await.unwrap_or_else(|_lost| Err(JobLost.into()))
     }
 
     /// Queues a job now; the result can be waited for later. A lost job closes the channel.

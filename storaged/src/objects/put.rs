@@ -1,7 +1,8 @@
-//! Writing a part: temporary → sealed segments → `fdatasync` → rename → `fsync` of its directory.
+//! Writing a part: temporary → sealed segments → `fdatasync` → rename → `fsync` of its directory. Or, of a small one:
+//! temporary → sealed segment → rename → one sync of the volume, which several of them share.
 //!
-//! **Invariant:** until [`Put::publish`] has returned, nothing under `objects/` is promised; when it has,
-//! the object is whole and its name durable. [`Backend::remove`] takes away whatever a failed put left,
+//! **Invariant:** until [`Put::publish`] has returned, or a sync of the volume after [`Put::name`], nothing under
+//! `objects/` is promised; then the object is whole and its name durable. [`Backend::remove`] takes away whatever a failed put left,
 //! and must succeed before its intent may be closed. Nothing is written that was not sealed before.
 
 use std::io;
@@ -57,6 +58,26 @@ pub struct Published {
     pub blake3: [u8; 32],
 }
 
+/// A part that has its name and may be gone, or torn, after a power cut.
+#[derive(Debug)]
+pub struct Named {
+    published: Published,
+    /// Where it was written.
+    mount: u64,
+}
+
+impl Named {
+    /// After a sync that began after it was named: of what is mounted there now.
+    pub fn settled(self, synced: io::Result<u64>) -> Result<Published, PutError> {
+        let mount = synced.map_err(at("sync the volume"))?;
+        if mount != self.mount {
+            let error = io::Error::other("the volume was mounted anew while this was written");
+            return Err(PutError::Io { step: "sync the volume", error });
+        }
+        Ok(self.published)
+    }
+}
+
 impl Put {
     /// Makes the temporary.
     pub fn begin(backend: &dyn Backend, part: &Part) -> Result<Put, PutError> {
@@ -96,12 +117,22 @@ impl Put {
         self.writing.sync().map_err(at("sync"))?;
         self.writing.publish().map_err(at("rename"))?;
         self.writing.settle().map_err(at("sync the directory"))?;
-        Ok(Published {
+        Ok(self.settled())
+    }
+
+    /// Gives it its name, after its last segment. Whoever calls this has the volume synced next.
+    pub fn name(mut self) -> Result<Named, PutError> {
+        self.writing.publish().map_err(at("rename"))?;
+        Ok(Named { published: self.settled(), mount: self.writing.mount() })
+    }
+
+    fn settled(&self) -> Published {
+        Published {
             object: self.object,
             size: self.size,
             sealed_size: self.sealed_size,
             blake3: *self.sealed_hash.finalize().as_bytes(),
-        })
+        }
     }
 }
 

@@ -75,6 +75,87 @@ fn a_full_or_failing_disk_at_any_step_is_told_and_can_be_tidied_at_once() {
 }
 
 #[tokio::test]
+async fn a_small_object_that_waits_for_others_is_whole_or_can_be_removed_after_a_crash_at_any_step() {
+    for fault in [Fault::Stop, Fault::Tear] {
+        for fail_at in 0.. {
+            let folder = tempfile::tempdir().unwrap();
+            let volume = made(folder.path());
+            let finished = put_with_others(&volume, fail_at, fault).await;
+            match finished {
+                Ok(published) => {
+                    let sealed = std::fs::read(object(folder.path())).unwrap();
+                    assert_eq!(published.blake3, *blake3::hash(&sealed).as_bytes());
+                    assert_eq!(fail_at, 4, "it is made, written, named and synced");
+                    break;
+                }
+                Err(_) => {
+                    volume.remove(ID).unwrap();
+                    assert_eq!(objects(&volume), 0, "something is left after a crash at step {fail_at}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_small_object_that_waits_for_others_is_told_of_a_full_or_failing_disk() {
+    for (errno, full) in [(libc::ENOSPC, true), (libc::EDQUOT, true), (libc::EIO, false)] {
+        for fault in [Fault::Fail(errno), Fault::DoneButFail(errno)] {
+            for fail_at in 0..4 {
+                let folder = tempfile::tempdir().unwrap();
+                let volume = made(folder.path());
+                let error = put_with_others(&volume, fail_at, fault).await.unwrap_err();
+                assert_eq!(matches!(error, PutError::Full { .. }), full, "step {fail_at}: {error}");
+                volume.remove(ID).unwrap();
+                assert_eq!(objects(&volume), 0, "something is left of step {fail_at}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn many_small_objects_at_once_are_all_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = made(folder.path());
+    let pool = Pool::start(4).unwrap();
+    let slots = Buffers::new(64);
+    let puts = (0..64).map(|number| {
+        let (volume, pool, slots) = (Arc::clone(&volume), pool.clone(), slots.clone());
+        tokio::spawn(async move {
+            let slot = slots.slot(std::time::Duration::from_secs(1)).await.unwrap();
+            let part = Part { object: FileId::from_bytes([number; 16]), ..part() };
+            let mut pipeline = Pipeline::new(pool, slot, volume, part, Sha256::new()).await;
+            pipeline.push(&content(1000)).await.unwrap();
+            pipeline.finish().await.unwrap()
+        })
+    });
+    for put in puts.collect::<Vec<_>>() {
+        let Published { object, sealed_size, blake3, .. } = put.await.unwrap();
+        let reading = volume.open(object).unwrap();
+        let mut sealed = vec![0; usize::try_from(sealed_size).unwrap()];
+        assert_eq!(reading.read_at(&mut sealed, 0).unwrap(), sealed.len());
+        assert_eq!(blake3, *blake3::hash(&sealed).as_bytes());
+    }
+    assert_eq!(objects(&volume), 64);
+}
+
+#[test]
+fn what_was_written_to_a_mount_that_went_away_is_not_taken_for_synced() {
+    let folder = tempfile::tempdir().unwrap();
+    let volume = made(folder.path());
+    let named = Put::begin(volume.as_ref(), &part()).unwrap().name().unwrap();
+    named.settled(volume.settle_all()).unwrap();
+    volume.remove(ID).unwrap();
+    let named = Put::begin(volume.as_ref(), &part()).unwrap().name().unwrap();
+    let (path, away) = (folder.path().join("v"), folder.path().join("away"));
+    std::fs::rename(&path, &away).unwrap();
+    let copied = std::process::Command::new("cp").arg("-a").arg(&away).arg(&path).status().unwrap();
+    assert!(copied.success());
+    volume.check().unwrap();
+    named.settled(volume.settle_all()).unwrap_err();
+}
+
+#[tokio::test]
 async fn what_goes_through_the_pipeline_comes_back_whatever_its_length() {
     let full = FULL_FIRST;
     for size in [0, 1, full - 1, full, full + 1, full + FULL, full + FULL + 1, 3 * FULL + 77] {
@@ -230,6 +311,22 @@ fn put(disk: &dyn Backend) -> Result<Published, PutError> {
 async fn pipeline(volume: &Arc<dyn Backend>) -> Pipeline {
     let slot = Buffers::new(1).slot(std::time::Duration::from_secs(1)).await.unwrap();
     Pipeline::new(Pool::start(1).unwrap(), slot, Arc::clone(volume), part(), Sha256::new()).await
+}
+
+/// An object of one segment on a disk that fails, where it is known that waiting for others pays.
+async fn put_with_others(
+    volume: &Arc<dyn Backend>,
+    fail_at: usize,
+    fault: Fault,
+) -> Result<Published, PutError> {
+    assert!(volume.settles_all(), "this test's directory must be on ext4, xfs or btrfs");
+    let disk: Arc<dyn Backend> = Arc::new(Faulty::new(Arc::clone(volume), fail_at, fault));
+    let pool = Pool::start(1).unwrap();
+    pool.together().alone(std::time::Duration::from_millis(1));
+    let slot = Buffers::new(1).slot(std::time::Duration::from_secs(1)).await.unwrap();
+    let mut pipeline = Pipeline::new(pool, slot, disk, part(), Sha256::new()).await;
+    pipeline.push(&content(1000)).await?;
+    pipeline.finish().await
 }
 
 async fn piped(volume: &Arc<dyn Backend>, bytes: &[u8], frame: usize) -> (Published, ContentDigest) {

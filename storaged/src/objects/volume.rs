@@ -13,6 +13,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
+use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 use store_proto::FileId;
 
@@ -101,6 +102,8 @@ pub struct NasVolume {
     name: String,
     path: PathBuf,
     marker: Marker,
+    /// Whether this kernel's `syncfs` tells of what it could not write.
+    errors_are_told: bool,
     /// What is mounted there now.
     mounted: ArcSwap<Mounted>,
 }
@@ -157,6 +160,7 @@ impl NasVolume {
             name: name.to_owned(),
             path: path.to_owned(),
             marker,
+            errors_are_told: errors_are_told(),
             mounted: ArcSwap::from_pointee(mounted),
         })
     }
@@ -222,8 +226,27 @@ impl Backend for NasVolume {
         self.mounted.load().space()
     }
 
+    fn settles_all(&self) -> bool {
+        self.errors_are_told && self.mounted.load().syncs_all
+    }
+
+    fn settle_all(&self) -> io::Result<u64> {
+        self.mounted.load().sync_all()
+    }
+
     fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()> {
         self.mounted.load().walk(region, found)
+    }
+}
+
+/// Linux 5.8 and later. Asked before the seal, which knows no `uname`.
+fn errors_are_told() -> bool {
+    let Ok(name) = uname() else { return false };
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(str::parse::<u32>);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => (major, minor) >= (5, 8),
+        _ => false,
     }
 }
 

@@ -25,9 +25,10 @@ const PROGRAMS: &[&str] = &["storaged", "culvert"];
 
 /// What makes a file or a record durable, and what brings bytes and names to a file system. Not `write`: that is the
 /// runtime's own wake-up too, which no disk can fail.
-const CALLS: [&str; 9] = [
+const CALLS: [&str; 10] = [
     "fdatasync",
     "fsync",
+    "syncfs",
     "pwrite64",
     "renameat",
     "renameat2",
@@ -46,7 +47,7 @@ const BACK_BOUND: Duration = Duration::from_secs(20);
 fn main() -> ExitCode {
     runner::main(&[
         Scenario::new("a_sync_that_fails_once_is_never_acknowledged", |scene| {
-            uploads(scene, &["fdatasync", "fsync"], "EIO", false)
+            uploads(scene, &["fdatasync", "fsync", "syncfs"], "EIO", false)
         })
         .needs(PROGRAMS),
         Scenario::new("whatever_fails_once_with_eio_is_never_acknowledged", |scene| {
