@@ -84,7 +84,7 @@ async fn put(volume: &Arc<dyn Backend>, pool: &Pool, total: usize, frame: usize)
     let (object, cohort) = (random_id().unwrap(), Cohort::parse("c1").unwrap());
     let key = Key256::generate().unwrap();
     let part = Part { object, key, aad: associated_data(object, 1, &cohort) };
-    let slot = Buffers::new(1).slot(Duration::from_secs(60)).await.unwrap();
+    let slot = Buffers::new(1).own_slot(Duration::from_secs(60)).await.unwrap();
     let mut pipeline = Pipeline::new(pool.clone(), slot, Arc::clone(volume), part, Sha256::new()).await;
     let bytes = vec![7; frame];
     for _ in 0..total / frame {

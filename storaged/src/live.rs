@@ -32,6 +32,17 @@ pub struct Ended {
     pub others: u64,
 }
 
+/// What opened a request, as far as it can be taken back by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown {
+    /// A token of ours.
+    Token(FileId),
+    /// A link.
+    Link(FileId),
+    /// What somebody else vouches for.
+    Other,
+}
+
 /// All requests under way.
 #[derive(Debug, Default)]
 pub struct LiveRequests {
@@ -47,7 +58,7 @@ struct Table {
 #[derive(Debug)]
 struct Running {
     user: UserName,
-    link: Option<FileId>,
+    shown: Shown,
     kind: Kind,
     connection: ConnectionEnd,
 }
@@ -94,14 +105,14 @@ impl LiveRequests {
     pub fn begin(
         self: &Arc<Self>,
         user: UserName,
-        link: Option<FileId>,
+        shown: Shown,
         kind: Kind,
         connection: ConnectionEnd,
     ) -> Live {
         let mut table = self.table();
         let id = table.next;
         table.next += 1;
-        table.running.insert(id, Running { user, link, kind, connection });
+        table.running.insert(id, Running { user, shown, kind, connection });
         Live { id, requests: Arc::clone(self) }
     }
 
@@ -117,7 +128,12 @@ impl LiveRequests {
 
     /// Ends all requests through a link.
     pub fn end_link(&self, link: FileId) -> Ended {
-        self.end(|running| running.link == Some(link))
+        self.end(|running| running.shown == Shown::Link(link))
+    }
+
+    /// Ends all requests that a token opened.
+    pub fn end_token(&self, token: FileId) -> Ended {
+        self.end(|running| running.shown == Shown::Token(token))
     }
 
     fn end(&self, wanted: impl Fn(&Running) -> bool) -> Ended {
@@ -148,9 +164,9 @@ mod tests {
         let name = |name| UserName::parse(name).unwrap();
         let (ada, bob) = (ConnectionEnd::new(), ConnectionEnd::new());
         let link = FileId::from_bytes([1; 16]);
-        let _upload = requests.begin(name("ada"), None, Kind::Upload, ada.clone());
-        let over = requests.begin(name("ada"), None, Kind::Download, ada.clone());
-        let _through_link = requests.begin(name("bob"), Some(link), Kind::Download, bob.clone());
+        let _upload = requests.begin(name("ada"), Shown::Other, Kind::Upload, ada.clone());
+        let over = requests.begin(name("ada"), Shown::Other, Kind::Download, ada.clone());
+        let _through_link = requests.begin(name("bob"), Shown::Link(link), Kind::Download, bob.clone());
         drop(over);
         assert_eq!(requests.end_uploads(), Ended { uploads: 1, ..Ended::default() });
         assert_eq!(requests.end_user(&name("ada")), Ended { uploads: 1, ..Ended::default() });
@@ -159,5 +175,10 @@ mod tests {
         assert!(waiting.await.is_err());
         assert_eq!(requests.end_link(link), Ended { downloads: 1, ..Ended::default() });
         bob.told().await;
+        let (eve, token) = (ConnectionEnd::new(), FileId::from_bytes([2; 16]));
+        let _by_token = requests.begin(name("eve"), Shown::Token(token), Kind::Upload, eve.clone());
+        assert_eq!(requests.end_token(FileId::from_bytes([3; 16])), Ended::default());
+        assert_eq!(requests.end_token(token), Ended { uploads: 1, ..Ended::default() });
+        eve.told().await;
     }
 }

@@ -176,7 +176,13 @@ impl Policy {
     pub fn still(&self, user: &User) -> Result<(), Denial> {
         let known = self.book.users.get(&user.name);
         let is_in = match user.rights {
-            Rights::Book => known.is_some_and(|known| !known.disabled),
+            Rights::Book => {
+                let lives = user.token.is_none_or(|token| self.book.tokens.contains_key(&token));
+                if !lives {
+                    return Err(Denial::Token);
+                }
+                known.is_some_and(|known| !known.disabled)
+            }
             // A provider's subject is in the book only if somebody shut them out once.
             Rights::Claims(_) => known.is_none_or(|known| !known.disabled),
         };

@@ -148,6 +148,38 @@ impl Store {
         Ok(result)
     }
 
+    /// Ends the requests under way whose right these changes took away: of a token, that token's; where a user may do less
+    /// from here on, all of theirs, for which of them still may go on is found out by asking again.
+    pub fn end_without_right(&self, changes: &[Change]) -> Ended {
+        let mut ended = Ended::default();
+        for change in changes {
+            let now = match change {
+                Change::TokenRevoked { token, .. } => self.live.end_token(*token),
+                Change::Revoked { user, .. }
+                | Change::GroupLeft { user, .. }
+                | Change::UserRoleSet { user, .. } => self.live.end_user(user),
+                // Whoever is shut out has links and unfinished uploads too: `end_what_is_open`.
+                Change::UserDisabled { .. }
+                | Change::UserAdded { .. }
+                | Change::UserEnabled { .. }
+                | Change::GroupJoined { .. }
+                | Change::TokenIssued { .. }
+                | Change::CohortAdded { .. }
+                | Change::CohortSet { .. }
+                | Change::Granted { .. }
+                // Each request of an edge is asked for anew, and an edge that is struck out asks for none.
+                | Change::EdgeAdded { .. }
+                | Change::EdgeSet { .. }
+                | Change::EdgeRemoved { .. }
+                | Change::SettingsSet { .. } => Ended::default(),
+            };
+            ended.uploads += now.uploads;
+            ended.downloads += now.downloads;
+            ended.others += now.others;
+        }
+        ended
+    }
+
     /// Ends what a user has open: links, requests under way, those through links too, and unfinished uploads. The rights
     /// are gone already.
     pub async fn end_what_is_open(

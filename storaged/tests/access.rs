@@ -135,6 +135,39 @@ fn begin(lab: &Lab, method: &str, path: &str, more: &str, body: &[u8]) -> TcpStr
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_token_or_a_cohort_that_is_taken_away_ends_what_goes_on_with_it() {
+    let lab = Lab::start().await;
+    let announced = |path: &str| {
+        let (cohort, name) = (headers::CULVERT_COHORT, headers::CULVERT_PATH);
+        format!("{cohort}: c1\r\n{name}: {path}\r\ncontent-length: 1000000\r\n")
+    };
+    let tokens = lab.store.policy.load().book().tokens.clone();
+    let of_ada = *tokens.iter().find(|(_, row)| row.user == user("ada")).unwrap().0;
+    let metrics = std::sync::Arc::clone(&lab.store.metrics);
+    for (path, wish) in [
+        ("a", Wish::Revoke { cohort: Cohort::parse("c1").unwrap(), user: user("ada") }),
+        ("b", Wish::RevokeToken { token: of_ada }),
+    ] {
+        let mut writer = begin(&lab, "POST", routes::UPLOAD, &announced(path), &[1; 1000]);
+        support::eventually("it runs", || metrics.transfers.get() == 1).await;
+        let changes = lab.store.change_access(Origin::default(), wish).await.unwrap().unwrap();
+        assert_eq!(lab.store.end_without_right(&changes).uploads, 1);
+        support::eventually("it has ended", || metrics.transfers.get() == 0).await;
+        let _ = writer.read_to_end(&mut Vec::new());
+        let told = lab.upload(path, "x").send().await;
+        assert!(!told.status.is_success(), "{told:?}");
+        // The first of the two; the second has no way back.
+        let grant = Wish::Grant { cohort: Cohort::parse("c1").unwrap(), user: user("ada") };
+        let _ = lab.store.change_access(Origin::default(), grant).await.unwrap();
+    }
+    support::eventually("both ends are recorded", || {
+        let aborted = (Action::FileUploadedViaStream, Some(Ending::Aborted));
+        lab.trail().iter().filter(|record| **record == aborted).count() == 2
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn shutting_a_user_out_ends_what_they_have_open_within_a_second() {
     let lab = Lab::start().await;
     let large = vec![5u8; 24 << 20];

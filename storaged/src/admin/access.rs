@@ -14,6 +14,7 @@ use store_proto::{Cohort, EdgeName, FileId, FileType, Role, Token, UserName};
 use crate::admin::Admin;
 use crate::ledger::access::{self, Book, Change, CohortRules, Refusal, Scan, User, Wish};
 use crate::ledger::{Action, Ending, capability, tables};
+use crate::live::Ended;
 use crate::serve::capabilities;
 
 impl Admin {
@@ -35,7 +36,12 @@ impl Admin {
             "capability.list" => self.capability_list(caller, args, out).await,
             "capability.revoke" => self.capability_revoke(caller, args).await,
             _ => match wish(verb, args, self.store.policy.load().book())? {
-                Ok(wish) => self.change(caller, wish).await.map(|_| json!({ "changed": true })),
+                Ok(wish) => self.change(caller, wish).await.map(|changes| {
+                    let Ended { uploads, downloads, others } = self.store.end_without_right(&changes);
+                    let ended =
+                        json!({ "uploads": uploads, "downloads": downloads, "other_requests": others });
+                    json!({ "changed": true, "ended": ended })
+                }),
                 Err(error) => Err(error),
             },
         };

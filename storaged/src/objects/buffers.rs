@@ -1,12 +1,15 @@
 //! The buffers of all transfers.
 //!
 //! **Invariant:** at most `transfers × BUFFERS_PER_TRANSFER` buffers exist, whatever arrives. A transfer
-//! takes all of its buffers at once, so no two transfers can wait for each other's.
+//! takes all of its buffers at once, so no two transfers can wait for each other's. Nobody has more than a share of
+//! the slots, so that one who trickles cannot hold them all.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use store_proto::UserName;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use vault::stream::{HEADER_BYTES, SEGMENT_OVERHEAD_BYTES};
 
@@ -16,6 +19,10 @@ use crate::limits::{BUFFER_BYTES, BUFFERS_PER_TRANSFER};
 #[derive(Debug, Clone)]
 pub struct Buffers {
     slots: Arc<Semaphore>,
+    /// What is left of the share of each user who has a slot, or waits for one.
+    shares: Arc<Mutex<HashMap<UserName, Arc<Semaphore>>>>,
+    /// How many slots one user may have.
+    share: usize,
     free: Arc<Mutex<Vec<Box<[u8]>>>>,
 }
 
@@ -23,8 +30,27 @@ pub struct Buffers {
 #[derive(Debug, Clone)]
 pub struct TransferSlot {
     buffers: Buffers,
-    permit: Arc<OwnedSemaphorePermit>,
+    permit: Arc<Place>,
     own: Arc<Semaphore>,
+}
+
+/// A slot, out of a user's share.
+#[derive(Debug)]
+struct Place {
+    /// Given back before the entry of the share is looked at.
+    slot: Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)>,
+    /// Whose share; none: the store's own.
+    user: Option<UserName>,
+    home: Buffers,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.slot = None;
+        if let Some(user) = &self.user {
+            self.home.forget(user);
+        }
+    }
 }
 
 /// One buffer, of one sealed segment; goes back to the stock when dropped.
@@ -39,27 +65,65 @@ pub struct Buffer {
     /// Gives the transfer its buffer back.
     _own: OwnedSemaphorePermit,
     /// The transfer is not over while one of its buffers is on the way.
-    _slot: Arc<OwnedSemaphorePermit>,
+    _slot: Arc<Place>,
 }
 
 impl Buffers {
     /// A stock for so many transfers at once. Buffers are made when first needed.
     pub fn new(transfers: usize) -> Buffers {
-        Buffers { slots: Arc::new(Semaphore::new(transfers)), free: Arc::default() }
+        Buffers {
+            slots: Arc::new(Semaphore::new(transfers)),
+            shares: Arc::default(),
+            share: share_of(transfers),
+            free: Arc::default(),
+        }
     }
 
-    /// Waits at most `patience` for a slot.
-    pub async fn slot(&self, patience: Duration) -> Option<TransferSlot> {
-        let permit = tokio::time::timeout(patience, Arc::clone(&self.slots).acquire_owned()).await;
-        let permit = permit.ok()?.ok()?;
+    /// Waits at most `patience` for a slot, first among the user's own transfers and then among all.
+    pub async fn slot(&self, user: &UserName, patience: Duration) -> Option<TransferSlot> {
+        let share = {
+            let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(shares.entry(user.clone()).or_insert_with(|| Arc::new(Semaphore::new(self.share))))
+        };
+        let mut place = Place { slot: None, user: Some(user.clone()), home: self.clone() };
+        let waiting = async {
+            let mine = share.acquire_owned().await.ok()?;
+            Some((Some(mine), Arc::clone(&self.slots).acquire_owned().await.ok()?))
+        };
+        // Whoever waits in vain drops the place, which forgets the share if it was the last to want it.
+        place.slot = Some(tokio::time::timeout(patience, waiting).await.ok()??);
         let own = Arc::new(Semaphore::new(BUFFERS_PER_TRANSFER));
-        Some(TransferSlot { buffers: self.clone(), permit: Arc::new(permit), own })
+        Some(TransferSlot { buffers: self.clone(), permit: Arc::new(place), own })
+    }
+
+    /// Waits at most `patience` for a slot, for what the store writes itself.
+    pub async fn own_slot(&self, patience: Duration) -> Option<TransferSlot> {
+        let slot =
+            tokio::time::timeout(patience, Arc::clone(&self.slots).acquire_owned()).await.ok()?.ok()?;
+        let place = Place { slot: Some((None, slot)), user: None, home: self.clone() };
+        let own = Arc::new(Semaphore::new(BUFFERS_PER_TRANSFER));
+        Some(TransferSlot { buffers: self.clone(), permit: Arc::new(place), own })
+    }
+
+    /// Forgets a share that nobody has a part of: the table is as long as there are users with transfers.
+    fn forget(&self, user: &UserName) {
+        let mut shares = self.shares.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_whole =
+            |share: &Arc<Semaphore>| Arc::strong_count(share) == 1 && share.available_permits() == self.share;
+        if shares.get(user).is_some_and(is_whole) {
+            shares.remove(user);
+        }
     }
 
     /// Slots that nobody has.
     pub fn free_slots(&self) -> usize {
         self.slots.available_permits()
     }
+}
+
+/// Three quarters: whoever is alone is hardly slower, and whoever comes finds the rest free.
+fn share_of(transfers: usize) -> usize {
+    (transfers - transfers / 4).max(1)
 }
 
 impl TransferSlot {
@@ -159,22 +223,46 @@ impl Drop for Buffer {
 mod tests {
     use super::*;
 
+    fn user(name: &str) -> UserName {
+        UserName::parse(name).unwrap()
+    }
+
+    #[tokio::test]
+    async fn nobody_has_all_slots_and_a_share_is_forgotten_with_its_last_transfer() {
+        let (buffers, at_once) = (Buffers::new(4), Duration::from_millis(5));
+        let mut held = Vec::new();
+        for _ in 0..3 {
+            held.push(buffers.slot(&user("ada"), at_once).await.unwrap());
+        }
+        assert!(buffers.slot(&user("ada"), at_once).await.is_none(), "ada has her share");
+        let bob = buffers.slot(&user("bob"), at_once).await.unwrap();
+        assert!(buffers.slot(&user("eve"), at_once).await.is_none(), "and now none is free");
+        drop(held.pop());
+        assert!(buffers.slot(&user("ada"), at_once).await.is_some());
+        drop((held, bob));
+        assert_eq!(buffers.shares.lock().unwrap().len(), 0);
+        assert_eq!(buffers.free_slots(), 4);
+    }
+
     #[tokio::test]
     async fn no_more_transfers_run_than_slots() {
         let buffers = Buffers::new(1);
-        let slot = buffers.slot(Duration::from_secs(1)).await.unwrap();
-        assert!(buffers.slot(Duration::from_millis(1)).await.is_none());
+        let slot = buffers.slot(&user("ada"), Duration::from_secs(1)).await.unwrap();
+        assert!(buffers.slot(&user("ada"), Duration::from_millis(1)).await.is_none());
         let buffer = slot.take().await;
         drop(slot);
-        assert!(buffers.slot(Duration::from_millis(1)).await.is_none(), "a buffer is still on the way");
+        assert!(
+            buffers.slot(&user("ada"), Duration::from_millis(1)).await.is_none(),
+            "a buffer is still on the way"
+        );
         drop(buffer);
-        assert!(buffers.slot(Duration::from_millis(1)).await.is_some());
+        assert!(buffers.slot(&user("ada"), Duration::from_millis(1)).await.is_some());
     }
 
     #[tokio::test]
     async fn a_transfer_waits_for_its_own_buffers() {
         let buffers = Buffers::new(2);
-        let slot = buffers.slot(Duration::from_secs(1)).await.unwrap();
+        let slot = buffers.slot(&user("ada"), Duration::from_secs(1)).await.unwrap();
         let first = slot.take().await;
         let _second = slot.take().await;
         let mut third = Box::pin(slot.take());

@@ -122,7 +122,7 @@ async fn many_small_objects_at_once_are_all_there() {
     let puts = (0..64).map(|number| {
         let (volume, pool, slots) = (Arc::clone(&volume), pool.clone(), slots.clone());
         tokio::spawn(async move {
-            let slot = slots.slot(std::time::Duration::from_secs(1)).await.unwrap();
+            let slot = slots.own_slot(std::time::Duration::from_secs(1)).await.unwrap();
             let part = Part { object: FileId::from_bytes([number; 16]), ..part() };
             let mut pipeline = Pipeline::new(pool, slot, volume, part, Sha256::new()).await;
             pipeline.push(&content(1000)).await.unwrap();
@@ -213,7 +213,7 @@ async fn an_object_that_shrinks_while_it_is_read_is_an_error_and_no_short_answer
     piped(&volume, &content(300_000), 300_000).await;
     let mut get = Get::open(recorded(&volume, &[300_000], 0..300_000)).unwrap();
     File::options().write(true).open(object(folder.path())).unwrap().set_len(100).unwrap();
-    let slot = Buffers::new(1).slot(std::time::Duration::from_secs(1)).await.unwrap();
+    let slot = Buffers::new(1).own_slot(std::time::Duration::from_secs(1)).await.unwrap();
     let mut buffer = slot.take().await;
     assert_eq!(get.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     assert!(buffer.is_empty());
@@ -255,7 +255,7 @@ async fn a_part_that_is_taken_for_another_does_not_open() {
             _ => parts[0].0.part.key = Key256::from_bytes([2; 32]),
         }
         let mut get = Get::open(parts).unwrap();
-        let slot = Buffers::new(1).slot(std::time::Duration::from_secs(1)).await.unwrap();
+        let slot = Buffers::new(1).own_slot(std::time::Duration::from_secs(1)).await.unwrap();
         let mut buffer = slot.take().await;
         assert_eq!(get.read(&mut buffer).unwrap_err().kind(), io::ErrorKind::InvalidData);
         assert!(buffer.is_empty());
@@ -293,7 +293,7 @@ const FULL_FIRST: usize = FULL - 40;
 /// Three segments, and so at least seven steps.
 fn put(disk: &dyn Backend) -> Result<Published, PutError> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-    let slot = runtime.block_on(Buffers::new(1).slot(std::time::Duration::from_secs(1))).unwrap();
+    let slot = runtime.block_on(Buffers::new(1).own_slot(std::time::Duration::from_secs(1))).unwrap();
     let mut put = Put::begin(disk, &part())?;
     for number in 0..3 {
         let mut buffer = runtime.block_on(slot.take());
@@ -309,7 +309,7 @@ fn put(disk: &dyn Backend) -> Result<Published, PutError> {
 }
 
 async fn pipeline(volume: &Arc<dyn Backend>) -> Pipeline {
-    let slot = Buffers::new(1).slot(std::time::Duration::from_secs(1)).await.unwrap();
+    let slot = Buffers::new(1).own_slot(std::time::Duration::from_secs(1)).await.unwrap();
     Pipeline::new(Pool::start(1).unwrap(), slot, Arc::clone(volume), part(), Sha256::new()).await
 }
 
@@ -323,7 +323,7 @@ async fn put_with_others(
     let disk: Arc<dyn Backend> = Arc::new(Faulty::new(Arc::clone(volume), fail_at, fault));
     let pool = Pool::start(1).unwrap();
     pool.together().alone(std::time::Duration::from_millis(1));
-    let slot = Buffers::new(1).slot(std::time::Duration::from_secs(1)).await.unwrap();
+    let slot = Buffers::new(1).own_slot(std::time::Duration::from_secs(1)).await.unwrap();
     let mut pipeline = Pipeline::new(pool, slot, disk, part(), Sha256::new()).await;
     pipeline.push(&content(1000)).await?;
     pipeline.finish().await
@@ -357,7 +357,7 @@ fn a_range_is_cut_where_the_parts_meet() {
 }
 
 async fn read(volume: &Arc<dyn Backend>, sizes: Vec<u64>, range: Range<u64>) -> io::Result<Vec<u8>> {
-    let slot = Buffers::new(1).slot(std::time::Duration::from_secs(1)).await.unwrap();
+    let slot = Buffers::new(1).own_slot(std::time::Duration::from_secs(1)).await.unwrap();
     let mut get = Get::open(recorded(volume, &sizes, range))?;
     let mut bytes = Vec::new();
     loop {

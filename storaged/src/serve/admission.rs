@@ -72,6 +72,11 @@ impl Admitted {
         }
     }
 
+    /// Takes the rules that hold now: what was taken away since the first look is gone.
+    pub(super) fn judge_by(&mut self, policy: Arc<Policy>) {
+        self.policy = policy;
+    }
+
     /// The rules this request is judged by, whatever is reloaded meanwhile.
     pub fn policy(&self) -> &Policy {
         &self.policy

@@ -66,7 +66,7 @@ pub async fn download<B>(
         store.note(note).await?;
         return Ok(head(&row, asked.as_ref(), AnswerBody::Empty));
     }
-    let Some(slot) = store.buffers.slot(TRANSFER_WAIT).await else {
+    let Some(slot) = store.buffers.slot(&admitted.user().name, TRANSFER_WAIT).await else {
         return Err(Refusal::of(ProblemKind::Overloaded));
     };
     // In a task of its own: when the connection dies its handler is dropped, and an intent that stands must

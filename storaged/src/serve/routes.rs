@@ -12,7 +12,7 @@ use store_proto::{Cohort, FileId, LogicalPath, ProblemKind, ServerRole, routes};
 use crate::access_monitor::Access;
 use crate::denial::Denial;
 use crate::ledger::{Action, Ending, FileRow, Note, Origin};
-use crate::live::{ConnectionEnd, Kind};
+use crate::live::{self, ConnectionEnd, Kind};
 use crate::serve::admission::{self, Admitted, Refused};
 use crate::serve::answer::{self, Answer, LiveBody, Refusal};
 use crate::serve::log::{Audited, Shown};
@@ -71,8 +71,12 @@ pub async fn answer(
         match admission::admit(store, source, request.headers()).await {
             Ok(admitted) => {
                 let user = admitted.user().name.clone();
-                let link = admitted.link().map(|claims| claims.id);
-                live = Some(store.live.begin(user, link, route.kind(request.method()), end));
+                let shown = match (admitted.link(), admitted.user().token) {
+                    (Some(claims), _) => live::Shown::Link(claims.id),
+                    (None, Some(token)) => live::Shown::Token(token),
+                    (None, None) => live::Shown::Other,
+                };
+                live = Some(store.live.begin(user, shown, route.kind(request.method()), end));
                 still_admitted(route, request, admitted, store).await
             }
             Err(refused) => refuse(store, refused, false).await,
@@ -89,10 +93,11 @@ pub async fn answer(
 async fn still_admitted(
     route: Route,
     mut request: Request<Incoming>,
-    admitted: Admitted,
+    mut admitted: Admitted,
     store: &Arc<Store>,
 ) -> Answer {
-    if let Err(denial) = store.policy.load_full().still(admitted.user()) {
+    admitted.judge_by(store.policy.load_full());
+    if let Err(denial) = admitted.policy().still(admitted.user()) {
         return answer::problem(deny(store, denial, admitted.origin.clone(), None, None).await);
     }
     let Some(claims) = admitted.link().cloned() else {

@@ -108,7 +108,7 @@ pub async fn upload(
             return Err(no_place(store, error, origin, &announced.cohort).await);
         }
     };
-    let Some(slot) = store.buffers.slot(TRANSFER_WAIT).await else {
+    let Some(slot) = store.buffers.slot(&admitted.user().name, TRANSFER_WAIT).await else {
         return Err(Refusal::of(ProblemKind::Overloaded));
     };
     // In a task of its own: when the connection dies its handler is dropped, and the records must be
@@ -131,7 +131,7 @@ where
     B: Body<Data = Bytes> + Unpin,
 {
     let promise = store.place(wanted.announced.size)?;
-    let slot = store.buffers.slot(TRANSFER_WAIT).await.ok_or(Refusal::of(ProblemKind::Overloaded))?;
+    let slot = store.buffers.own_slot(TRANSFER_WAIT).await.ok_or(Refusal::of(ProblemKind::Overloaded))?;
     let (patience, _nobody_is_told) = Patience::new(store.io_patience);
     let upload = Upload { store: Arc::clone(store), wanted, promise, slot, patience };
     match upload.take(body).await? {

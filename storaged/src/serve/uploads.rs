@@ -202,7 +202,7 @@ impl Mine {
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let cohort = self.cohort.ok_or(Refusal::of(ProblemKind::UnknownUpload))?;
-        let Some(slot) = store.buffers.slot(TRANSFER_WAIT).await else {
+        let Some(slot) = store.buffers.slot(&self.found.row.user, TRANSFER_WAIT).await else {
             return Err(Refusal::of(ProblemKind::Overloaded));
         };
         let (patience, hung) = Patience::new(store.io_patience);
