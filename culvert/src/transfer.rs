@@ -32,7 +32,7 @@ const TOKEN_VARIABLE: &str = "CULVERT_TOKEN";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Server")]
 pub(crate) struct ServerArguments {
-    /// The edge to talk to, as https://HOST[:PORT] or http://HOST[:PORT]
+    /// The edge to talk to, such as https://web1:8443 or http://web1:8000
     #[arg(long, value_name = "URL", env = "CULVERT_SERVER")]
     server: Server,
     /// Trust the authorities of this PEM file alone, instead of the machine's
