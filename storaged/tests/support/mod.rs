@@ -142,7 +142,9 @@ impl Lab {
             "cp -a --parents $(find . -name .journal) $(find . -name ledger.redb) $0 && cp -an . $0";
         let mut copy = std::process::Command::new("sh");
         copy.args(["-c", in_order]).arg(crashed.path()).current_dir(self.folder.path());
-        assert!(copy.status().unwrap().success());
+        // While no group is committed: the copy takes time, and an object whose intent came after the ledger was copied
+        // would be nobody's.
+        assert!(self.store.ledger.between_groups(|| copy.status()).unwrap().success());
         let config = crashed.path().join("storaged.toml");
         let text = std::fs::read_to_string(&config).unwrap();
         let (old, new) = (self.folder.path().display().to_string(), crashed.path().display().to_string());
