@@ -17,7 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::errno::Errno;
 use nix::unistd::{Whence, lseek};
 use redb::backends::FileBackend;
-use redb::{BackendError, DatabaseError, StorageBackend};
+use redb::{BackendError, Database, DatabaseError, StorageBackend};
 
 use crate::limits::DATABASE_STEP_BYTES;
 
@@ -30,6 +30,17 @@ pub(crate) struct DatabaseFile<B> {
     storage: B,
     /// Up to here the file has its blocks.
     prepared: Mutex<u64>,
+}
+
+/// How a database of ours is opened: with a bound to its page cache, and with a word when it has to be repaired.
+pub(crate) fn builder(name: &'static str, cache_bytes: usize) -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_cache_size(cache_bytes);
+    builder.set_repair_callback(move |session| {
+        let percent = (session.progress() * 100.0).round();
+        tracing::info!(name, percent, "was not closed in order, and is repaired");
+    });
+    builder
 }
 
 impl DatabaseFile<FileBackend> {

@@ -60,7 +60,7 @@ use std::sync::Arc;
 
 use redb::{Database, ReadableDatabase as _, StorageBackend};
 
-use crate::database_file::DatabaseFile;
+use crate::database_file::{self, DatabaseFile};
 use crate::keys::KeyStore;
 
 /// Why a ledger cannot be made or opened.
@@ -153,9 +153,7 @@ pub fn open_on(backend: impl StorageBackend) -> Result<Database, redb::DatabaseE
 const CACHE_BYTES: usize = 8 * 1024 * 1024;
 
 fn builder() -> redb::Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
+    database_file::builder("the ledger", CACHE_BYTES)
 }
 
 fn check(path: &Path, database: Database) -> Result<Opened, OpenError> {

@@ -12,6 +12,7 @@ pub mod config;
 mod database_file;
 pub mod deletion;
 pub mod denial;
+pub mod ending;
 pub mod host;
 pub mod init;
 pub mod integrity;

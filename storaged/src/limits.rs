@@ -66,6 +66,10 @@ pub const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 pub const JOURNAL_END: Duration = Duration::from_secs(5);
 /// … looked at so often.
 pub const JOURNAL_END_STEP: Duration = Duration::from_millis(2);
+/// At the end, whoever still reads the ledger or the keys gets this long; a service manager waits 90 seconds.
+pub const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+/// Looked at so often.
+pub const CLOSE_STEP: Duration = Duration::from_millis(2);
 /// A mirror that takes longer for a group hangs, and what must be in it is refused: a network disk's sync takes
 /// seconds at worst, and edge waits a minute for a commit.
 pub const JOURNAL_PATIENCE: Duration = Duration::from_secs(20);

@@ -4,7 +4,6 @@ use std::net::TcpListener;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 
 use anyhow::Context as _;
 use daemon::notify::Notify;
@@ -24,6 +23,7 @@ use tunnel_events::{Event, What};
 
 use crate::admin::Admin;
 use crate::config::{Config, Environment, Fixed, Raw};
+use crate::ending::Databases;
 use crate::init::LEDGER_FILE;
 use crate::keys::{KeyStore as _, Keys, RootKey, StorePurpose};
 use crate::ledger::Note;
@@ -114,12 +114,11 @@ pub fn open(
     events: DatagramSocket,
     registry: &Registry,
     host: Host,
-) -> anyhow::Result<(Arc<Store>, JoinHandle<()>)> {
+) -> anyhow::Result<(Arc<Store>, Databases)> {
     assemble(fixed, rules, root_key, events, registry, host)
 }
 
-/// What [`open`] does, for tests that serve from within their own process. The thread is the ledger's: it
-/// ends with the last handle on the store.
+/// What [`open`] does, for tests that serve from within their own process.
 pub fn assemble(
     fixed: &Fixed,
     rules: HostRules,
@@ -127,7 +126,7 @@ pub fn assemble(
     events: DatagramSocket,
     registry: &Registry,
     host: Host,
-) -> anyhow::Result<(Arc<Store>, JoinHandle<()>)> {
+) -> anyhow::Result<(Arc<Store>, Databases)> {
     let config = |error: anyhow::Error| daemon::fail(exit::CONFIG, error);
     match network_file_system(&fixed.state_dir) {
         Ok(None) => {}
@@ -169,6 +168,7 @@ pub fn assemble(
         let (name, reserve) = (volume.name.clone(), volume.reserve_bytes);
         volumes.push(Arc::new(VolumeState::new(name, Arc::new(opened), pool, reserve)));
     }
+    let database = Arc::clone(&opened.database);
     let mirror = MirrorPlace { directory: fixed.journal_mirror.clone(), patience: JOURNAL_PATIENCE };
     let (ledger, writer) =
         Ledger::start(opened, keys.clone(), Some(mirror), host, LedgerTime::new(clock), metrics.observer())
@@ -190,6 +190,7 @@ pub fn assemble(
     trusted.extend(fixed.wgd_user.map(|user| user.uid));
     let whois =
         Whois::new(events, fixed.wgd_socket.clone(), trusted, clock).context("watch the events socket")?;
+    let databases = Databases { writer, ledger: database, keys: Arc::clone(&keys) };
     let store = Store {
         role: fixed.role,
         policy: PolicyInForce::open(rules, ledger.reader()).context("read who may do what")?,
@@ -213,7 +214,7 @@ pub fn assemble(
         drain: daemon::drain::Drain::new(fixed.drain),
         clock,
     };
-    Ok((Arc::new(store), writer))
+    Ok((Arc::new(store), databases))
 }
 
 /// The whole life of a storaged: to be called on the only thread of the process.
@@ -228,17 +229,14 @@ pub fn run(config: Config, raw: Raw, environment: Environment) -> anyhow::Result
     // Entered, not blocked on: opening waits for the ledger's thread, which a runtime's own thread must not.
     let entered = runtime.enter();
     let Acquired { internal, metrics, admin, events, notify, root_key, registry, process, host } = acquired;
-    let (store, writer) = open(&confined, &fixed, rules, root_key, events, &registry, host)?;
+    let (store, databases) = open(&confined, &fixed, rules, root_key, events, &registry, host)?;
     let sockets = Sockets { internal, metrics, admin, notify, registry, process, signals: Signals::new()? };
     let sealed = confined.seal(sandbox::SYSCALLS).map_err(|error| daemon::fail(exit::OS, error))?;
     drop(entered);
     let ended = runtime.block_on(serve_until_told(sealed, store, fixed, raw, environment, sockets));
-    // All tasks end, and with them the last handles on the ledger: it is closed in order, and the next
-    // start need not repair it.
+    // All tasks end, and with them the last handles on the store.
     drop(runtime);
-    if writer.join().is_err() {
-        tracing::error!("the ledger's thread panicked");
-    }
+    databases.close();
     ended
 }
 

@@ -66,6 +66,24 @@ fn after_kill_9_the_next_start_tidies_and_serves() {
 }
 
 #[test]
+fn only_after_a_kill_are_the_databases_repaired() {
+    let made = Made::new();
+    let told = |signal, code| {
+        let running = made.start();
+        assert!(made.upload(b"kept").starts_with("HTTP/1.1 20"));
+        running.end(signal, code)
+    };
+    told(Signal::SIGKILL, None);
+    let log = told(Signal::SIGTERM, Some(0));
+    for name in ["the ledger", "the keys"] {
+        let repaired = log.lines().any(|line| line.contains("is repaired") && line.contains(name));
+        assert!(repaired, "{name}: {log}");
+    }
+    let log = told(Signal::SIGTERM, Some(0));
+    assert!(!log.contains("is repaired") && !log.contains("at the end"), "{log}");
+}
+
+#[test]
 fn a_drain_lets_a_running_upload_end() {
     let made = Made::new();
     let running = made.start();

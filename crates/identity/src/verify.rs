@@ -97,6 +97,10 @@ pub(crate) fn verify(issuers: &[Issuer], jwt: &Jwt, now_s: u64) -> Result<Verifi
         return Err(JwtError::Issuer);
     }
     audience(issuer, &claims)?;
+    // RFC 7800: good only for who proves to have a key, which nobody is asked for here; as a bearer's it would be less.
+    if claims.contains_key("cnf") {
+        return Err(JwtError::Malformed);
+    }
     let expires_s = time(&claims, now_s)?;
     let principal = principal::name(&issuer.rules.name, subject).ok_or(JwtError::Subject)?;
     Ok(Verified { principal, issuer: issuer.rules.name.clone(), expires_s, claims })

@@ -22,7 +22,7 @@ use super::change::{Fresh, Insertion};
 use super::root::Secrets;
 use super::tables::{self, FileKeyRow, KekRow, Tables};
 use super::{KeyChange, KeyStore, KeysError, OpenKeysError, RootKey, StorePurpose, epoch};
-use crate::database_file::DatabaseFile;
+use crate::database_file::{self, DatabaseFile};
 use crate::ledger::StoreId;
 use crate::objects::network_fs::network_file_system;
 
@@ -397,9 +397,7 @@ pub(super) fn begin(database: &Database) -> Result<WriteTransaction, KeysError> 
 }
 
 fn builder() -> redb::Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
+    database_file::builder("the keys", CACHE_BYTES)
 }
 
 /// An empty database: a file that only its owner may read, or memory.

@@ -46,7 +46,7 @@ pub struct Turn {
     failures: u64,
 }
 
-/// Whoever holds it has to run [`Lead::run`], off the runtime's threads.
+/// Whoever holds it has to call [`Together::run`], off the runtime's threads.
 #[derive(Debug)]
 pub struct Lead(());
 

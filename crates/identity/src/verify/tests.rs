@@ -66,6 +66,7 @@ fn each_claim_is_looked_at() {
         (with(&[("aud", json!("another"))]), JwtError::Audience),
         (with(&[("aud", json!([]))]), JwtError::Audience),
         (with(&[("aud", Value::Null)]), JwtError::Audience),
+        (with(&[("cnf", json!({"x5t#S256": "AA"}))]), JwtError::Malformed),
         (with(&[("sub", json!(""))]), JwtError::Subject),
         (with(&[("sub", json!(7))]), JwtError::Subject),
         (with(&[("sub", json!("x".repeat(256)))]), JwtError::Subject),
