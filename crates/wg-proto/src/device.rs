@@ -26,7 +26,7 @@ use crate::control;
 use crate::identities::{Generation, Identities};
 use crate::identity::{Admission, Identity};
 use crate::limits::from_the_specification::COOKIE_REPLY_BYTES;
-use crate::limits::our_choice::{DEFAULT_MTU, SCRATCH_BYTES};
+use crate::limits::our_choice::{DEFAULT_MTU, PEERS_PER_TURN, SCRATCH_BYTES};
 use crate::load::Load;
 use crate::peer::{Context, Peer, Place, Ranges};
 use crate::probe;
@@ -68,8 +68,10 @@ pub struct Device {
     allowed_ips: AllowedIps<PeerId>,
     ranges: Ranges,
     counters: Counters,
-    /// Not later than what any peer waits for; exact after [`Device::handle_timeout`].
+    /// Not later than what any peer waits for; exact once nobody is left over by [`Device::handle_timeout`].
     deadline: Option<Instant>,
+    /// Where it goes on.
+    next_served: PeerId,
     scratch: Box<Scratch>,
     padded: Box<Scratch>,
 }
@@ -102,6 +104,7 @@ impl Device {
             ranges: Ranges::default(),
             counters: Counters::default(),
             deadline: None,
+            next_served: 0,
             scratch: scratch(),
             padded: scratch(),
         }
@@ -164,7 +167,7 @@ impl Device {
         })
     }
 
-    /// Does what is due by now.
+    /// Does what is due by now, or some of it: then [`Device::next_timeout`] has come again.
     pub fn handle_timeout(&mut self, now: Instant, out: &mut impl Output) {
         if self.link != Link::Up {
             return self.end_sessions_when_due(now, out);
@@ -172,14 +175,31 @@ impl Device {
         if self.deadline.is_none_or(|deadline| now < deadline) {
             return;
         }
+        self.deadline = self.serve_peers(now, out);
+        self.service_rotations(now, out);
+    }
+
+    /// All whose time has come, but only a turn's share of them: what waits on the sockets is not to wait for them. Returns
+    /// when to go on.
+    fn serve_peers(&mut self, now: Instant, out: &mut impl Output) -> Option<Instant> {
+        let first = self.next_served.min(self.peers.len());
         let (peers, _, mut cx) = self.parts(now, out);
-        let mut deadline = None;
-        for (_, peer) in peers.iter_mut().flatten() {
-            peer.service(&mut cx);
+        let (mut deadline, mut served) = (None, 0);
+        let (before, from_first) = peers.split_at_mut(first);
+        let in_turn = (first..).zip(from_first).chain((0..).zip(before));
+        for (id, slot) in in_turn {
+            let Some((_, peer)) = slot else { continue };
+            if peer.next_timeout().is_some_and(|at| at <= now) {
+                if served == PEERS_PER_TURN {
+                    self.next_served = id;
+                    return Some(now);
+                }
+                served += 1;
+                peer.service(&mut cx);
+            }
             deadline = earliest(deadline, peer.next_timeout());
         }
-        self.deadline = deadline;
-        self.service_rotations(now, out);
+        deadline
     }
 
     /// When to call [`Device::handle_timeout`] at the latest.

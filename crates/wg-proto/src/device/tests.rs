@@ -6,9 +6,12 @@
 #[expect(dead_code, reason = "the public tests use the rest")]
 mod pair;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
-use pair::{Left, Pair, Right, Who};
+use pair::{Left, Pair, Right, Sink, Who};
+
+use super::*;
 
 const WITHIN: Duration = Duration::from_secs(10);
 
@@ -149,4 +152,35 @@ fn handshakes_keep_their_distance_for_as_long_as_nobody_answers() {
     pair.run(Duration::from_secs(3600));
     let initiations = pair.lengths().iter().filter(|length| **length == 148).count();
     assert!((620..=720).contains(&initiations), "one every 5 s: {initiations}");
+}
+
+#[test]
+fn peers_whose_time_has_come_together_are_served_in_turns_and_nobody_is_forgotten() {
+    let (mut device, mut sink, mut now) = (Device::new(), Sink::default(), pair::start());
+    let peers: Vec<PeerUpdate> = (1..=200)
+        .map(|number| PeerUpdate {
+            endpoint: Some(SocketAddr::from(([192, 0, 2, number], 51820))),
+            persistent_keepalive: Some(25),
+            ..PeerUpdate::of(SecretKey::generate().unwrap().public_key())
+        })
+        .collect();
+    let private_key = Change::Set(SecretKey::generate().unwrap());
+    device.apply(DeviceUpdate { private_key, peers, ..DeviceUpdate::default() }, now, &mut sink);
+    assert_eq!(sink.datagrams.len(), 200, "each is called");
+    sink.datagrams.clear();
+    // Nobody answers: each is called again 5 s later.
+    let (end, mut turns) = (now + Duration::from_millis(5_900), 0);
+    while let Some(at) = device.next_timeout().filter(|at| *at <= end) {
+        now = now.max(at);
+        let before = sink.datagrams.len();
+        device.handle_timeout(now, &mut sink);
+        let sent = sink.datagrams.len() - before;
+        assert!(sent <= 64, "{sent} handshakes in one turn");
+        turns += usize::from(sent == 64);
+    }
+    assert!(turns >= 1, "the share of a turn was never reached, so nothing is shown");
+    let mut called: Vec<SocketAddr> = sink.datagrams.iter().map(|(to, _)| to.remote).collect();
+    called.sort_unstable();
+    called.dedup();
+    assert_eq!((called.len(), sink.datagrams.len()), (200, 200), "each once");
 }
