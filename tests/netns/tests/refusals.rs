@@ -159,7 +159,7 @@ fn bad_targets(scene: &Scene) -> Result<()> {
 fn nothing_private(scene: &Scene) -> Result<()> {
     let culvert = Culvert::start(&scene.lab)?;
     let client = &scene.lab.client;
-    for path in ["/metrics", "/healthz", "/readyz", "/internal/storage/health", "/", "/v1/edges"] {
+    for path in ["/metrics", "/healthz", "/readyz", "/internal/storage/health", "/internal", "/v1/edges"] {
         let answer = Request::new("GET", path).send(client, Place::Outer, culvert.public())?;
         ensure!(answer.status == 404, "{path}: {answer:?}");
         answer.problem().with_context(|| path.to_owned())?;
