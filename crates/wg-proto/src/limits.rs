@@ -82,9 +82,9 @@ pub mod our_choice {
     /// A rotation that is not over after this waits for somebody: ten minutes are more than any restart takes. Neither
     /// key may go, for nobody knows which one the peer has, but operators are told.
     pub const CONTROL_STALLED: Duration = Duration::from_secs(600);
-    /// Peers whose timers are served in one turn: to begin a handshake takes some 50 µs, so packets wait for 3 ms and not for
-    /// thousands of handshakes.
-    pub const PEERS_PER_TURN: usize = 64;
+    /// Peers whose timers are served in one turn: to begin a handshake takes some 50 µs, so packets wait for a millisecond and
+    /// not for thousands of handshakes.
+    pub const PEERS_PER_TURN: usize = 16;
     /// Static keys that were given up as compromised and are kept out. Each is a line of the configuration, so a peer that
     /// gives up one after the other must come to an end; 1,024 of them are 60 KiB, and decades of accidents.
     pub const MAX_DENIED_KEYS: usize = 1_024;

@@ -175,8 +175,8 @@ fn peers_whose_time_has_come_together_are_served_in_turns_and_nobody_is_forgotte
         let before = sink.datagrams.len();
         device.handle_timeout(now, &mut sink);
         let sent = sink.datagrams.len() - before;
-        assert!(sent <= 64, "{sent} handshakes in one turn");
-        turns += usize::from(sent == 64);
+        assert!(sent <= 16, "{sent} handshakes in one turn");
+        turns += usize::from(sent == 16);
     }
     assert!(turns >= 1, "the share of a turn was never reached, so nothing is shown");
     let mut called: Vec<SocketAddr> = sink.datagrams.iter().map(|(to, _)| to.remote).collect();
