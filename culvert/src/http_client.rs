@@ -49,11 +49,19 @@ pub(crate) async fn unless_interrupted<T>(
     }
 }
 
+/// As whom a request is made.
+pub(crate) enum Credential {
+    /// A token in its head.
+    Token(Token),
+    /// The certificate that the handshake shows; the head says nothing.
+    Certificate,
+}
+
 /// The head that every request has; the caller adds its own headers and the body.
 pub(crate) fn request(
     method: http::Method,
     server: &Server,
-    token: &Token,
+    credential: &Credential,
     resource: &str,
 ) -> http::request::Builder {
     let builder = Request::builder()
@@ -61,6 +69,10 @@ pub(crate) fn request(
         .uri(resource)
         .header(http::header::HOST, &server.authority)
         .header(http::header::USER_AGENT, USER_AGENT);
+    let token = match credential {
+        Credential::Token(token) => token,
+        Credential::Certificate => return builder,
+    };
     match HeaderValue::from_str(&format!("Bearer {}", token.expose())) {
         Ok(mut value) => {
             value.set_sensitive(true);
@@ -79,7 +91,11 @@ where
     let unreachable =
         |what: &dyn std::fmt::Display| Failure::cannot_tell(format!("server {}: {what}", server.authority));
     // Before anybody is asked: a file that cannot be read is a mistake on this side.
-    let trusted = if server.tls { Some(tls::config(server.ca_file.as_deref())?) } else { None };
+    let trusted = if server.tls {
+        Some(tls::config(server.ca_file.as_deref(), server.certificate.as_ref())?)
+    } else {
+        None
+    };
     let connect = TcpStream::connect((server.host.as_str(), server.port));
     let stream = match tokio::time::timeout(CONNECT_TIMEOUT, connect).await {
         Ok(Ok(stream)) => stream,

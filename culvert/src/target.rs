@@ -21,6 +21,16 @@ pub(crate) struct Server {
     pub(crate) tls: bool,
     /// Who vouches for it; none: the machine's authorities.
     pub(crate) ca_file: Option<PathBuf>,
+    /// What is shown to it.
+    pub(crate) certificate: Option<CertificateFiles>,
+}
+
+/// A client's certificate: the files of its chain and of its key, in PEM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CertificateFiles {
+    /// The client's own first.
+    pub(crate) certificate: PathBuf,
+    pub(crate) key: PathBuf,
 }
 
 impl Server {
@@ -55,6 +65,7 @@ impl FromStr for Server {
             base_path: uri.path().trim_end_matches('/').to_owned(),
             tls,
             ca_file: None,
+            certificate: None,
         })
     }
 }

@@ -23,7 +23,8 @@ use store_proto::Token;
 
 use crate::console::{Console, printable};
 use crate::failure::Failure;
-use crate::target::Server;
+use crate::http_client::Credential;
+use crate::target::{CertificateFiles, Server};
 
 /// The environment variable that may hold the token itself.
 const TOKEN_VARIABLE: &str = "CULVERT_TOKEN";
@@ -41,6 +42,12 @@ pub(crate) struct ServerArguments {
     /// File that holds your token (or put the token into CULVERT_TOKEN)
     #[arg(long, value_name = "FILE", env = "CULVERT_TOKEN_FILE")]
     token_file: Option<PathBuf>,
+    /// Your certificate (PEM, with what leads to its authority), where the server takes one; a token goes before it
+    #[arg(long, value_name = "FILE", env = "CULVERT_CERT_FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The certificate's key (PEM, not encrypted)
+    #[arg(long, value_name = "FILE", env = "CULVERT_KEY_FILE", requires = "cert")]
+    key: Option<PathBuf>,
     /// Give up when nothing moved for this long
     #[arg(long, value_name = "SECONDS", default_value_t = 120, value_parser = clap::value_parser!(u64).range(1..))]
     stall_timeout: u64,
@@ -68,32 +75,39 @@ impl SeveralArguments {
 }
 
 impl ServerArguments {
-    /// The server, and who vouches for it.
+    /// The server, who vouches for it, and what it is shown.
     fn server(&self) -> Server {
-        Server { ca_file: self.ca_file.clone(), ..self.server.clone() }
+        let certificate = self.cert.clone().zip(self.key.clone());
+        let certificate = certificate.map(|(certificate, key)| CertificateFiles { certificate, key });
+        Server { ca_file: self.ca_file.clone(), certificate, ..self.server.clone() }
     }
 
-    /// The token is never taken from the command line, where every process of the machine could read it.
-    fn token(&self, console: Console) -> Result<Token, Failure> {
-        let (secret, name) = match &self.token_file {
-            Some(path) => {
-                if others_can_read(path) {
-                    console.warn(&format!(
-                        "{}: every user of this machine can read your token: chmod 600",
-                        printable(&path.to_string_lossy())
-                    ));
-                }
+    /// A token is never taken from the command line, where every process of the machine could read it.
+    fn credential(&self, console: Console) -> Result<Credential, Failure> {
+        for (path, what) in [(&self.token_file, "token"), (&self.key, "key")] {
+            if let Some(path) = path.as_ref().filter(|path| others_can_read(path)) {
+                let path = printable(&path.to_string_lossy());
+                console.warn(&format!("{path}: every user of this machine can read your {what}: chmod 600"));
+            }
+        }
+        if self.cert.is_some() && !self.server.tls {
+            return Err(Failure::usage("--cert is shown under TLS alone: write the server as https://HOST"));
+        }
+        let (secret, name) = match (&self.token_file, std::env::var(TOKEN_VARIABLE)) {
+            (Some(path), _) => {
                 let secret = daemon::secret::read_reference(&path.to_string_lossy());
                 (secret.map_err(|error| Failure::usage(error.to_string()))?, path.display().to_string())
             }
-            None => {
-                let text = std::env::var(TOKEN_VARIABLE).map_err(|_| {
-                    Failure::usage(format!("no token: give --token-file FILE, or set {TOKEN_VARIABLE}"))
-                })?;
-                (SecretString::new(text.trim().to_owned()), TOKEN_VARIABLE.to_owned())
+            (None, Ok(text)) => (SecretString::new(text.trim().to_owned()), TOKEN_VARIABLE.to_owned()),
+            (None, Err(_)) if self.cert.is_some() => return Ok(Credential::Certificate),
+            (None, Err(_)) => {
+                let how = format!("no token: give --token-file FILE, or set {TOKEN_VARIABLE}");
+                return Err(Failure::usage(how));
             }
         };
-        Token::parse(secret.expose()).map_err(|error| Failure::usage(format!("{name}: {error}")))
+        let token =
+            Token::parse(secret.expose()).map_err(|error| Failure::usage(format!("{name}: {error}")))?;
+        Ok(Credential::Token(token))
     }
 
     fn patience(&self) -> Duration {

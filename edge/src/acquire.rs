@@ -18,8 +18,8 @@ use linux::{ListenFds, Privileged, User};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use receipt::SignedCheckpoint;
 
-use crate::config::{Config, Encryption, Environment, Users};
-use crate::tls::{Named, Tls};
+use crate::config::{ClientFiles, Config, Encryption, Environment, Users};
+use crate::tls::{Clients, Named, Tls};
 use crate::witness::Witness;
 
 /// Owner and group may talk to edge's sockets; who they are is then checked by credentials.
@@ -138,7 +138,16 @@ pub fn tls(config: &Config, now_s: u64) -> anyhow::Result<Option<Tls>> {
     };
     let chain = open("tls_certificate_file", &files.certificate)?;
     let key = open("tls_key_file", &files.key)?;
-    let tls = Tls::read(chain, key, files.oldest, now_s).map_err(|error| exit::fail(exit::CONFIG, error))?;
+    let clients = match &files.clients {
+        None => None,
+        Some(ClientFiles { authorities, revocations, required }) => Some(Clients {
+            authorities: open("client_ca_file", authorities)?,
+            revocations: revocations.as_deref().map(|file| open("client_crl_file", file)).transpose()?,
+            required: *required,
+        }),
+    };
+    let tls = Tls::read(chain, key, clients, files.oldest, now_s)
+        .map_err(|error| exit::fail(exit::CONFIG, error))?;
     Ok(Some(tls))
 }
 

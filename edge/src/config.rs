@@ -19,7 +19,7 @@ use store_proto::{EdgeName, ServerRole};
 mod encryption;
 mod limits;
 mod raw;
-pub use encryption::{Encryption, TlsFiles};
+pub use encryption::{ClientFiles, Encryption, TlsFiles};
 pub use limits::Limits;
 pub use raw::RawConfig;
 

@@ -22,7 +22,7 @@ use store_proto::RequestId;
 use crate::acquire::{key_header, read_issuer};
 use crate::config::{Config, Encryption, Environment};
 use crate::request::{Edge, Live};
-use crate::tls::{Named, Tls};
+use crate::tls::{Clients, Named, Tls};
 use crate::witness::{Fault, Standing};
 
 /// Answers on the admin socket.
@@ -211,8 +211,20 @@ impl Control {
                     take(key).map(|(path, file)| Named { path, file }).ok_or_else(missing)
                 };
                 let (chain, key) = (named("tls_certificate_file")?, named("tls_key_file")?);
+                let clients = match &files.clients {
+                    None => None,
+                    Some(clients) => Some(Clients {
+                        authorities: named("client_ca_file")?,
+                        revocations: clients
+                            .revocations
+                            .is_some()
+                            .then(|| named("client_crl_file"))
+                            .transpose()?,
+                        required: clients.required,
+                    }),
+                };
                 let now_s = self.edge.clock.unix_milliseconds() / 1000;
-                Some(Tls::read(chain, key, files.oldest, now_s).map_err(|error| bad(&error))?)
+                Some(Tls::read(chain, key, clients, files.oldest, now_s).map_err(|error| bad(&error))?)
             }
         };
         let mut issuers = Vec::new();

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
+use http::request::Parts;
 use store_proto::{Lockout, PrincipalId};
 
 use crate::bearer;
@@ -63,8 +63,8 @@ pub struct Caller {
 
 impl Caller {
     /// From a request. What is no token is nobody: its failures count for the address alone.
-    pub fn of(address: IpAddr, headers: &HeaderMap) -> Caller {
-        let proof = bearer::proof(headers).ok();
+    pub fn of(address: IpAddr, head: &Parts) -> Caller {
+        let proof = bearer::proof(head).ok();
         Caller { client: address, principal: proof.as_ref().and_then(bearer::principal) }
     }
 

@@ -12,6 +12,7 @@ use std::time::Duration;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use store_proto::ClientChain;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -81,6 +82,8 @@ async fn accept(
 struct Ready {
     transport: Transport,
     client: IpAddr,
+    /// What it proved in its handshake.
+    certificate: Option<Arc<ClientChain>>,
     _counted: Counted,
     /// Of HTTP/2.
     window: Option<OwnedSemaphorePermit>,
@@ -122,7 +125,9 @@ impl Shared {
             None => (Transport::Plain(stream), None),
             Some(tls) => self.handshake(stream, tls, live.limits.header_timeout).await?,
         };
-        Some(Ready { transport, client, _counted: counted, window })
+        let certificate = transport.client_chain();
+        let certificate = certificate.map_err(|error| tracing::debug!(%error, "client certificate")).ok()?;
+        Some(Ready { transport, client, certificate: certificate.map(Arc::new), _counted: counted, window })
     }
 
     /// Whose connection it is.
@@ -179,12 +184,13 @@ impl Shared {
             refusing.metrics.rejected.with_label_values(&[refusal.reason().label()]).inc();
             raw_refusal(&refusal, &new_request_id(), refusing.role)
         };
-        let Ready { transport, client, _counted, window: _ } = ready;
+        let Ready { transport, client, certificate, _counted, window: _ } = ready;
         let own_refusal = Box::new(own_refusal);
         let stream = ClientStream::http1(transport, Arc::clone(&served), own_refusal, limits.idle_timeout);
         let answering = Arc::clone(edge);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request| {
             served.store(true, Ordering::Release);
+            proven(&mut request, &certificate);
             let edge = Arc::clone(&answering);
             async move { Ok::<_, std::convert::Infallible>(edge.answer(client, request).await) }
         });
@@ -209,12 +215,13 @@ impl Shared {
 
     async fn http2(&self, ready: Ready, limits: &Limits) -> hyper::Result<()> {
         let edge = &self.edge;
-        let Ready { transport, client, _counted, window: _window } = ready;
+        let Ready { transport, client, certificate, _counted, window: _window } = ready;
         let counting = edge.metrics.clone();
         let flooded = move || counting.closed(Closed::Flood);
         let stream = ClientStream::http2(transport, flooded, limits.idle_timeout);
         let answering = Arc::clone(edge);
-        let service = service_fn(move |request| {
+        let service = service_fn(move |mut request| {
+            proven(&mut request, &certificate);
             let edge = Arc::clone(&answering);
             async move { Ok::<_, std::convert::Infallible>(edge.answer(client, request).await.map(Noted::new)) }
         });
@@ -243,5 +250,12 @@ impl Shared {
         }
         // Told to go, with nothing under way: it goes, or is left.
         tokio::time::timeout(LINGER_TIME, connection).await.unwrap_or(Ok(()))
+    }
+}
+
+/// Each request of a connection comes with what the connection proved.
+fn proven<B>(request: &mut http::Request<B>, certificate: &Option<Arc<ClientChain>>) {
+    if let Some(certificate) = certificate {
+        request.extensions_mut().insert(Arc::clone(certificate));
     }
 }

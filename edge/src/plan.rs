@@ -214,7 +214,7 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
     // What the head alone refuses comes before the token: it costs nothing, and tells nothing of the store.
     let is_put = matches!((&target, verb), (Target::File(..), Verb::Put));
     let upload = is_put.then(|| upload_head(head, policy)).transpose()?;
-    let proof = proof(&head.headers)?;
+    let proof = proof(head)?;
     let plan = match target {
         Target::Link(_) | Target::Page => return Err(Refusal::NoRoute),
         Target::Presign(id) => Plan::Presign(proof, id),

@@ -103,7 +103,7 @@ impl Edge {
             place,
         );
         let unread = Unread(!body.is_end_stream());
-        let caller = Caller::of(client, &head.headers);
+        let caller = Caller::of(client, &head);
         let mut body = Some(body);
         let result = match refused.or_else(|| self.stopped(&caller, started)) {
             Some(refusal) => Err(refusal),
@@ -198,7 +198,7 @@ impl Edge {
         // There is one, and each plan takes it once at most.
         let mut body = || body.take().ok_or(Refusal::IncompleteBody);
         let live = self.live.load_full();
-        bearer::refuse_early(&head.headers, &live.issuers, self.clock.unix_milliseconds() / 1000)?;
+        bearer::refuse_early(head, &live.issuers, self.clock.unix_milliseconds() / 1000)?;
         let mut granted: Option<Permission> = None;
         let mut asker = None;
         // At most two turns: the head alone, then with storaged's answer.
@@ -267,7 +267,7 @@ impl Edge {
                 }
                 (Plan::NotModified(file), Some(_)) => return Ok(Store::not_modified(&file)),
                 (Plan::Send(transmission), Some(asker)) => {
-                    let proof = bearer::proof(&head.headers)?;
+                    let proof = bearer::proof(head)?;
                     let later = |file| self.later(&live, client, request_id, proof, file);
                     return asker.download(transmission, later).await;
                 }

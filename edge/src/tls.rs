@@ -14,11 +14,17 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use daemon::config::{ConfigError, read_trusted};
+use identity::certificate::{authorities_in, revocations_in};
+use identity::limits::AUTHORITIES_BYTES;
+use rustls::RootCertStore;
 use rustls::SupportedProtocolVersion;
+use rustls::crypto::CryptoProvider;
 use rustls::crypto::ring::sign::any_supported_type;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, ServerConfig};
+use rustls::server::danger::ClientCertVerifier;
+use rustls::server::{NoServerSessionStorage, ServerConfig, WebPkiClientVerifier};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use x509_cert::Certificate;
@@ -109,6 +115,9 @@ pub enum TlsError {
         /// What is wrong with it.
         what: String,
     },
+    /// A file of authorities, or of revocations, that is not read.
+    #[error("{0}")]
+    Trusted(ConfigError),
     /// The key file is open to everyone.
     #[error("{}: mode {mode:04o} opens this key to everyone; chmod 640 it", path.display())]
     Open {
@@ -147,18 +156,28 @@ impl fmt::Debug for Tls {
 
 impl Tls {
     /// Reads and checks a chain and its key; `now_s` is the time in seconds since 1970.
-    pub fn read(chain: Named, key: Named, oldest: MinVersion, now_s: u64) -> Result<Tls, TlsError> {
+    pub fn read(
+        chain: Named,
+        key: Named,
+        clients: Option<Clients>,
+        oldest: MinVersion,
+        now_s: u64,
+    ) -> Result<Tls, TlsError> {
         let (chain_path, key_path) = (chain.path.clone(), key.path.clone());
         let certificates = certificates(chain)?;
         let not_after_s = within_time(&chain_path, &certificates, now_s)?;
         let key = private_key(key)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let certified = certify(certificates, key, &chain_path, &key_path)?;
+        let verifier = match clients {
+            None => WebPkiClientVerifier::no_client_auth(),
+            Some(clients) => clients.verifier(Arc::clone(&provider))?,
+        };
         let content = |what: rustls::Error| TlsError::Content { path: chain_path, what: what.to_string() };
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(oldest.versions())
             .map_err(content)?
-            .with_no_client_auth()
+            .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
         config.alpn_protocols = vec![H2.to_vec(), HTTP_11.to_vec()];
         config.session_storage = Arc::new(NoServerSessionStorage {});
@@ -166,6 +185,51 @@ impl Tls {
         let mut without_h2 = config.clone();
         without_h2.alpn_protocols.retain(|protocol| protocol != H2);
         Ok(Tls { config: Arc::new(config), without_h2: Arc::new(without_h2), not_after_s })
+    }
+}
+
+/// What clients' certificates are verified with in the handshake. storaged verifies them again.
+#[derive(Debug)]
+pub struct Clients {
+    /// The authorities.
+    pub authorities: Named,
+    /// What they revoked.
+    pub revocations: Option<Named>,
+    /// Whether a client without a certificate is turned away in the handshake.
+    pub required: bool,
+}
+
+impl Clients {
+    fn verifier(self, provider: Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+        let Clients { authorities, revocations, required } = self;
+        let wrong = |path: &Path, what: &dyn fmt::Display| TlsError::Content {
+            path: path.to_owned(),
+            what: what.to_string(),
+        };
+        let text = |named: Named| {
+            let read = read_trusted(&named.path, named.file, AUTHORITIES_BYTES);
+            read.map(|text| (text, named.path)).map_err(TlsError::Trusted)
+        };
+        let (text_of_authorities, path) = text(authorities)?;
+        let mut roots = RootCertStore::empty();
+        let found = authorities_in(&text_of_authorities).map_err(|error| wrong(&path, &error))?;
+        for (at, der) in found.into_iter().enumerate() {
+            let number = at + 1;
+            let add = roots.add(der);
+            add.map_err(|error| wrong(&path, &format_args!("number {number} cannot be used: {error}")))?;
+        }
+        let mut builder = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
+        if let Some(revocations) = revocations {
+            let (text, path) = text(revocations)?;
+            let lists = revocations_in(&text).map_err(|error| wrong(&path, &error))?;
+            // As storaged does: what is revoked are people's certificates, and an old list says nothing.
+            builder =
+                builder.with_crls(lists).only_check_end_entity_revocation().enforce_revocation_expiration();
+        }
+        if !required {
+            builder = builder.allow_unauthenticated();
+        }
+        builder.build().map_err(|error| wrong(&path, &error))
     }
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use store_proto::{ClientChain, ClientChainError};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
@@ -15,6 +16,15 @@ pub enum Transport {
     Plain(TcpStream),
     /// TLS; boxed, for its state is large and a plain connection should not pay for it.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Transport {
+    /// The certificates that the client proved, if it did.
+    pub fn client_chain(&self) -> Result<Option<ClientChain>, ClientChainError> {
+        let Transport::Tls(stream) = self else { return Ok(None) };
+        let Some(shown) = stream.get_ref().1.peer_certificates() else { return Ok(None) };
+        ClientChain::new(shown.iter().map(|der| der.to_vec()).collect()).map(Some)
+    }
 }
 
 /// The same call on whichever it is.

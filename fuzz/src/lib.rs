@@ -9,8 +9,10 @@ use std::net::SocketAddr;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
-use identity::{IssuerRules, Issuers, Keys};
-use store_proto::{Capability, CapabilitySigner, ContentDigest, Jwt, LogicalPath, RequestContext};
+use identity::{Authorities, IssuerRules, Issuers, Keys};
+use store_proto::{
+    Capability, CapabilitySigner, ClientChain, ContentDigest, Jwt, LogicalPath, RequestContext,
+};
 use vault::Key256;
 use vault::stream::{HEADER_BYTES, Layout, Opener};
 use wg_proto::{Device, DeviceEvent, DeviceUpdate, Endpoint, Output, PeerUpdate};
@@ -32,6 +34,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("capability", capability),
     ("jwt", jwt),
     ("jwks", jwks),
+    ("client_certificate", client_certificate),
     ("tunnel_events", tunnel_events),
     ("repr_digest", repr_digest),
     ("byte_range", byte_range),
@@ -88,6 +91,21 @@ pub fn jwt(data: &[u8]) {
     let issuers = Issuers::new(vec![rules.with_keys(KEY).expect("the key of the RFC is one")]);
     for now_s in [0, 1_790_000_000, u64::MAX] {
         assert!(issuers.verify(&jwt, now_s).is_err(), "a token without a signature stands for somebody");
+    }
+}
+
+/// A client's certificate: whatever it says, without an authority's signature it stands for nobody, at any time.
+pub fn client_certificate(data: &[u8]) {
+    // Of an authority whose key nobody has any more; its clients' certificates are the seeds, a byte of each altered.
+    const AUTHORITY: &str = include_str!("../client_authority.pem");
+    let authorities = Authorities::parse(AUTHORITY, None).expect("the authority's own certificate is one");
+    // Alone, and as what leads to itself.
+    for times in [1, 2] {
+        let Ok(chain) = ClientChain::new(vec![data.to_vec(); times]) else { return };
+        for now_s in [0, 1_790_000_000, u64::MAX / 2] {
+            let verified = authorities.verify(&chain, now_s);
+            assert!(verified.is_err(), "a certificate that nobody signed stands for somebody");
+        }
     }
 }
 

@@ -260,6 +260,9 @@ pub fn describe(config: &Config) -> String {
     line("wgd_socket", quote(&fixed.wgd_socket.display()));
     fixed.wgd_user.iter().for_each(|wgd| line("wgd_user", user(wgd)));
     fixed.run_as.iter().for_each(|run_as| line("run_as", user(run_as)));
+    for (key, file) in rules.providers.files() {
+        text.push_str(&format!("{key} = {file:?}\n"));
+    }
     text.push_str(&format!("# internal keys alive: {}, not shown\n", rules.internal_keys.len()));
     text.push_str(&format!(
         "\n[limits]\nbody_idle_timeout_seconds = {}\ndrain_timeout_seconds = {}\ntransfers = {}\nconnections = {}\nmax_file_bytes = {}\nmax_hourly_access = {}\nenforce_hourly_access = {}\n",
@@ -513,7 +516,9 @@ fn rules(
         max_hourly_access: raw.limits.max_hourly_access.unwrap_or(limits::MAX_HOURLY_ACCESS),
         enforce: raw.limits.enforce_hourly_access.unwrap_or(false),
     };
-    let providers = Providers::understand(&raw.issuer, &raw.group_map, keys, problems);
+    let mut providers = Providers::understand(&raw.issuer, &raw.group_map, keys, problems);
+    let (ca, crl) = (raw.client_ca_file.as_deref(), raw.client_crl_file.as_deref());
+    providers.take_certificates(ca, crl, &raw.certificate_map, keys, problems);
     HostRules { allowed_hosts, internal_keys, body_idle, max_file_bytes, access, providers }
 }
 

@@ -44,6 +44,12 @@ pub enum Denial {
     JwtExpired,
     /// A token without its groups, of which there are too many.
     GroupsOverage,
+    /// A client's certificate that no authority of ours vouches for now.
+    Certificate,
+    /// One that was revoked, or of which that cannot be said.
+    CertificateRevoked,
+    /// One that is nobody's here.
+    CertificateUser,
     /// A link that this store did not make, or does not know.
     Capability,
     /// A link that has run out or was revoked.
@@ -80,7 +86,7 @@ pub enum Denial {
 
 impl Denial {
     /// Every reason.
-    pub const ALL: [Denial; 35] = [
+    pub const ALL: [Denial; 38] = [
         Denial::PeerUnanswered,
         Denial::PeerUnknown,
         Denial::PeerNotRegistered,
@@ -100,6 +106,9 @@ impl Denial {
         Denial::JwtKey,
         Denial::JwtExpired,
         Denial::GroupsOverage,
+        Denial::Certificate,
+        Denial::CertificateRevoked,
+        Denial::CertificateUser,
         Denial::Capability,
         Denial::CapabilityEnded,
         Denial::CapabilityScope,
@@ -140,6 +149,9 @@ impl Denial {
             Denial::JwtKey => "jwt_key",
             Denial::JwtExpired => "jwt_expired",
             Denial::GroupsOverage => "groups_overage",
+            Denial::Certificate => "certificate",
+            Denial::CertificateRevoked => "certificate_revoked",
+            Denial::CertificateUser => "certificate_user",
             Denial::Capability => "capability",
             Denial::CapabilityEnded => "capability_ended",
             Denial::CapabilityScope => "capability_scope",
@@ -177,6 +189,11 @@ impl Denial {
             ),
             Denial::JwtExpired => Some("the token has expired, or is not valid yet"),
             Denial::GroupsOverage => Some(identity::groups::OVERAGE),
+            Denial::Certificate => Some("the client's certificate is not one that is taken here"),
+            Denial::CertificateRevoked => {
+                Some("the client's certificate was revoked, or the list of revocations is too old to say")
+            }
+            Denial::CertificateUser => Some("the client's certificate is nobody's here"),
             Denial::PeerUnanswered
             | Denial::PeerUnknown
             | Denial::PeerNotRegistered
@@ -232,6 +249,9 @@ impl Denial {
             | Denial::JwtIssuer
             | Denial::JwtKey
             | Denial::JwtExpired
+            | Denial::Certificate
+            | Denial::CertificateRevoked
+            | Denial::CertificateUser
             | Denial::Capability => ProblemKind::Unauthenticated,
             Denial::CapabilityEnded => ProblemKind::ExpiredCapability,
             Denial::CapabilityUsed => ProblemKind::UsedCapability,

@@ -6,10 +6,13 @@
 use std::fmt::Write as _;
 
 use daemon::config::Problems;
-use identity::limits::JWKS_BYTES;
-use identity::{GroupMap, Issuer, IssuerRules, Issuers, JwtError, RawIssuer, RawMapping, Rights};
+use identity::limits::{AUTHORITIES_BYTES, JWKS_BYTES};
+use identity::{
+    Authorities, CertificateError, CertificateMap, GroupMap, Issuer, IssuerRules, Issuers, JwtError,
+    RawCertificate, RawIssuer, RawMapping, Rights,
+};
 use sha2::{Digest as _, Sha256};
-use store_proto::{Jwt, UserName};
+use store_proto::{ClientChain, Jwt, UserName};
 
 use crate::config::KeySource;
 use crate::denial::Denial;
@@ -19,6 +22,12 @@ use crate::denial::Denial;
 pub struct Providers {
     issuers: Issuers,
     groups: GroupMap,
+    authorities: Authorities,
+    /// SHA-256 of both files, for the record of a reload.
+    authorities_sha256: Option<[u8; 32]>,
+    /// Where they are, for whoever has the configuration printed.
+    authority_files: Vec<(&'static str, String)>,
+    certificates: CertificateMap,
 }
 
 impl Providers {
@@ -41,7 +50,7 @@ impl Providers {
             let key = format!("issuer {:?}: jwks_file", rules.name);
             problems.take(&key, read(rules))
         });
-        Providers { issuers: Issuers::new(known.collect()), groups }
+        Providers { issuers: Issuers::new(known.collect()), groups, ..Providers::default() }
     }
 
     /// Whom a token stands for, and what is open to them.
@@ -49,6 +58,45 @@ impl Providers {
         let verified = self.issuers.verify(jwt, now_ms / 1000).map_err(denial)?;
         let rights = self.groups.rights(&verified).map_err(|_| Denial::GroupsOverage)?;
         Ok((verified.principal, rights))
+    }
+
+    /// Reads the authorities that sign clients' certificates, what they revoked, and whose each certificate is.
+    pub fn take_certificates(
+        &mut self,
+        authorities: Option<&str>,
+        revocations: Option<&str>,
+        map: &[RawCertificate],
+        files: &mut dyn KeySource,
+        problems: &mut Problems,
+    ) {
+        self.certificates = CertificateMap::understand(map, &mut |key, what| problems.add(key, what));
+        let Some(file) = authorities else {
+            let needless = [("client_crl_file", revocations.is_some()), ("certificate_map", !map.is_empty())];
+            for (key, _) in needless.iter().filter(|(_, stands)| *stands) {
+                problems.add(key, "needs client_ca_file: whose signatures count");
+            }
+            return;
+        };
+        self.authority_files.push(("client_ca_file", file.to_owned()));
+        let ca = problems.take("client_ca_file", files.read_public(file, AUTHORITIES_BYTES));
+        let crl = revocations.map(|file| {
+            self.authority_files.push(("client_crl_file", file.to_owned()));
+            problems.take("client_crl_file", files.read_public(file, AUTHORITIES_BYTES))
+        });
+        let (Some(ca), true) = (ca, crl.as_ref().is_none_or(Option::is_some)) else { return };
+        let crl = crl.flatten();
+        let read = Authorities::parse(&ca, crl.as_deref());
+        let mut digest = Sha256::new_with_prefix(&ca);
+        digest.update(crl.as_deref().unwrap_or_default());
+        self.authorities_sha256 = Some(digest.finalize().into());
+        let key = if revocations.is_some() { "client_ca_file, client_crl_file" } else { "client_ca_file" };
+        self.authorities = problems.take(key, read).unwrap_or_default();
+    }
+
+    /// Whose a certificate is. That its key was proven is edge's word: nobody else saw the handshake.
+    pub fn owner(&self, chain: &ClientChain, now_ms: u64) -> Result<&UserName, Denial> {
+        let names = self.authorities.verify(chain, now_ms / 1000).map_err(denied)?;
+        self.certificates.user(&names).map_err(denied)
     }
 
     /// Whether a name is one that a provider's subject would have.
@@ -60,7 +108,7 @@ impl Providers {
     /// For the record of a start or a reload: which providers count from here on, and a digest of all that is configured
     /// about them, so that a change is seen. None: nobody vouches for anybody.
     pub fn summary(&self) -> Option<String> {
-        if self.issuers.is_empty() {
+        if self.issuers.is_empty() && self.authorities.is_empty() {
             return None;
         }
         let mut digest = Sha256::new();
@@ -74,13 +122,26 @@ impl Providers {
         for mapping in self.groups.iter() {
             digest.update(mapping.to_string());
         }
+        digest.update(self.certificates.to_string());
+        digest.update(self.authorities_sha256.unwrap_or_default());
         let digest: String = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        let _ = write!(text, "; {} group mappings; configuration {digest}", self.groups.len());
+        let (mappings, authorities) = (self.groups.len(), self.authorities.len());
+        let _ = write!(
+            text,
+            "; {mappings} group mappings; {authorities} authorities of clients, {} of their certificates mapped; \
+             configuration {digest}",
+            self.certificates.len()
+        );
         Some(text)
+    }
+
+    /// The keys of the top that name files, with what they name.
+    pub fn files(&self) -> &[(&'static str, String)] {
+        &self.authority_files
     }
 }
 
-/// The lines of the file that would give the same.
+/// The tables of the file that would give the same.
 impl std::fmt::Display for Providers {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for issuer in self.issuers.iter() {
@@ -89,7 +150,15 @@ impl std::fmt::Display for Providers {
         for mapping in self.groups.iter() {
             write!(f, "\n{mapping}")?;
         }
-        Ok(())
+        write!(f, "{}", self.certificates)
+    }
+}
+
+fn denied(error: CertificateError) -> Denial {
+    match error {
+        CertificateError::Invalid => Denial::Certificate,
+        CertificateError::Revoked => Denial::CertificateRevoked,
+        CertificateError::Nobody => Denial::CertificateUser,
     }
 }
 

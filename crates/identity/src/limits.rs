@@ -15,6 +15,12 @@ pub const JWKS_BYTES: u64 = 128 * 1024;
 pub const KEYS: usize = 64;
 /// Providers: a site has one or two; each takes a descriptor of a reload.
 pub const ISSUERS: usize = 6;
+/// A file of authorities that sign clients' certificates, or of what they revoked.
+pub const AUTHORITIES_BYTES: u64 = 1024 * 1024;
+/// Authorities in such a file, or lists.
+pub const AUTHORITIES: usize = 64;
+/// Names of certificates that are mapped to users.
+pub const CERTIFICATES: usize = 4096;
 /// Audiences of one provider.
 pub const AUDIENCES: usize = 16;
 /// Mappings of all providers together.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::limits::{MAX_CLOCK_SKEW_SECONDS, MAX_CONTEXT_HEADER_BYTES};
-use crate::{Capability, EdgeName, Jwt, RequestId, ServerRole, Token};
+use crate::{Capability, ClientChain, EdgeName, Jwt, RequestId, ServerRole, Token};
 
 /// What stands in the header.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ pub enum Proof {
     Token(Token),
     /// A token of an identity provider, as it came: storaged verifies it with its own keys.
     Jwt(Jwt),
+    /// The certificates that a client proved to edge in its handshake, which edge alone saw.
+    Certificate(ClientChain),
     /// A link, which stands for whoever made it, for one file.
     Capability(Box<Capability>),
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod capability;
+pub mod client_chain;
 pub mod context;
 pub mod digest;
 pub mod file;
@@ -29,6 +30,7 @@ pub use capability::{
     Capability, CapabilityClaims, CapabilityError, CapabilityKey, CapabilityMethod, CapabilitySigner,
     MadeCapability, NewCapability, PresignRequest,
 };
+pub use client_chain::{ClientChain, ClientChainError};
 pub use context::{ContextError, Proof, RequestContext};
 pub use digest::{ContentDigest, DigestError, ETag};
 pub use file::{FileMeta, FileState, Listing, UploadReceipt, Verdict};

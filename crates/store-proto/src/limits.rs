@@ -26,6 +26,10 @@ pub const MAX_FILE_TYPE_BYTES: usize = 64;
 pub const MAX_REQUEST_ID_BYTES: usize = 64;
 /// A token of an identity provider. They come to 1 to 3 KiB; with a hundred groups by UUID to 6 KiB.
 pub const MAX_JWT_BYTES: usize = 8 * 1024;
+/// The certificates that a client proved, in base64: a leaf and an authority of RSA 4096 come to 6 KiB.
+pub const MAX_CHAIN_BYTES: usize = 8 * 1024;
+/// A leaf, and what leads to an authority that is known.
+pub const MAX_CHAIN_CERTIFICATES: usize = 4;
 /// The `Culvert-Context` header before decoding: the longest token of a provider in base64, and names and ids, which
 /// come to under 700 bytes.
 pub const MAX_CONTEXT_HEADER_BYTES: usize = 12 * 1024;

@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::failure::Failure;
-use crate::target::Server;
+use crate::target::{CertificateFiles, Server};
 
 /// Where distributions keep the authorities; the variable is the one that other tools know.
 const BUNDLES: [&str; 3] =
@@ -44,8 +44,26 @@ pub(super) async fn connect<S: AsyncRead + AsyncWrite + Unpin>(
     })
 }
 
-/// Who is trusted.
-pub(super) fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Failure> {
+impl CertificateFiles {
+    fn read(&self) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), Failure> {
+        let wrong =
+            |path: &Path, what: &dyn std::fmt::Display| Failure::usage(format!("{}: {what}", path.display()));
+        let chain =
+            CertificateDer::pem_file_iter(&self.certificate).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+        let chain = chain.map_err(|error| wrong(&self.certificate, &error))?;
+        if chain.is_empty() {
+            return Err(wrong(&self.certificate, &"it holds no certificate"));
+        }
+        let key = PrivateKeyDer::from_pem_file(&self.key).map_err(|error| wrong(&self.key, &error))?;
+        Ok((chain, key))
+    }
+}
+
+/// Who is trusted, and what is shown.
+pub(super) fn config(
+    ca_file: Option<&Path>,
+    certificate: Option<&CertificateFiles>,
+) -> Result<Arc<ClientConfig>, Failure> {
     if let Some(config) = CONFIG.get() {
         return Ok(Arc::clone(config));
     }
@@ -64,11 +82,18 @@ pub(super) fn config(ca_file: Option<&Path>) -> Result<Arc<ClientConfig>, Failur
         return Err(wrong(&"it holds no certificate of an authority"));
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| Failure::failed(format!("TLS: {error}")))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match certificate {
+        None => builder.with_no_client_auth(),
+        Some(files) => {
+            let (chain, key) = files.read()?;
+            let with = builder.with_client_auth_cert(chain, key);
+            with.map_err(|error| Failure::usage(format!("{}: {error}", files.certificate.display())))?
+        }
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::clone(CONFIG.get_or_init(|| Arc::new(config))))
 }

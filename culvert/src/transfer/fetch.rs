@@ -14,22 +14,22 @@ use http::{HeaderMap, HeaderName, Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use sha2::Digest as _;
+use store_proto::ContentDigest;
 use store_proto::headers::REPR_DIGEST;
-use store_proto::{ContentDigest, Token};
 
 use super::part_file::PartFile;
 use super::resume::is_worth_another_try;
 use super::upload_body::Before;
 use crate::console::{Console, human_bytes};
 use crate::failure::Failure;
-use crate::http_client::{self, Moved, chain, expect_success, watched};
+use crate::http_client::{self, Credential, Moved, chain, expect_success, watched};
 use crate::limits::{RESUME_PAUSE, RESUME_PAUSE_AT_MOST};
 use crate::target::{RemoteFile, Server};
 
 /// What holds for every file of a command.
 pub(super) struct Fetching<'a> {
     pub(super) server: &'a Server,
-    pub(super) token: &'a Token,
+    pub(super) credential: &'a Credential,
     pub(super) patience: Duration,
     pub(super) retries: u32,
     pub(super) console: Console,
@@ -174,7 +174,7 @@ impl Fetching<'_> {
         headers: &[(HeaderName, &str)],
     ) -> Result<Response<Incoming>, Failure> {
         let mut request =
-            http_client::request(method, self.server, self.token, &source.resource(self.server));
+            http_client::request(method, self.server, self.credential, &source.resource(self.server));
         for (name, value) in headers {
             request = request.header(name, *value);
         }

@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use clap::Args;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
-use store_proto::{ContentDigest, Token};
+use store_proto::ContentDigest;
 
 use super::fetch::{Fetching, Sink};
 use super::many::{self, Job};
@@ -19,7 +19,7 @@ use super::progress::Progress;
 use super::{ServerArguments, SeveralArguments, list};
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::http_client::{self, Moved, unless_interrupted};
+use crate::http_client::{self, Credential, Moved, unless_interrupted};
 use crate::limits::{CHUNK_BYTES, FOLDER_FILES};
 use crate::target::{RemoteFile, RemotePrefix, Server};
 
@@ -74,8 +74,8 @@ pub(crate) fn run(arguments: &GetArguments, console: Console) -> Result<(), Fail
         Some(path) => Some(path.clone()),
         None => Some(PathBuf::from(source.path.file_name())),
     };
-    let token = arguments.server.token(console)?;
-    let fetching = arguments.fetching(&server, &token, console);
+    let credential = arguments.server.credential(console)?;
+    let fetching = arguments.fetching(&server, &credential, console);
     let moved = Moved::default();
     let mut progress = None;
     let work = arguments.one(&fetching, &source, file, &moved, |bytes, total| {
@@ -107,13 +107,13 @@ fn get_folder(arguments: &GetArguments, server: &Server, console: Console) -> Re
     if folder == Path::new("-") {
         return Err(Failure::usage("several files cannot go to standard output; name a directory"));
     }
-    let token = arguments.server.token(console)?;
-    let fetching = &arguments.fetching(server, &token, console);
+    let credential = arguments.server.credential(console)?;
+    let fetching = &arguments.fetching(server, &credential, console);
     let work = async {
         let mut jobs = Vec::new();
         let mut cursor = None;
         loop {
-            let page = list::page(&arguments.server, &prefix, &token, cursor.as_deref()).await?;
+            let page = list::page(&arguments.server, &prefix, &credential, cursor.as_deref()).await?;
             for file in page.files {
                 let Some(below) = file.path.as_str().strip_prefix(&prefix.prefix) else { continue };
                 // A `LogicalPath` holds no `..` and no absolute part, so this stays below the directory.
@@ -152,9 +152,9 @@ fn get_folder(arguments: &GetArguments, server: &Server, console: Console) -> Re
 }
 
 impl GetArguments {
-    fn fetching<'a>(&self, server: &'a Server, token: &'a Token, console: Console) -> Fetching<'a> {
+    fn fetching<'a>(&self, server: &'a Server, credential: &'a Credential, console: Console) -> Fetching<'a> {
         let (patience, retries) = (self.server.patience(), self.several.retries());
-        Fetching { server, token, patience, retries, console }
+        Fetching { server, credential, patience, retries, console }
     }
 
     async fn one(

@@ -4,12 +4,12 @@ use clap::Args;
 use http::Method;
 use http_body_util::{BodyExt, Empty};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use store_proto::{FileMeta, Listing, Token};
+use store_proto::{FileMeta, Listing};
 
 use super::ServerArguments;
 use crate::console::{Console, printable};
 use crate::failure::Failure;
-use crate::http_client::{self, Moved, expect_success, unless_interrupted, watched};
+use crate::http_client::{self, Credential, Moved, expect_success, unless_interrupted, watched};
 use crate::limits::PAGE_BYTES_AT_MOST;
 use crate::target::RemotePrefix;
 
@@ -24,19 +24,19 @@ pub(crate) struct ListArguments {
 
 pub(crate) fn run(arguments: &ListArguments, console: Console) -> Result<(), Failure> {
     let place = RemotePrefix::parse(&arguments.place)?;
-    let token = arguments.server.token(console)?;
-    http_client::runtime()?.block_on(unless_interrupted(list(arguments, &place, &token, console)))
+    let credential = arguments.server.credential(console)?;
+    http_client::runtime()?.block_on(unless_interrupted(list(arguments, &place, &credential, console)))
 }
 
 async fn list(
     arguments: &ListArguments,
     place: &RemotePrefix,
-    token: &Token,
+    credential: &Credential,
     console: Console,
 ) -> Result<(), Failure> {
     let mut cursor = None;
     loop {
-        let page = page(&arguments.server, place, token, cursor.as_deref()).await?;
+        let page = page(&arguments.server, place, credential, cursor.as_deref()).await?;
         // Pages come in the order of paths; the prefix is ours to apply.
         for file in page.files.iter().filter(|file| file.path.as_str().starts_with(&place.prefix)) {
             console.report(file, line)?;
@@ -55,7 +55,7 @@ async fn list(
 pub(super) async fn page(
     arguments: &ServerArguments,
     place: &RemotePrefix,
-    token: &Token,
+    credential: &Credential,
     cursor: Option<&str>,
 ) -> Result<Listing, Failure> {
     let server = &arguments.server();
@@ -63,7 +63,7 @@ pub(super) async fn page(
     if let Some(cursor) = cursor {
         resource = format!("{resource}?cursor={}", utf8_percent_encode(cursor, NON_ALPHANUMERIC));
     }
-    let request = http_client::request(Method::GET, server, token, &resource)
+    let request = http_client::request(Method::GET, server, credential, &resource)
         .body(Empty::new().map_err(|never| match never {}))
         .map_err(|error| Failure::failed(format!("make the request: {error}")))?;
     let exchange = async {

@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 use receipt::Step;
-use store_proto::{FileType, Token};
+use store_proto::FileType;
 
 use super::many::{self, Job};
 use super::progress::Progress;
@@ -17,7 +17,7 @@ use super::upload_body::Sent;
 use super::{ServerArguments, SeveralArguments};
 use crate::console::{Console, printable};
 use crate::failure::Failure;
-use crate::http_client::{self, Moved, unless_interrupted};
+use crate::http_client::{self, Credential, Moved, unless_interrupted};
 use crate::receipt::KnownLogs;
 use crate::target::RemoteFile;
 
@@ -57,9 +57,9 @@ pub(crate) fn run(arguments: &PutArguments, console: Console) -> Result<(), Fail
     }
     let source = Source::open(&arguments.source)?;
     let target = RemoteFile::for_upload(&arguments.destination, source.name.as_deref())?;
-    let token = arguments.server.token(console)?;
+    let credential = arguments.server.credential(console)?;
     let server = arguments.server.server();
-    let sending = arguments.sending(&server, &token, console);
+    let sending = arguments.sending(&server, &credential, console);
     let moved = Moved::default();
     let mut progress = Progress::start(source.label.clone(), source.length, console.progress_style());
     let work = sending.send(source, &target, &moved, |bytes| progress.set(bytes));
@@ -104,9 +104,9 @@ fn put_folder(arguments: &PutArguments, console: Console) -> Result<(), Failure>
         let target = RemoteFile::parse(&format!("{destination}/{}", found.below))?;
         jobs.push(Job { name: found.below, bytes: found.bytes, what: (found.path, target) });
     }
-    let token = arguments.server.token(console)?;
+    let credential = arguments.server.credential(console)?;
     let server = arguments.server.server();
-    let sending = &arguments.sending(&server, &token, console);
+    let sending = &arguments.sending(&server, &credential, console);
     let work = |(path, target): (PathBuf, RemoteFile), moved: Moved| async move {
         let source = Source::open(&path)?;
         sending.send(source, &target, &moved, |_| ()).await.map(|(outcome, _)| outcome)
@@ -121,12 +121,12 @@ impl PutArguments {
     fn sending<'a>(
         &'a self,
         server: &'a crate::target::Server,
-        token: &'a Token,
+        credential: &'a Credential,
         console: Console,
     ) -> Sending<'a> {
         Sending {
             server,
-            token,
+            credential,
             file_type: self.file_type.as_ref(),
             checksum: self.checksum,
             patience: self.server.patience(),

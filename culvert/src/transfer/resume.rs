@@ -14,13 +14,13 @@ use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use store_proto::headers::{CULVERT_FILE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
-use store_proto::{ContentDigest, FileId, FileType, Token, UploadReceipt, UploadState};
+use store_proto::{ContentDigest, FileId, FileType, UploadReceipt, UploadState};
 
 use super::unfinished::Note;
 use super::upload_body::{self, Before, Sent};
 use crate::console::Console;
 use crate::failure::Failure;
-use crate::http_client::{self, Moved, expect_success, watched};
+use crate::http_client::{self, Credential, Moved, expect_success, watched};
 use crate::limits::{READER_TIMEOUT, RECEIPT_BYTES_AT_MOST, RESUME_PAUSE, RESUME_PAUSE_AT_MOST};
 use crate::target::{RemoteFile, Server};
 
@@ -31,7 +31,7 @@ const UPLOAD_COMPLETE: &str = "upload-complete";
 /// A file on its way.
 pub(super) struct Resumable<'a> {
     pub(super) server: &'a Server,
-    pub(super) token: &'a Token,
+    pub(super) credential: &'a Credential,
     pub(super) target: &'a RemoteFile,
     pub(super) file_type: Option<&'a FileType>,
     /// What it hashes to, if that was found out before.
@@ -183,7 +183,7 @@ impl Resumable<'_> {
         file.seek(SeekFrom::Start(offset)).map_err(|error| self.unreadable(&error))?;
         let (body, mut read) = upload_body::start_after(before, file, Some(self.length), moved.clone())
             .map_err(|error| Failure::failed(format!("start a thread: {error}")))?;
-        let request = http_client::request(Method::PATCH, self.server, self.token, resource)
+        let request = http_client::request(Method::PATCH, self.server, self.credential, resource)
             .header(INTEROP_VERSION.0, INTEROP_VERSION.1)
             .header(http::header::CONTENT_TYPE, "application/partial-upload")
             .header(http::header::CONTENT_LENGTH, self.length - offset)
@@ -228,7 +228,7 @@ impl Resumable<'_> {
         resource: &str,
         headers: &[(&str, &str)],
     ) -> Result<http::Response<hyper::body::Incoming>, Failure> {
-        let mut request = http_client::request(method, self.server, self.token, resource)
+        let mut request = http_client::request(method, self.server, self.credential, resource)
             .header(INTEROP_VERSION.0, INTEROP_VERSION.1);
         for (name, value) in headers {
             request = request.header(*name, *value);

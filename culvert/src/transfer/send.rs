@@ -15,7 +15,7 @@ use http_body_util::{BodyExt as _, Empty};
 use serde::Serialize;
 use sha2::Sha256;
 use store_proto::headers::{CULVERT_FILE_TYPE, REPR_DIGEST};
-use store_proto::{ContentDigest, FileId, FileType, Token, UploadReceipt};
+use store_proto::{ContentDigest, FileId, FileType, UploadReceipt};
 use tokio::sync::Notify;
 
 use super::resume::Resumable;
@@ -23,14 +23,14 @@ use super::unfinished::Note;
 use super::upload_body::{self, Before, Sent};
 use crate::console::{Console, printable};
 use crate::failure::Failure;
-use crate::http_client::{self, Moved, expect_success, watched};
+use crate::http_client::{self, Credential, Moved, expect_success, watched};
 use crate::limits::{READER_TIMEOUT, RECEIPT_BYTES_AT_MOST, RESUMABLE_BYTES};
 use crate::target::{RemoteFile, Server};
 
 /// What holds for every file of a command.
 pub(super) struct Sending<'a> {
     pub(super) server: &'a Server,
-    pub(super) token: &'a Token,
+    pub(super) credential: &'a Credential,
     pub(super) file_type: Option<&'a FileType>,
     /// Hash first: what is there is not sent, and what is sent is verified before it is a file.
     pub(super) checksum: bool,
@@ -144,7 +144,7 @@ impl Sending<'_> {
             let note = Note::of(path, self.server, target);
             let resumable = Resumable {
                 server: self.server,
-                token: self.token,
+                credential: self.credential,
                 target,
                 file_type: self.file_type,
                 digest,
@@ -168,7 +168,7 @@ impl Sending<'_> {
     /// Whether the server has it already, by its own word on the hash.
     async fn there(&self, target: &RemoteFile, length: u64, hashed: ContentDigest) -> Option<There> {
         let request =
-            http_client::request(Method::HEAD, self.server, self.token, &target.resource(self.server));
+            http_client::request(Method::HEAD, self.server, self.credential, &target.resource(self.server));
         let request = request.body(Empty::<Bytes>::new().map_err(|never| match never {})).ok()?;
         let asking = async { expect_success(http_client::send(self.server, request).await?).await };
         let answer = watched(asking, &Moved::default(), self.patience, |_| ()).await.ok()?;
@@ -193,7 +193,8 @@ impl Sending<'_> {
         let (mut body, mut read) = upload_body::start(source.reader, source.length, moved.clone())
             .map_err(|error| Failure::failed(format!("start a thread: {error}")))?;
 
-        let mut request = http_client::request(Method::PUT, server, self.token, &target.resource(server));
+        let mut request =
+            http_client::request(Method::PUT, server, self.credential, &target.resource(server));
         if let Some(length) = source.length {
             request = request.header(http::header::CONTENT_LENGTH, length);
         }

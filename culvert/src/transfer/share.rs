@@ -9,12 +9,12 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use store_proto::{FileId, Token};
+use store_proto::FileId;
 
 use super::ServerArguments;
 use crate::console::{Console, printable};
 use crate::failure::Failure;
-use crate::http_client::{self, Moved, expect_success, unless_interrupted, watched};
+use crate::http_client::{self, Credential, Moved, expect_success, unless_interrupted, watched};
 use crate::limits::PAGE_BYTES_AT_MOST;
 use crate::target::RemoteFile;
 
@@ -43,24 +43,28 @@ pub(crate) struct ShareArguments {
 }
 
 pub(crate) fn run(arguments: &ShareArguments, console: Console) -> Result<(), Failure> {
-    let token = arguments.server.token(console)?;
+    let credential = arguments.server.credential(console)?;
     let runtime = http_client::runtime()?;
     if let Some(id) = arguments.revoke {
         let resource = format!("{}/v1/presign/{id}", arguments.server.server().base_path);
-        let ended = ask(arguments, &token, Method::DELETE, &resource, Bytes::new());
+        let ended = ask(arguments, &credential, Method::DELETE, &resource, Bytes::new());
         runtime.block_on(unless_interrupted(ended))?;
         return console.report(&json!({ "revoked": id }), |_| format!("link {id} has ended"));
     }
     let source = RemoteFile::parse(arguments.source.as_deref().unwrap_or_default())?;
-    let made = runtime.block_on(unless_interrupted(make(arguments, &source, &token)))?;
+    let made = runtime.block_on(unless_interrupted(make(arguments, &source, &credential)))?;
     let id = made["capability_id"].as_str().map(printable).unwrap_or_default();
     console.say(&format!("link {id}; to end it: culvert share --revoke {id}"));
     console.report(&made, |made| made["url"].as_str().map(printable).unwrap_or_default())
 }
 
-async fn make(arguments: &ShareArguments, source: &RemoteFile, token: &Token) -> Result<Value, Failure> {
+async fn make(
+    arguments: &ShareArguments,
+    source: &RemoteFile,
+    credential: &Credential,
+) -> Result<Value, Failure> {
     let server = &arguments.server.server();
-    let head = ask(arguments, token, Method::HEAD, &source.resource(server), Bytes::new()).await?;
+    let head = ask(arguments, credential, Method::HEAD, &source.resource(server), Bytes::new()).await?;
     let id = head.headers().get("culvert-file-id").and_then(|id| FileId::parse(id.to_str().ok()?).ok());
     let id = id.ok_or_else(|| Failure::failed("the server does not say which file that is"))?;
     let ShareArguments { hours, uses, network, range, .. } = arguments;
@@ -72,7 +76,7 @@ async fn make(arguments: &ShareArguments, source: &RemoteFile, token: &Token) ->
         body["range"] = json!(range);
     }
     let resource = format!("{}/v1/files/{id}/presign", server.base_path);
-    let answer = ask(arguments, token, Method::POST, &resource, body.to_string().into()).await?;
+    let answer = ask(arguments, credential, Method::POST, &resource, body.to_string().into()).await?;
     if answer.status() != StatusCode::CREATED {
         return Err(Failure::failed(format!("the server answered {}", answer.status())));
     }
@@ -87,13 +91,13 @@ async fn make(arguments: &ShareArguments, source: &RemoteFile, token: &Token) ->
 
 async fn ask(
     arguments: &ShareArguments,
-    token: &Token,
+    credential: &Credential,
     method: Method,
     resource: &str,
     body: Bytes,
 ) -> Result<http::Response<Incoming>, Failure> {
     let server = &arguments.server.server();
-    let request = http_client::request(method, server, token, resource)
+    let request = http_client::request(method, server, credential, resource)
         .body(Full::new(body).map_err(|never| match never {}))
         .map_err(|error| Failure::failed(format!("make the request: {error}")))?;
     let exchange = async { expect_success(http_client::send(server, request).await?).await };

@@ -16,6 +16,9 @@ pub struct RawConfig {
     pub(super) tls_certificate_file: Option<String>,
     pub(super) tls_key_file: Option<String>,
     pub(super) tls_min_version: Option<String>,
+    pub(super) client_ca_file: Option<String>,
+    pub(super) client_crl_file: Option<String>,
+    pub(super) client_certificates: Option<String>,
     #[serde(default)]
     pub(super) proxy_protocol_from: Vec<String>,
     pub(super) services_url: Option<String>,

@@ -127,6 +127,12 @@ fn the_public_side_has_tls_unless_plain_http_is_said_in_words() {
     for (lines, part) in [
         (format!("{pair}plain_http = true\n"), "plain_http: cannot be true"),
         (format!("{pair}tls_min_version = \"1.1\"\n"), "tls_min_version: \"1.1\""),
+        (format!("{pair}client_crl_file = \"c\"\n"), "client_crl_file: needs client_ca_file"),
+        (
+            format!("{pair}client_ca_file = \"c\"\nclient_certificates = \"yes\"\n"),
+            "client_certificates: \"yes\" is neither",
+        ),
+        ("plain_http = true\nclient_ca_file = \"c\"\n".into(), "client_ca_file: means nothing"),
         ("tls_key_file = \"k\"\n".into(), "tls_certificate_file: is missing"),
         ("tls_certificate_file = \"c\"\n".into(), "tls_key_file: is missing"),
         ("plain_http = true\ntls_min_version = \"1.2\"\n".into(), "tls_min_version: means nothing"),
@@ -135,6 +141,11 @@ fn the_public_side_has_tls_unless_plain_http_is_said_in_words() {
         let message = message(&with(&lines));
         assert!(message.contains(part), "{part:?} in:\n{message}");
     }
+    let clients =
+        "client_ca_file = \"ca.pem\"\nclient_crl_file = \"crl.pem\"\nclient_certificates = \"required\"\n";
+    let asked = parse(&with(&format!("{pair}{clients}"))).unwrap();
+    assert!(asked.to_string().contains(clients), "{asked}");
+    assert_eq!(config.needs_restart(&asked), Vec::<&str>::new(), "a reload brings it");
     let plain = parse(GOOD).unwrap();
     assert_eq!(plain.needs_restart(&config), ["plain_http"]);
 }

@@ -47,7 +47,7 @@ impl Pair {
     fn read(&self) -> Result<Tls, String> {
         let open = |name: &str| Named::open(self.folder.path().join(name));
         open("chain.pem")
-            .and_then(|chain| Tls::read(chain, open("key.pem")?, MinVersion::Tls13, NOW))
+            .and_then(|chain| Tls::read(chain, open("key.pem")?, None, MinVersion::Tls13, NOW))
             .map_err(|error| error.to_string())
     }
 

@@ -1,6 +1,6 @@
 //! The configuration file as it is written; nothing is understood here.
 
-use identity::{RawIssuer, RawMapping};
+use identity::{RawCertificate, RawIssuer, RawMapping};
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
@@ -29,6 +29,9 @@ pub struct Raw {
     pub(super) run_as: Option<String>,
     pub(super) limits: RawLimits,
     pub(super) volume: Vec<RawVolume>,
+    pub(super) client_ca_file: Option<String>,
+    pub(super) client_crl_file: Option<String>,
+    pub(super) certificate_map: Vec<RawCertificate>,
     pub(super) issuer: Vec<RawIssuer>,
     pub(super) group_map: Vec<RawMapping>,
     /// Stood here once; now in the ledger.

@@ -158,7 +158,7 @@ fn identity_providers_are_understood_and_described() {
     let summary = config.rules.providers.summary().unwrap();
     assert!(
         summary.starts_with(
-            "identity providers: clinic=https://idp.example.org/realms/clinic (1 keys); 1 group"
+            "identity providers: clinic=https://idp.example.org/realms/clinic (1 keys); 1 group mappings; 0 authorities"
         )
     );
     let other = (example() + PROVIDER).replace("trial-7", "trial-8");
@@ -214,7 +214,7 @@ fn every_key_is_documented() {
     use crate::documented;
     let refusal = |text: &str| daemon::config::parse::<Raw>("x", text).unwrap_err().to_string();
     let mut keys = documented::keys(&refusal("zz = 1\n"), "");
-    for table in ["limits", "volume", "issuer", "group_map"] {
+    for table in ["limits", "volume", "issuer", "group_map", "certificate_map"] {
         let text = match table {
             "limits" => "[limits]\nzz = 1\n".to_owned(),
             several => format!("[[{several}]]\nzz = 1\n"),

@@ -189,6 +189,10 @@ async fn prove(
             Ok((user, None))
         }
         Proof::Jwt(jwt) => Ok((policy.vouched(jwt, now_ms)?, None)),
+        Proof::Certificate(chain) => {
+            let owner = policy.rules().providers.owner(chain, now_ms)?;
+            Ok((policy.named(owner)?, None))
+        }
         Proof::Capability(shown) => {
             let (user, claims) = capabilities::holder(store, policy, shown, context.client_address, now_ms)?;
             Ok((user, Some(claims)))

@@ -91,6 +91,8 @@ pub struct Setup {
     pub volume_bytes: Option<u64>,
     /// Lines added at the top of `edge.toml`.
     pub edge_lines: String,
+    /// Its lines of TLS, whose files are on web already; none: plain HTTP.
+    pub edge_tls: Option<String>,
 }
 
 /// A running Culvert.
@@ -262,11 +264,12 @@ fn configure(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
     let key = lab.services.read("/etc/culvert/internal.key")?;
     lab.web.write_secret("/etc/culvert/internal.key", key)?;
     let edge = format!(
-        "{}name = \"{}\"\nrole = \"web\"\nprofile = \"{}\"\nplain_http = true\nservices_url = \"http://{STORAGED}\"\n\
+        "{}name = \"{}\"\nrole = \"web\"\nprofile = \"{}\"\n{}services_url = \"http://{STORAGED}\"\n\
          tunnel_prefix = \"10.100.0.0/24\"\ninternal_api_key_file = \"/etc/culvert/internal.key\"\n{}{}",
         setup.edge_lines,
         Side::Web.peer_name(),
         setup.profile.name(),
+        setup.edge_tls.as_deref().unwrap_or("plain_http = true\n"),
         user("run_as", EDGE_USER),
         user("wgd_user", WGD_USER)
     );
