@@ -5,6 +5,7 @@
 //! is read, sealed or opened, and sent on this one thread; nothing is allocated for it.
 mod command;
 mod opened;
+mod pause;
 mod sealing;
 mod tun;
 mod udp;
@@ -17,12 +18,13 @@ use linux::tun::Tun;
 use linux::udp::{ReceiveBatch, UdpSockets};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use opened::Opened;
+use pause::{Pause, Taken};
 use sealing::Sealing;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc::Sender;
-use tun::TunSide;
+use tun::{Gone, TunSide};
 use udp::UdpSide;
 use wg_proto::{Device, DeviceEvent, DropReason, Endpoint, Output, PeerIdentity, RotationOutput};
 
@@ -44,6 +46,7 @@ pub struct DataPlane {
     received: ReceiveBatch,
     opened: Opened,
     sealing: Sealing,
+    pause: Pause,
     out: Sides,
     inbox: Inbox,
     clock: Clock,
@@ -143,6 +146,7 @@ impl DataPlane {
             received: ReceiveBatch::new(),
             opened: Opened::for_device(&out.tun),
             sealing: Sealing::new(),
+            pause: Pause::default(),
             out,
             inbox,
             clock: Clock,
@@ -199,13 +203,23 @@ impl DataPlane {
                 self.out.udp.receive_v6(&mut self.received);
                 self.open_received(now);
             }
-            if ready.tun && self.sealing.turn(&mut self.device, &mut self.out, now).is_err() {
-                return Ended::LinkDeleted;
+            let mut taken = Taken::default();
+            if ready.tun {
+                match self.sealing.turn(&mut self.device, &mut self.out, now) {
+                    Ok(turn) => taken = turn,
+                    Err(Gone) => return Ended::LinkDeleted,
+                }
             }
             if self.device.next_timeout().is_some_and(|at| at <= now) {
                 self.device.handle_timeout(now, &mut self.out);
             }
             self.flush();
+            // A plain device brings a stream packet by packet too, and a stream is not to be slowed down.
+            if let Some(pause) = self.pause.after(taken)
+                && self.out.tun.offloads().is_some()
+            {
+                std::thread::sleep(pause);
+            }
         }
     }
 

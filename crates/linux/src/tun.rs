@@ -5,6 +5,7 @@
 //! that is renamed or moved to another network namespace later is still reached by this value. A device without offloads
 //! has them switched off in the kernel too, whoever used it before: else packets would come that nobody cuts.
 mod offload;
+mod queue;
 
 pub use offload::{Offloads, WantedDevice};
 
@@ -86,14 +87,17 @@ impl Tun {
         if let Err(error) = std::fs::metadata(CONTROL_DEVICE) {
             return Err(TunError::Missing(error));
         }
-        match wanted {
+        let tun = match wanted {
             WantedDevice::Plain => Self::create_plain(privileged, name),
             WantedDevice::Offload => Self::create_offload(privileged, name),
             // A sandbox without offloads refuses them in its own way; what is wrong besides is said by the other try.
             WantedDevice::Auto => {
                 Self::create_offload(privileged, name).or_else(|_| Self::create_plain(privileged, name))
             }
-        }
+        }?;
+        // Whoever owns the device but not the network may not, and does with the shorter one.
+        let _ = queue::lengthen(&tun.name);
+        Ok(tun)
     }
 
     fn create_plain(_: &Privileged, name: &str) -> Result<Self, TunError> {

@@ -25,6 +25,8 @@ const CASES: &[Case] = &[
     ("a_persistent_device_is_what_each_user_makes_of_it", persistent),
     ("what_is_joined_arrives_as_it_was", joined),
     ("a_lone_datagrams_checksum_is_left_to_the_reader", partial_checksum),
+    ("a_new_device_holds_as_many_packets_as_other_interfaces", new_queue),
+    ("a_queue_that_somebody_chose_is_left_as_it_is", chosen_queue),
 ];
 
 const ADDRESS: &str = "10.9.0.1";
@@ -229,4 +231,28 @@ fn partial_checksum() {
     let datagram = Datagram::parse(&packet).expect("a datagram");
     // Written anew, with a checksum of our own, it is the same from the transport header on.
     assert_eq!(datagram.to_packet().unwrap()[20..], packet[20..]);
+}
+
+fn new_queue() {
+    for wanted in [WantedDevice::Offload, WantedDevice::Plain] {
+        let _tun = Tun::create(&privileged(), "t0", wanted).unwrap();
+        assert_eq!(queue_packets(), "1000");
+    }
+}
+
+fn chosen_queue() {
+    ip("tuntap add dev t0 mode tun");
+    for packets in ["20", "501", "4000"] {
+        ip(&format!("link set t0 txqueuelen {packets}"));
+        let _tun = Tun::create(&privileged(), "t0", WantedDevice::Auto).unwrap();
+        assert_eq!(queue_packets(), packets);
+    }
+}
+
+/// Of t0, as iproute2 shows it.
+fn queue_packets() -> String {
+    let output = Command::new("ip").args(["-oneline", "link", "show", "t0"]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut words = text.split_whitespace().skip_while(|word| *word != "qlen");
+    words.nth(1).unwrap().trim_end_matches('\\').to_owned()
 }

@@ -4,6 +4,7 @@
 //! longer than the MTU. The hop limit of a tunnel's own datagram is looked at in every datagram, for two may be joined that
 //! are not of one kind.
 use super::Sides;
+use super::pause::Taken;
 use super::tun::{Gone, Read};
 use crate::limits;
 use packet::nesting::{HopLimit, hop_limit};
@@ -25,14 +26,20 @@ impl Sealing {
     }
 
     /// Takes what waits, but not more than a turn's share.
-    pub(super) fn turn(&mut self, device: &mut Device, out: &mut Sides, now: Instant) -> Result<(), Gone> {
+    pub(super) fn turn(&mut self, device: &mut Device, out: &mut Sides, now: Instant) -> Result<Taken, Gone> {
         let mut bytes = 0;
+        let mut taken = Taken { more: true, ..Taken::default() };
         for _ in 0..limits::PACKETS_PER_TURN {
             match out.tun.read(&mut self.read)? {
-                Read::Nothing => break,
+                Read::Nothing => {
+                    taken.more = false;
+                    break;
+                }
                 Read::Malformed => device.count_drop(DropReason::Malformed),
                 Read::Packet(header, place) => {
                     bytes += place.len();
+                    taken.packets += 1;
+                    taken.joined |= header.segments.is_some();
                     let packet = &mut self.read[place];
                     if header.segments.is_some() {
                         many(&header, packet, &mut self.cut, device, out, now);
@@ -47,7 +54,7 @@ impl Sealing {
                 break;
             }
         }
-        Ok(())
+        Ok(taken)
     }
 }
 
