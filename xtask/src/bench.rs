@@ -25,7 +25,8 @@ pub(crate) enum Bench {
     Tunnel(tunnel::Options),
     /// Ten thousand peers on one interface, wgd beside Debian's wireguard-go: load time, memory, time to first packet
     Peers(peers::Options),
-    /// A file up and down the whole path: rates, CPU per byte and memory of each daemon, beside the machine's limits
+    /// Files up and down the whole path, large, small, and among slow clients: rates, CPU per byte and memory of each
+    /// daemon, beside nginx with Debian's wireguard-go and the machine's limits
     Transfer(transfer::Options),
     /// storaged alone: files over loopback HTTP beside nginx, small files beside the bare loop, the ledger beside
     /// PostgreSQL, all beside the machine's limits
@@ -51,6 +52,9 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
             ensure!(steps::run(&mut pace)?, "the program steps does not build");
         }
         Bench::Peers(_) | Bench::Transfer(_) => {
+            if matches!(bench, Bench::Transfer(_)) {
+                transfer::provide()?;
+            }
             build.args(["--package", "storaged", "--package", "culvert"]);
             build.args(["--package", "wgd", "--package", "edge"]);
         }
@@ -62,7 +66,9 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     }
     let programs = given.unwrap_or_else(|| steps::root().join("target/release").into_os_string());
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-    world::run_inside_with(&arguments, &[("PATH", path), ("CULVERT_BIN_DIR", programs)])
+    let tools = packages::tools_directory().into_os_string();
+    let variables = [("PATH", path), ("CULVERT_BIN_DIR", programs), ("CULVERT_TOOLS", tools)];
+    world::run_inside_with(&arguments, &variables)
 }
 
 /// Inside the world.

@@ -7,7 +7,7 @@ mod files;
 mod goals;
 mod inner;
 mod machine;
-mod nginx;
+pub(super) mod nginx;
 mod postgres;
 mod ranges;
 

@@ -1,173 +1,101 @@
-//! The whole path: client → edge → tunnel → storaged → disk, and back.
+//! The whole path, client → edge → tunnel → storaged → disk and back, beside what one could build from known parts: nginx as
+//! a proxy, Debian's wireguard-go, nginx as a WebDAV store, which hashes, seals, syncs and records nothing.
 //!
-//! Beside it, in the same rounds, what this machine allows: SHA-256 alone over the same bytes, and writing and syncing
-//! the same bytes to the same disk.
+//! ```text
+//!   client: curl ── web: edge ═ wgd ══ wan ══ wgd ═ services: storaged
+//!                ── web: nginx ═ wireguard-go ══ wan ══ wireguard-go ═ services: nginx
+//! ```
+//!
+//! Both stand on the same two hosts at the same time and take turns. In the same rounds, what this machine allows: SHA-256
+//! alone over the same bytes, and writing and syncing the same bytes to the same disk.
 
-use std::fs::{self, File};
+mod limits;
+mod loads;
+mod ways;
+
+use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use culvert_netns::culvert::{COHORT, Culvert, PROGRAMS};
+use culvert_netns::culvert::PROGRAMS;
 use culvert_netns::lab::{self, Lab};
 use culvert_netns::payload::Payload;
-use culvert_netns::program::Running;
 use culvert_netns::world::World;
-use daemon::Clock;
-use sha2::{Digest, Sha256};
 
-use super::figures::{Figures, Row};
-use super::process_time::{cpu_seconds, peak_mebibytes};
+use super::figures::Figures;
+use super::store::nginx;
 
 /// How much and how often to carry.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Options {
-    /// How often the file goes up and down
+    /// How often each way is measured, in turn
     #[arg(long, default_value_t = 3)]
     rounds: u32,
-    /// The file's size in MiB
+    /// The large file's size in MiB
     #[arg(long, default_value_t = 1024)]
     mebibytes: u64,
+    /// Small files of 64 KiB, eight at a time
+    #[arg(long, default_value_t = 1000)]
+    files: u32,
+    /// Clients that upload 20 KB/s each, beside eight fast ones
+    #[arg(long, default_value_t = 200)]
+    slow_clients: u32,
+    /// The clients speak TLS 1.3 to edge and to nginx
+    #[arg(long)]
+    tls: bool,
+    /// culvert alone
+    #[arg(long)]
+    alone: bool,
 }
 
-const UPLOAD: Row = Row { name: "upload, MB/s", digits: 0 };
-const DOWNLOAD: Row = Row { name: "download, MB/s", digits: 0 };
-const HASH: Row = Row { name: "limit: SHA-256 alone, MB/s", digits: 0 };
-const DISK: Row = Row { name: "limit: write and fdatasync alone, MB/s", digits: 0 };
 const OURS: &str = "culvert";
-const TRANSFER_BOUND: Duration = Duration::from_secs(600);
+const KNOWN: &str = "nginx and wireguard-go";
 
-/// Per daemon: CPU up, CPU down, memory.
-const DAEMONS: [(&str, [Row; 3]); 4] = [
-    ("wgd@web", rows("wgd@web CPU up, s/GB", "wgd@web CPU down, s/GB", "wgd@web peak memory, MiB")),
-    (
-        "wgd@services",
-        rows("wgd@services CPU up, s/GB", "wgd@services CPU down, s/GB", "wgd@services peak memory, MiB"),
-    ),
-    ("edge@web", rows("edge CPU up, s/GB", "edge CPU down, s/GB", "edge peak memory, MiB")),
-    (
-        "storaged@services",
-        rows("storaged CPU up, s/GB", "storaged CPU down, s/GB", "storaged peak memory, MiB"),
-    ),
-];
-
-const fn rows(up: &'static str, down: &'static str, memory: &'static str) -> [Row; 3] {
-    [Row { name: up, digits: 2 }, Row { name: down, digits: 2 }, Row { name: memory, digits: 1 }]
+/// Fetches the programs that it is compared with.
+pub(crate) fn provide() -> Result<()> {
+    nginx::provide()
 }
 
 pub(crate) fn run(options: &Options, world: &World) -> Result<()> {
     let programs = lab::programs()?;
     lab::require_programs(&programs, PROGRAMS)?;
     let lab = Lab::build(world, &programs)?;
-    let culvert = Culvert::start(&lab)?;
-    lab.client.write("/run/token", &culvert.token)?;
-    let size = options.mebibytes << 20;
+    if options.tls {
+        ways::make_certificate(&lab.web)?;
+        lab.client.write("/run/ca.pem", lab.web.read(ways::CERTIFICATE)?)?;
+    }
+    let culvert = ways::culvert(&lab, options)?;
+    let known = if options.alone { None } else { Some(ways::known(&lab, options.tls)?) };
+    let mut ours = culvert.way(options.tls)?;
     let mut figures = Figures::default();
+    let disk = world.data().join("client");
+    write_payload(&disk.join("small"), loads::SMALL_BYTES, 1)?;
+    write_payload(&disk.join("slow"), loads::SLOW_BYTES, 2)?;
     for round in 1..=options.rounds {
-        println!("round {round} of {}", options.rounds);
         // Other bytes each round: the same ones would be recognised.
-        let file = world.data().join("client").join("bench.csv");
-        io_copy(&mut Payload::new(size, u64::from(round)), &file)?;
-        measure(&culvert, &file, round, size, &mut figures)
-            .with_context(|| format!("logs:\n{}", lab.logs()))?;
+        let large = disk.join("large");
+        write_payload(&large, options.mebibytes << 20, u64::from(round) + 2)?;
+        limits::measure(&large, OURS, &mut figures)?;
+        for way in [Some(&mut ours), known.as_ref().map(|known| known.way()).transpose()?.as_mut()] {
+            let Some(way) = way else { continue };
+            println!("round {round} of {}: {}", options.rounds, way.name);
+            loads::measure(&lab, way, options, round, &mut figures)
+                .with_context(|| format!("{}; logs:\n{}", way.name, lab.logs()))?;
+        }
     }
     println!(
-        "\n{} rounds of {} MiB; the client, both hosts and the WAN share this machine's cores\n",
-        options.rounds, options.mebibytes
+        "\n{} rounds; a file of {} MiB, {} of 64 KiB; the clients, both hosts and the WAN share this machine's cores\n",
+        options.rounds, options.mebibytes, options.files
     );
-    print!("{}", figures.table(&[OURS]));
+    let names = if options.alone { &[OURS][..] } else { &[OURS, KNOWN] };
+    print!("{}", figures.table(names));
     Ok(())
 }
 
-fn measure(culvert: &Culvert<'_>, file: &Path, round: u32, size: u64, figures: &mut Figures) -> Result<()> {
-    let gigabytes = megabytes(size) / 1000.0;
-    figures.add(HASH, OURS, megabytes(size) / hash_seconds(file)?);
-    let remote = format!("{COHORT}/bench-{round}.csv");
-
-    let before = cpu_of_each(culvert)?;
-    let seconds = command(culvert, &["put", "/srv/bench.csv", &remote])?;
-    let between = cpu_of_each(culvert)?;
-    figures.add(UPLOAD, OURS, megabytes(size) / seconds);
-    let seconds = command(culvert, &["get", &remote, "/srv/back.csv"])?;
-    let after = cpu_of_each(culvert)?;
-    figures.add(DOWNLOAD, OURS, megabytes(size) / seconds);
-
-    for (index, daemon) in culvert.daemons().into_iter().enumerate() {
-        let rows =
-            DAEMONS.iter().find(|(label, _)| *label == daemon.label()).context("a daemon without rows")?.1;
-        figures.add(rows[0], OURS, (between[index] - before[index]) / gigabytes);
-        figures.add(rows[1], OURS, (after[index] - between[index]) / gigabytes);
-        figures.add(rows[2], OURS, peak_mebibytes(&[daemon.pid()])?);
-    }
-    let copy = file.with_extension("limit");
-    figures.add(DISK, OURS, megabytes(size) / disk_seconds(file, &copy)?);
-    fs::remove_file(&copy)?;
-    fs::remove_file(file.with_file_name("back.csv"))?;
-    Ok(())
-}
-
-fn cpu_of_each(culvert: &Culvert<'_>) -> Result<Vec<f64>> {
-    culvert.daemons().iter().map(|daemon: &&Running| cpu_seconds(&[daemon.pid()])).collect()
-}
-
-fn command(culvert: &Culvert<'_>, arguments: &[&str]) -> Result<f64> {
-    let began = Clock.now();
-    culvert
-        .lab()
-        .client
-        .program("/run/bin/culvert")
-        .arguments(arguments)
-        .variable("CULVERT_SERVER", &format!("http://{}", culvert.public()))
-        .variable("CULVERT_TOKEN_FILE", "/run/token")
-        .run(TRANSFER_BOUND)?
-        .success()?;
-    Ok(elapsed(began))
-}
-
-fn io_copy(from: &mut impl Read, to: &Path) -> Result<()> {
+fn write_payload(to: &Path, bytes: u64, seed: u64) -> Result<()> {
     let mut out = std::io::BufWriter::with_capacity(1 << 20, File::create(to)?);
-    std::io::copy(from, &mut out)?;
+    std::io::copy(&mut Payload::new(bytes, seed).by_ref(), &mut out)?;
     out.flush()?;
     Ok(())
-}
-
-fn hash_seconds(file: &Path) -> Result<f64> {
-    let began = Clock.now();
-    let mut hash = Sha256::new();
-    each_buffer(file, |bytes| {
-        hash.update(bytes);
-        Ok(())
-    })?;
-    std::hint::black_box(hash.finalize());
-    Ok(elapsed(began))
-}
-
-fn disk_seconds(file: &Path, copy: &Path) -> Result<f64> {
-    let began = Clock.now();
-    let mut out = File::create(copy)?;
-    each_buffer(file, |bytes| Ok(out.write_all(bytes)?))?;
-    out.sync_data()?;
-    Ok(elapsed(began))
-}
-
-fn each_buffer(file: &Path, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let mut file = File::open(file)?;
-    let mut buffer = vec![0; 256 << 10];
-    loop {
-        let length = file.read(&mut buffer)?;
-        if length == 0 {
-            return Ok(());
-        }
-        take(&buffer[..length])?;
-    }
-}
-
-fn elapsed(began: Instant) -> f64 {
-    began.elapsed().as_secs_f64().max(1e-9)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "rates for people to read")]
-fn megabytes(bytes: u64) -> f64 {
-    bytes as f64 / 1e6
 }

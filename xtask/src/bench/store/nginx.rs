@@ -22,7 +22,7 @@ pub(super) struct Nginx {
 }
 
 /// Fetches the program; it is not installed.
-pub(super) fn provide() -> Result<()> {
+pub(in crate::bench) fn provide() -> Result<()> {
     let unpacked = packages::tools_directory().join("nginx");
     if !program().is_file() {
         println!("Unpacking Debian's nginx into {} (not installed)", unpacked.display());
