@@ -7,6 +7,7 @@ use crate::audit::TrailArguments;
 use crate::backup::BackupCommand;
 use crate::checkpoint::CheckpointCommand;
 use crate::cleanup::{CleanupCommand, EmergencyArguments, SocketArgument};
+use crate::health::HealthArguments;
 use crate::hold::HoldCommand;
 use crate::init::InitCommand;
 use crate::integrity::IntegrityArguments;
@@ -20,6 +21,7 @@ use crate::receipt::ReceiptCommand;
 use crate::reload::ReloadArguments;
 use crate::report::ReportCommand;
 use crate::restore::RestoreArguments;
+use crate::server::ServerArguments;
 use crate::shred::ShredCommand;
 use crate::storage::{UploadCommand, VolumeCommand};
 use crate::trace::TraceArguments;
@@ -207,6 +209,17 @@ Example:\n  \
         #[command(subcommand)]
         command: HoldCommand,
     },
+    /// How the daemons of this machine are: one table of pass, warn and fail
+    #[command(after_help = "\
+Of each daemon that runs here: whether it answers and how it is by its own word (tunnel, certificate, ledger, volumes, \
+peers), and in one line whether its lock-down is in force by the kernel's word. `culvert verify server` has that line by \
+line. Without root the kernel does not tell, and the line says so.\n\n\
+Exit codes: 0 nothing failed (a warning is no failure); 1 something did; 4 something could not be looked at, or no daemon \
+runs here.\n\n\
+Examples:\n  \
+  culvert health\n  \
+  culvert health --json | jq -r 'select(.state == \"fail\") | .check'")]
+    Health(HealthArguments),
     /// Look that what should be so is so
     Verify {
         #[command(subcommand)]
@@ -284,6 +297,12 @@ Examples:\n  \
     /// The same as `verify integrity`
     #[command(hide = true)]
     VerifyPhiIntegrity(IntegrityArguments),
+    /// The same as `verify server`
+    #[command(hide = true)]
+    VerifyServerSecurity(ServerArguments),
+    /// The same as `health`
+    #[command(hide = true)]
+    SecurityHealthCheck(HealthArguments),
     /// The same as `cleanup emergency`
     #[command(hide = true)]
     EmergencyCleanup(EmergencyArguments),
@@ -319,6 +338,23 @@ Examples:\n  \
   culvert verify integrity --check-hashes --cohort c5\n  \
   culvert verify integrity --file ID --check-hashes --json")]
     Integrity(IntegrityArguments),
+    /// What the daemons of this machine can still do, read from the running processes; needs root
+    #[command(after_help = "\
+Of each daemon and helper that runs here, by the kernel's word: capabilities in all five sets and the system-call filter \
+of each thread, no_new_privs, user and groups, dumps, limits, open descriptors, raw sockets, memory that is writable and \
+executable, secrets in the environment, mounts, devices, routes and listeners; of the host swap and dumps; beside it the \
+configuration by the daemon's own check, the modes of the files with keys, and what the daemon says of its seal.\n\n\
+`network` tells how edge and storaged are kept to the tunnel: a namespace that holds nothing else, or (in the host's \
+network) rules that stand in for it: a listener bound to the device, nftables, strict reverse-path filtering. Those are \
+looked at then.\n\n\
+Below the table stands what to do about each finding.\n\n\
+Exit codes: 0 nothing failed (a warning is no failure); 1 something did; 4 something could not be looked at, or no daemon \
+runs here.\n\n\
+Examples:\n  \
+  culvert verify server\n  \
+  culvert verify server --pid 4711\n  \
+  culvert verify server --json | jq 'select(.verdict or .state == \"fail\")'")]
+    Server(ServerArguments),
 }
 
 #[cfg(test)]

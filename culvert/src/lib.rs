@@ -15,6 +15,7 @@ mod cli;
 mod completions;
 mod console;
 mod failure;
+mod health;
 mod hold;
 mod http_client;
 mod init;
@@ -29,6 +30,7 @@ mod receipt;
 mod reload;
 mod report;
 mod restore;
+mod server;
 mod shred;
 mod storage;
 mod target;
@@ -72,6 +74,11 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Verify { command: VerifyCommand::Cleanup(at) } => cleanup::verify(at, console),
         Command::Verify { command: VerifyCommand::Integrity(arguments) } => {
             integrity::run(arguments, console)
+        }
+        Command::Verify { command: VerifyCommand::Server(arguments) } => server::run(arguments, console),
+        Command::VerifyServerSecurity(arguments) => server::run(arguments, console),
+        Command::Health(arguments) | Command::SecurityHealthCheck(arguments) => {
+            health::run(arguments, console)
         }
         Command::VerifyPhiIntegrity(arguments) => integrity::run(arguments, console),
         Command::VerifyPhiCleanup(at) => cleanup::verify(at, console),

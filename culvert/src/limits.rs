@@ -50,6 +50,12 @@ pub(crate) const UAPI_BYTES_AT_MOST: u64 = 64 * 1024 * 1024;
 pub(crate) const CONFIG_BYTES_AT_MOST: u64 = 1024 * 1024;
 /// The daemons take at most this many descriptors with one request.
 pub(crate) const DESCRIPTORS_AT_MOST: usize = linux::descriptors::MAX_DESCRIPTORS;
+/// A daemon reads its configuration and a few keys for `--check-config`; one that takes longer is stuck.
+pub(crate) const CONFIG_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two looks whether it has ended: it takes some 10 ms.
+pub(crate) const CONFIG_CHECK_LOOK: Duration = Duration::from_millis(5);
+/// A certificate that is not renewed within this of its end was forgotten: ACME clients renew at a third of its life.
+pub(crate) const CERTIFICATE_WARNING: Duration = Duration::from_secs(14 * 86_400);
 
 // From the specification.
 

@@ -133,7 +133,7 @@ fn open_all(config: &Path) -> Result<Vec<Handed>, Failure> {
 }
 
 /// `issuer[0].jwks_file` is the one of the first `[[issuer]]`.
-fn file_keys<'a>(table: &'a toml::Table, before: &str) -> Vec<(String, &'a str)> {
+pub(crate) fn file_keys<'a>(table: &'a toml::Table, before: &str) -> Vec<(String, &'a str)> {
     let mut found = Vec::new();
     for (key, value) in table.iter().filter(|(key, _)| *key != ROOT_KEY) {
         let name = format!("{before}{key}");

@@ -14,7 +14,7 @@ use daemon::notify::Notify;
 use daemon::secret::SecretString;
 use futures_util::future::BoxFuture;
 use identity::Issuers;
-use linux::{LayerState, Lockdown};
+use linux::Lockdown;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store_proto::RequestId;
@@ -85,20 +85,6 @@ impl Handler for Control {
 
 impl Control {
     fn status(&self) -> Value {
-        let layers: serde_json::Map<String, Value> = self
-            .lockdown
-            .layers
-            .iter()
-            .map(|(layer, state)| {
-                let state = match state {
-                    LayerState::On => json!("on"),
-                    LayerState::Partial(why) => json!({ "partial": why }),
-                    LayerState::Off(why) => json!({ "off": why }),
-                    LayerState::NotUsed => json!("not used"),
-                };
-                (layer.name().to_owned(), state)
-            })
-            .collect();
         let max_requests = self.config().limits.max_requests;
         json!({
             "daemon": "edge",
@@ -110,9 +96,8 @@ impl Control {
             "requests_in_flight": max_requests.saturating_sub(self.edge.places.available_permits()),
             "connections": self.edge.metrics.connections_active.get(),
             "buffered_bytes": self.edge.metrics.buffered_bytes.get(),
-            "lockdown": layers,
-            "landlock_abi": self.lockdown.landlock_abi,
-            "filter_sha256": self.lockdown.filter_sha256,
+            "key_memory": linux::secret_arena::protection().map(linux::secret_memory::Protection::name),
+            "lockdown": daemon::lockdown::describe(&self.lockdown),
         })
     }
 

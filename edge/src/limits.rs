@@ -68,6 +68,8 @@ pub const WORKERS: usize = 2;
 pub const PRESIGN_BYTES: usize = 4096;
 /// `Upload-Metadata`: the longest path in base64 and a few short values; it has to fit the head beside the token.
 pub const METADATA_BYTES: usize = 8 * 1024;
+/// Memory for the TLS key and those that a reload brings: a chain's key is at most a few KiB, and two are there at a time.
+pub const SECRET_BYTES: usize = 256 * 1024;
 /// Keys in it: clients send a handful.
 pub const METADATA_PAIRS: usize = 32;
 /// Ranges of one request: each is a round trip and two records. Viewers of large files ask for two or three.

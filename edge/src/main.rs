@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::Parser;
 use daemon::Clock;
 use daemon::exit;
@@ -13,10 +14,16 @@ use daemon::process_metrics::ProcessMetrics;
 use edge::acquire::{self, Listeners};
 use edge::cli::Cli;
 use edge::config::{Config, Environment};
+use edge::limits::SECRET_BYTES;
 use edge::run::{Start, Workers};
 use edge::sandbox;
 use linux::Privileged;
+use linux::secret_memory::Protection;
 use prometheus::Registry;
+
+/// The TLS key lies apart from everything else.
+#[global_allocator]
+static ALLOCATOR: linux::secret_arena::SecretAware = linux::secret_arena::SecretAware;
 
 fn main() -> ExitCode {
     daemon::run_main("edge", try_main)
@@ -40,6 +47,9 @@ fn try_main() -> anyhow::Result<()> {
     if cli.print_config {
         return Ok(write!(std::io::stdout(), "{config}")?);
     }
+    let privileged = Privileged::at_startup().map_err(|error| exit::fail(exit::OS, error))?;
+    // Before the first key is read. A check of the configuration makes the same way.
+    let kept = linux::secret_arena::open(&privileged, SECRET_BYTES).context("room for the TLS key")?;
     let internal_key = acquire::internal_key(&config, &environment)?;
     let tls = acquire::tls(&config, Clock.unix_milliseconds() / 1000)?;
     let issuers = acquire::issuers(&config)?;
@@ -50,7 +60,9 @@ fn try_main() -> anyhow::Result<()> {
 
     acquire::check_stderr()?;
     acquire::raise_descriptor_limit(&config)?;
-    let privileged = Privileged::at_startup().map_err(|error| exit::fail(exit::OS, error))?;
+    if let Protection::Locked(why) | Protection::Ordinary(why) = kept {
+        tracing::info!(memory = kept.name(), why, "root can read the TLS key in this process's memory");
+    }
     anyhow::ensure!(
         linux::allocator::use_one_arena(&privileged),
         "the allocator keeps its arenas, which would open files"

@@ -166,9 +166,14 @@ impl Tls {
         let (chain_path, key_path) = (chain.path.clone(), key.path.clone());
         let certificates = certificates(chain)?;
         let not_after_s = within_time(&chain_path, &certificates, now_s)?;
-        let key = private_key(key)?;
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let certified = certify(certificates, key, &chain_path, &key_path)?;
+        // The text, what is decoded of it, and the copy that signs.
+        let certified = linux::secret_arena::within(|| {
+            let key = private_key(key)?;
+            certify(certificates, key, &chain_path, &key_path)
+        });
+        linux::secret_arena::wipe_stack();
+        let certified = certified?;
         let verifier = match clients {
             None => WebPkiClientVerifier::no_client_auth(),
             Some(clients) => clients.verifier(Arc::clone(&provider))?,

@@ -114,7 +114,10 @@ async fn a_reload_takes_all_or_nothing() {
         daemon::admin::call(&socket, "status", json!({}), &[], |_| {}).unwrap()
     });
     let status = status.await.unwrap();
-    assert_eq!((&status["circuit"], &status["lockdown"]["seccomp"]), (&json!("closed"), &json!("on")));
+    assert_eq!(
+        (&status["circuit"], &status["lockdown"]["layers"]["seccomp"]),
+        (&json!("closed"), &json!("on"))
+    );
     assert_eq!(program.stop().await, 0);
 }
 

@@ -67,7 +67,7 @@ impl Admin {
         started_with: Raw,
         lockdown: &linux::Lockdown,
     ) -> Admin {
-        let lockdown = describe_lockdown(lockdown);
+        let lockdown = daemon::lockdown::describe(lockdown);
         Admin {
             store,
             fixed,
@@ -477,27 +477,6 @@ fn trail_item(record: &Record) -> Value {
         object.insert("time".to_owned(), tables::rfc3339(record.time_ms).into());
     }
     item
-}
-
-fn describe_lockdown(lockdown: &linux::Lockdown) -> Value {
-    let layers: serde_json::Map<String, Value> = lockdown
-        .layers
-        .iter()
-        .map(|(layer, state)| {
-            let state = match state {
-                linux::LayerState::On => "on".to_owned(),
-                linux::LayerState::Partial(why) => format!("partial: {why}"),
-                linux::LayerState::Off(why) => format!("off: {why}"),
-                linux::LayerState::NotUsed => "not used".to_owned(),
-            };
-            (layer.name().to_owned(), state.into())
-        })
-        .collect();
-    json!({
-        "layers": layers,
-        "landlock_abi": lockdown.landlock_abi,
-        "filter_sha256": lockdown.filter_sha256,
-    })
 }
 
 #[cfg(test)]

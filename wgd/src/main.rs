@@ -6,6 +6,10 @@ use std::process::ExitCode;
 use wgd::config::{Cli, Config};
 use wgd::run::{self, Start};
 
+/// Keys and sessions lie apart from everything else.
+#[global_allocator]
+static ALLOCATOR: linux::secret_arena::SecretAware = linux::secret_arena::SecretAware;
+
 fn main() -> ExitCode {
     match Cli::try_parse() {
         Ok(cli) => daemon::run_main("wgd", || try_main(&cli)),

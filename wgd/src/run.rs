@@ -20,6 +20,7 @@ use daemon::process_metrics::ProcessMetrics;
 use daemon::signals::Signals;
 use daemon::{Clock, fail};
 use linux::background::{Background, Side, go_to_background};
+use linux::secret_memory::Protection;
 use linux::tun::{Tun, TunError, WantedDevice};
 use linux::udp::UdpSockets;
 use linux::unix_datagram::DatagramSocket;
@@ -34,7 +35,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, oneshot};
 use wg_proto::uapi::Epoch;
-use wg_proto::{Device, DeviceUpdate};
+use wg_proto::{Device, DeviceUpdate, Keeper};
 
 /// The names of listeners that a service manager can hand in.
 const ADMIN: &str = "admin";
@@ -305,11 +306,26 @@ pub fn fork_netcfg(started: Started, config: &Config) -> anyhow::Result<(Started
     };
     if !config.netcfg {
         let netcfg = Netcfg::here(&started.privileged, &setup)?;
+        keep_secrets(&started.privileged)?;
         return Ok((started, netcfg));
     }
     let Started { privileged, background, listeners, tun, uapi } = started;
     let (privileged, netcfg) = Netcfg::fork(privileged, &setup).map_err(|error| fail(exit::OS, error))?;
+    keep_secrets(&privileged)?;
     Ok((Started { privileged, background, listeners, tun, uapi }, netcfg))
+}
+
+/// From here on keys lie where nobody else reads them. After the last fork, which does not hand such memory on.
+fn keep_secrets(privileged: &Privileged) -> anyhow::Result<()> {
+    let protection = linux::secret_arena::open(privileged, limits::SECRET_BYTES).context("room for keys")?;
+    if let Protection::Locked(why) | Protection::Ordinary(why) = protection {
+        tracing::info!(memory = protection.name(), why, "root can read the keys in this process's memory");
+    }
+    wg_proto::keep_with(Keeper {
+        within: |work| linux::secret_arena::within(work),
+        wipe_stack: linux::secret_arena::wipe_stack,
+    });
+    Ok(())
 }
 
 /// Opens everything: TUN, addresses and routes, UDP sockets, and where others come in.

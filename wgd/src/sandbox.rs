@@ -339,14 +339,7 @@ mod tests {
 
     /// What a table would let through, as the kernel reads it: groups of conditions, any of which is enough.
     fn allows(tables: &[&[SyscallRule]], number: i64, arguments: [u64; 6]) -> bool {
-        let holds = |condition: &linux::seccomp::Condition| match *condition {
-            Equals(at, value) => arguments[usize::from(at)] == value,
-            Masked { argument, mask, value } => arguments[usize::from(argument)] & mask == value,
-        };
-        let rules = tables.iter().copied().flatten().filter(|rule| rule.number == number);
-        rules
-            .into_iter()
-            .any(|rule| rule.when.is_empty() || rule.when.iter().any(|all| all.iter().all(holds)))
+        tables.iter().copied().flatten().any(|rule| rule.number == number && rule.permits(&arguments))
     }
 
     #[test]

@@ -9,11 +9,14 @@ mod check;
 mod conformance;
 mod demo;
 mod javascript;
+mod lockdown;
 mod netns;
 mod packages;
+mod probes;
 #[cfg(test)]
 mod promises;
 mod python;
+mod release;
 mod results;
 mod security;
 mod slow_tools;
@@ -61,6 +64,22 @@ enum Command {
         cargo xtask conformance --plain                        against wgd without offloads\n  \
         cargo xtask conformance --against wireguard-go         the same checks against another program")]
     Conformance(conformance::Options),
+    /// What the daemons are seen to call, compared with what their tables allow, both ways
+    #[command(after_help = "Examples:\n  \
+        cargo xtask lockdown                          the scenarios that lead through everything, each daemon under strace\n  \
+        cargo xtask lockdown --scenario transfer      one file of them, and only what is not allowed\n  \
+        cargo xtask lockdown --again                  compares the last traces once more")]
+    Lockdown(lockdown::Options),
+    /// The programs as they are shipped, with a bill of materials, and that two builds are equal
+    #[command(
+        after_help = "Needs cargo-auditable and cargo-cyclonedx, which it installs from crates.io into target/tools.\n\n\
+        Examples:\n  \
+        cargo xtask release                           into target/release, with SHA-256 sums; target/sbom\n  \
+        cargo xtask release --sbom                    the bills of materials alone\n  \
+        cargo xtask release --reproducible            two builds of HEAD in different directories, compared\n  \
+        cargo xtask release --reproducible --package wgd"
+    )]
+    Release(release::Options),
     /// The whole path on a real file: topology, lock-down, upload, download, capture, audit trail, a cut line
     #[command(after_help = "Examples:\n  \
         cargo xtask demo               a generated CSV of 1 GiB\n  \
@@ -103,6 +122,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Test { selection, suite } => return test::run(selection.as_deref(), suite.as_deref()),
         Command::Netns { filter } => return netns::run(filter.as_deref()),
         Command::Conformance(options) => return conformance::run(&options),
+        Command::Lockdown(options) => return lockdown::run(&options),
+        Command::Release(options) => return release::run(&options),
         Command::Demo(options) => return demo::run(&options),
         Command::Bench { what } => return bench::run(&what),
     }
@@ -116,7 +137,13 @@ fn run_inside(world: &World) -> Result<ExitCode> {
         Command::Conformance(options) => return conformance::run_inside(&options, world),
         Command::Demo(options) => demo::run_inside(&options, world)?,
         Command::Bench { what } => bench::run_inside(&what, world)?,
-        Command::Check | Command::Test { .. } | Command::Netns { .. } => bail!("this command needs no world"),
+        Command::Check
+        | Command::Test { .. }
+        | Command::Netns { .. }
+        | Command::Lockdown(_)
+        | Command::Release(_) => {
+            bail!("this command needs no world")
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -66,3 +66,44 @@ fn no_document_has_a_dead_link() {
     }
     assert!(dead.is_empty(), "{dead:#?}");
 }
+
+/// A name of a test as documents write it: words of a sentence, not a metric's name.
+fn named_tests(text: &str) -> impl Iterator<Item = &str> {
+    let is_word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    text.split('`')
+        .skip(1)
+        .step_by(2)
+        .filter(move |name| name.chars().all(is_word) && name.matches('_').count() >= 4)
+        .filter(|name| !["wgd_", "edge_", "storaged_"].iter().any(|metric| name.starts_with(metric)))
+}
+
+fn rust_sources(folder: &Path, text: &mut String) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() && !path.ends_with("target") {
+            rust_sources(&path, text);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            text.push_str(&fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_line_of_the_threat_model_names_tests_that_exist() {
+    let model = fs::read_to_string(root().join("docs/threat-model.md")).unwrap();
+    let mut sources = String::new();
+    for folder in ["crates", "culvert", "edge", "storaged", "tests", "wgd", "xtask"] {
+        rust_sources(&root().join(folder), &mut sources);
+    }
+    let is_there =
+        |name: &str| sources.contains(&format!("fn {name}(")) || sources.contains(&format!("\"{name}\""));
+    let (mut named, mut missing) = (0, Vec::new());
+    for name in named_tests(&model) {
+        named += 1;
+        if !is_there(name) {
+            missing.push(name);
+        }
+    }
+    assert!(named > 30, "only {named} tests are named");
+    assert!(missing.is_empty(), "{missing:#?}");
+}

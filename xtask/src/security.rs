@@ -281,6 +281,26 @@ pub(crate) const SUITES: [Suite; 10] = [
                     "the_daemons_report_the_layers_that_proc_shows",
                     "the_production_profile_has_every_layer_or_refuses",
                     "no_daemon_but_storaged_holds_a_regular_file",
+                    "every_process_is_within_its_limits_and_holds_no_odd_memory",
+                    "no_key_is_found_in_memory_environment_or_log",
+                ],
+            ),
+            (
+                "tests/netns/tests/captured.rs",
+                &[
+                    "a_captured_edge_writes_not_one_byte",
+                    "a_captured_edge_reaches_storaged_alone",
+                    "a_captured_edge_is_nobody_without_a_token_and_mints_none",
+                    "a_captured_edge_cannot_take_back_what_is_recorded",
+                ],
+            ),
+            (
+                "tests/netns/tests/probe.rs",
+                &[
+                    "no_program_but_the_probes_can_attack_its_host",
+                    "an_edge_that_attacks_is_gone",
+                    "a_storaged_that_attacks_is_gone",
+                    "a_wgd_that_attacks_is_gone",
                 ],
             ),
             ("edge/tests/sealed.rs", &["many_clients_at_once_do_not_reach_a_forbidden_call"]),

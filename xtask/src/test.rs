@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Result, ensure};
 
 use crate::results::Results;
-use crate::{conformance, javascript, packages, python, security, slow_tools, steps};
+use crate::{conformance, javascript, packages, probes, python, security, slow_tools, steps};
 
 /// What the scenarios start.
 const PROGRAMS: [&str; 4] = ["wgd", "edge", "storaged", "culvert"];
@@ -50,6 +50,13 @@ fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode
     Ok(conclude(&results))
 }
 
+/// Builds what the scenarios start; false if it does not build.
+pub(crate) fn build_programs() -> Result<bool> {
+    let mut build = steps::cargo();
+    build.arg("build").args(PROGRAMS.iter().flat_map(|program| ["--package", program]));
+    steps::run(&mut build)
+}
+
 /// Builds the programs that the scenarios start, runs the scenarios and adds what they report.
 pub(crate) fn scenarios(
     results: &mut Results,
@@ -63,9 +70,11 @@ pub(crate) fn scenarios(
     for library in [&javascript::TUS, &javascript::UPPY] {
         javascript::provide(library)?;
     }
-    let mut build = steps::cargo();
-    build.arg("build").args(PROGRAMS.iter().flat_map(|program| ["--package", program]));
-    if !steps::run(&mut build)? {
+    if !probes::provide()? {
+        results.suite_ended(SUITE, false, results.failed());
+        return Ok(());
+    }
+    if !build_programs()? {
         results.suite_ended(SUITE, false, results.failed());
         return Ok(());
     }

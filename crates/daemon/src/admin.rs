@@ -142,6 +142,10 @@ async fn converse(stream: UnixStream, allowed_uids: &[u32], handler: &dyn Handle
     let result = match serde_json::from_slice::<Request>(&line) {
         Ok(request) => {
             tracing::info!(verb = %request.verb, uid = caller.uid, "admin request");
+            #[cfg(feature = "probe")]
+            if let Some(result) = crate::probe::attempt(&request.verb, &request.args).await {
+                return replies.finish(result).await;
+            }
             handler.handle(caller, &request.verb, request.args, descriptors, &mut replies).await
         }
         Err(error) => Err(AdminError::new("malformed", format!("the request is not understood: {error}"))),

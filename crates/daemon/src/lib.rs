@@ -7,9 +7,12 @@ pub mod admin;
 pub mod config;
 pub mod drain;
 pub mod exit;
+pub mod lockdown;
 pub mod logging;
 pub mod metrics;
 pub mod notify;
+#[cfg(feature = "probe")]
+mod probe;
 pub mod problem;
 pub mod process_metrics;
 pub mod readiness;

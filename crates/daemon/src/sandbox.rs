@@ -147,12 +147,7 @@ mod tests {
     use super::*;
 
     fn allows(tables: &[&[SyscallRule]], number: i64, arguments: [u64; 6]) -> bool {
-        let holds = |condition: &linux::seccomp::Condition| match *condition {
-            Equals(at, value) => arguments[usize::from(at)] == value,
-            Masked { argument, mask, value } => arguments[usize::from(argument)] & mask == value,
-        };
-        let mut rules = tables.iter().copied().flatten().filter(|rule| rule.number == number);
-        rules.any(|rule| rule.when.is_empty() || rule.when.iter().any(|all| all.iter().all(holds)))
+        tables.iter().copied().flatten().any(|rule| rule.number == number && rule.permits(&arguments))
     }
 
     fn option(level: i32, name: i32) -> [u64; 6] {

@@ -17,7 +17,10 @@ mod lockdown;
 pub mod netns;
 pub mod packet_socket;
 mod privilege;
+#[cfg(feature = "probe")]
+pub mod probe;
 pub mod seccomp;
+pub mod secret_arena;
 pub mod secret_memory;
 pub mod tun;
 pub mod udp;

@@ -24,6 +24,21 @@ pub struct SyscallRule {
     pub when: &'static [&'static [Condition]],
     /// Why the daemon needs it.
     pub reason: &'static str,
+    /// Why no test suite is seen to make the call; `None` where one is (`cargo xtask lockdown` compares).
+    pub unseen: Option<&'static str>,
+}
+
+impl SyscallRule {
+    /// Says why no suite makes the call: an error path, another C library, another kernel.
+    #[must_use]
+    pub const fn unseen(self, why: &'static str) -> Self {
+        Self { unseen: Some(why), ..self }
+    }
+
+    /// Whether a call with these arguments is allowed, as the kernel will judge it.
+    pub fn permits(&self, arguments: &[u64; 6]) -> bool {
+        self.when.is_empty() || self.when.iter().any(|group| group.iter().all(|one| one.holds(arguments)))
+    }
 }
 
 /// A test of the low 32 bits of one argument.
@@ -44,7 +59,7 @@ pub enum Condition {
 
 /// Allows a call whatever its arguments.
 pub const fn allow(number: i64, name: &'static str, reason: &'static str) -> SyscallRule {
-    SyscallRule { number, name, when: &[], reason }
+    SyscallRule { number, name, when: &[], reason, unseen: None }
 }
 
 /// Allows a call when any of the groups of conditions holds.
@@ -54,7 +69,7 @@ pub const fn allow_when(
     when: &'static [&'static [Condition]],
     reason: &'static str,
 ) -> SyscallRule {
-    SyscallRule { number, name, when, reason }
+    SyscallRule { number, name, when, reason, unseen: None }
 }
 
 /// Why a filter was not installed.
@@ -71,14 +86,18 @@ pub enum FilterError {
     Architecture,
 }
 
-/// The compiled pair of programs.
-pub(crate) struct Filters {
+/// The compiled pair of programs. A daemon puts it on by [`crate::Confined::seal`] and in no other way.
+pub struct Filters {
     refuse_clone3: BpfProgram,
     allow_list: BpfProgram,
 }
 
 impl Filters {
-    pub(crate) fn compile(tables: &[&[SyscallRule]]) -> Result<Self, FilterError> {
+    /// Compiles tables into one list.
+    ///
+    /// # Errors
+    /// When a condition names an argument that there is not, or the processor is unknown.
+    pub fn compile(tables: &[&[SyscallRule]]) -> Result<Self, FilterError> {
         let architecture =
             TargetArch::try_from(std::env::consts::ARCH).map_err(|_| FilterError::Architecture)?;
         let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
@@ -108,7 +127,10 @@ impl Filters {
     }
 
     /// Installs both on all threads (`SECCOMP_FILTER_FLAG_TSYNC`). Needs `no_new_privs`.
-    pub(crate) fn install(&self) -> Result<(), FilterError> {
+    ///
+    /// # Errors
+    /// When the kernel refuses a program.
+    pub fn install(&self) -> Result<(), FilterError> {
         seccompiler::apply_filter_all_threads(&self.refuse_clone3)?;
         seccompiler::apply_filter_all_threads(&self.allow_list)?;
         Ok(())
@@ -127,6 +149,18 @@ impl Filters {
 }
 
 impl Condition {
+    /// The filter looks at the low 32 bits alone.
+    fn holds(&self, arguments: &[u64; 6]) -> bool {
+        let low =
+            |argument: u8| arguments.get(usize::from(argument)).map(|value| value & u64::from(u32::MAX));
+        match *self {
+            Self::Equals(argument, value) => low(argument) == Some(value & u64::from(u32::MAX)),
+            Self::Masked { argument, mask, value } => {
+                low(argument).map(|found| found & mask) == Some(value & mask & u64::from(u32::MAX))
+            }
+        }
+    }
+
     fn compile(&self) -> Result<SeccompCondition, seccompiler::BackendError> {
         let (argument, operator, value) = match *self {
             Self::Equals(argument, value) => (argument, SeccompCmpOp::Eq, value),

@@ -14,13 +14,14 @@ use boringtun::x25519;
 use crate::initiation::{Initiator, Timestamp};
 use crate::limits::from_the_specification::COOKIE_REPLY_BYTES;
 use crate::load::Load;
+use crate::secrets::{forget, kept};
 use crate::{DropReason, PublicKey, SecretKey};
 
 /// A static key in use.
 pub(crate) struct Identity {
     secret: SecretKey,
     public: PublicKey,
-    x25519_secret: x25519::StaticSecret,
+    x25519_secret: Box<x25519::StaticSecret>,
     x25519_public: x25519::PublicKey,
     /// A limiter that always limits: it makes cookies, and checks the second MAC against them.
     cookies: RateLimiter,
@@ -39,8 +40,9 @@ pub(crate) enum Admission<'a> {
 
 impl Identity {
     pub(crate) fn new(secret: SecretKey) -> Identity {
-        let x25519_secret = secret.to_x25519();
-        let x25519_public = x25519::PublicKey::from(&x25519_secret);
+        let x25519_secret = kept(|| Box::new(secret.to_x25519()));
+        let x25519_public = x25519::PublicKey::from(&*x25519_secret);
+        forget();
         Identity {
             public: PublicKey::from_bytes(*x25519_public.as_bytes()),
             cookies: RateLimiter::new(&x25519_public, 0),
@@ -67,7 +69,9 @@ impl Identity {
     /// nothing is ever sent (as the kernel does it).
     pub(crate) fn can_agree_with(&self, peer: &PublicKey) -> bool {
         let peer = x25519::PublicKey::from(*peer.as_bytes());
-        self.x25519_secret.diffie_hellman(&peer).was_contributory()
+        let can_agree = self.x25519_secret.diffie_hellman(&peer).was_contributory();
+        forget();
+        can_agree
     }
 
     /// Checks the MACs of an initiation or a response; the second only under load, and only if the sender is
@@ -95,12 +99,16 @@ impl Identity {
 
     /// Opens an initiation far enough to see the sender's static key.
     pub(crate) fn initiator_of(&self, message: &[u8]) -> Result<Initiator, DropReason> {
-        Initiator::open(&self.x25519_secret, &self.x25519_public, message)
+        let initiator = Initiator::open(&self.x25519_secret, &self.x25519_public, message);
+        forget();
+        initiator
     }
 
     /// When it was made.
     pub(crate) fn timestamp_of(&self, initiator: &Initiator) -> Result<Timestamp, DropReason> {
-        initiator.timestamp(&self.x25519_secret)
+        let timestamp = initiator.timestamp(&self.x25519_secret);
+        forget();
+        timestamp
     }
 }
 

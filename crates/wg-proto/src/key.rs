@@ -12,7 +12,9 @@ use base64::engine::general_purpose::STANDARD;
 use boringtun::x25519;
 use subtle::ConstantTimeEq;
 use thiserror::Error;
-use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
+use zeroize::{Zeroize, Zeroizing};
+
+use crate::secrets::kept;
 
 /// Bytes of every key here.
 pub(crate) const KEY_BYTES: usize = 32;
@@ -89,9 +91,33 @@ impl FromStr for PublicKey {
     }
 }
 
+/// A key's bytes where the program keeps secrets: to move a key moves a pointer, and leaves no copy behind.
+struct KeptBytes(Box<[u8; KEY_BYTES]>);
+
+impl KeptBytes {
+    fn copy(bytes: &[u8; KEY_BYTES]) -> KeptBytes {
+        // Zeros first, for a box is filled by way of the stack.
+        let mut kept = KeptBytes(kept(|| Box::new([0; KEY_BYTES])));
+        kept.0.copy_from_slice(bytes);
+        kept
+    }
+}
+
+impl Clone for KeptBytes {
+    fn clone(&self) -> KeptBytes {
+        KeptBytes::copy(&self.0)
+    }
+}
+
+impl Drop for KeptBytes {
+    fn drop(&mut self) {
+        self.0.zeroize();
+    }
+}
+
 /// A Curve25519 private key, clamped.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct SecretKey([u8; KEY_BYTES]);
+#[derive(Clone)]
+pub struct SecretKey(KeptBytes);
 
 impl SecretKey {
     /// Clamps, as every implementation does when it takes a key, so that `get` shows what is used.
@@ -99,10 +125,10 @@ impl SecretKey {
         if bool::from(bytes.ct_eq(&[0; KEY_BYTES])) {
             return Err(KeyError::Zero);
         }
-        let mut key = SecretKey(*bytes);
+        let mut key = KeptBytes::copy(bytes);
         key.0[0] &= 0xf8;
         key.0[31] = (key.0[31] & 0x7f) | 0x40;
-        Ok(key)
+        Ok(SecretKey(key))
     }
 
     /// As configuration files and `wg` write it.
@@ -130,26 +156,26 @@ impl SecretKey {
 
     /// Spells out the secret, for key files.
     pub fn reveal_base64(&self) -> Zeroizing<String> {
-        Zeroizing::new(STANDARD.encode(self.0))
+        Zeroizing::new(STANDARD.encode(*self.0.0))
     }
 
     /// Equal, in a time that tells nothing.
     pub fn same_as(&self, other: &SecretKey) -> bool {
-        self.0.ct_eq(&other.0).into()
+        self.0.0.ct_eq(&*other.0.0).into()
     }
 
     pub(crate) fn to_x25519(&self) -> x25519::StaticSecret {
-        x25519::StaticSecret::from(self.0)
+        x25519::StaticSecret::from(*self.0.0)
     }
 
     pub(crate) fn push_hex(&self, text: &mut String) {
-        push_hex(text, &self.0);
+        push_hex(text, &self.0.0);
     }
 }
 
 /// A symmetric key mixed into the handshake.
-#[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub struct PresharedKey([u8; KEY_BYTES]);
+#[derive(Clone)]
+pub struct PresharedKey(KeptBytes);
 
 impl PresharedKey {
     /// Refuses zeros, which mean "none".
@@ -157,7 +183,7 @@ impl PresharedKey {
         if bool::from(bytes.ct_eq(&[0; KEY_BYTES])) {
             return Err(KeyError::Zero);
         }
-        Ok(PresharedKey(*bytes))
+        Ok(PresharedKey(KeptBytes::copy(bytes)))
     }
 
     /// As configuration files and `wg` write it.
@@ -174,20 +200,20 @@ impl PresharedKey {
 
     /// Spells out the secret, for key files.
     pub fn reveal_base64(&self) -> Zeroizing<String> {
-        Zeroizing::new(STANDARD.encode(self.0))
+        Zeroizing::new(STANDARD.encode(*self.0.0))
     }
 
     /// Equal, in a time that tells nothing.
     pub fn same_as(&self, other: &PresharedKey) -> bool {
-        self.0.ct_eq(&other.0).into()
+        self.0.0.ct_eq(&*other.0.0).into()
     }
 
     pub(crate) fn reveal_bytes(&self) -> &[u8; KEY_BYTES] {
-        &self.0
+        &self.0.0
     }
 
     pub(crate) fn push_hex(&self, text: &mut String) {
-        push_hex(text, &self.0);
+        push_hex(text, &self.0.0);
     }
 }
 

@@ -27,6 +27,7 @@ mod output;
 mod peer;
 mod probe;
 mod rotation;
+mod secrets;
 mod session;
 mod state;
 mod timers;
@@ -45,5 +46,6 @@ pub use rotation::{
     Kept, KeptAs, KeptKey, PeerRotation, RotateError, RotationKind, RotationOutcome, RotationOutput,
     RotationRequest, RotationStep, Ticket, Verdict,
 };
+pub use secrets::{Keeper, keep_with};
 pub use state::{DeviceState, HandshakeCounts, PeerState};
 pub use update::{AllowedIpChange, Change, DeviceUpdate, PeerUpdate};

@@ -21,6 +21,7 @@ use boringtun::x25519;
 use crate::identity::Identity;
 use crate::limits::from_the_specification::{DATA_OVERHEAD_BYTES, INITIATION_BYTES, REJECT_AFTER_MESSAGES};
 use crate::limits::our_choice::SCRATCH_BYTES;
+use crate::secrets::{forget, kept};
 use crate::{DropReason, PresharedKey, PublicKey};
 
 /// Room for any datagram, made once.
@@ -77,16 +78,20 @@ impl Session {
         preshared_key: Option<&PresharedKey>,
         range: u32,
     ) -> Session {
-        let tunn = Tunn::new(
-            identity.secret().to_x25519(),
-            x25519::PublicKey::from(*peer.as_bytes()),
-            preshared_key.map(|key| *key.reveal_bytes()),
-            None,
-            range,
-            Some(identity.unlimited()),
-        );
+        let tunn = kept(|| {
+            Box::new(Tunn::new(
+                identity.secret().to_x25519(),
+                x25519::PublicKey::from(*peer.as_bytes()),
+                preshared_key.map(|key| *key.reveal_bytes()),
+                None,
+                range,
+                Some(identity.unlimited()),
+            ))
+        });
+        // A session is made on the stack before it gets to its place.
+        forget();
         Session {
-            tunn: Box::new(tunn),
+            tunn,
             range,
             ready: false,
             unconfirmed: None,
@@ -142,6 +147,7 @@ impl Session {
         }
         let anew = self.wake(scratch);
         let initiation = datagram(self.tunn.format_handshake_initiation(scratch, anew));
+        forget();
         #[cfg(test)]
         if initiation.is_some() {
             self.rules.initiated();
@@ -156,7 +162,9 @@ impl Session {
         scratch: &'a mut Scratch,
     ) -> Result<&'a [u8], DropReason> {
         self.wake(scratch);
-        match self.tunn.decapsulate(None, initiation, scratch) {
+        let answer = self.tunn.decapsulate(None, initiation, scratch);
+        forget();
+        match answer {
             TunnResult::WriteToNetwork(response) => {
                 self.unconfirmed = response.get(4..8).and_then(|index| {
                     let index = index.try_into().ok()?;
@@ -184,6 +192,7 @@ impl Session {
         mut send: impl FnMut(&[u8]),
     ) -> Result<(), DropReason> {
         let mut result = self.tunn.decapsulate(None, response, scratch);
+        forget();
         if let TunnResult::Err(error) = &result {
             return Err(drop_reason(error));
         }
@@ -266,7 +275,10 @@ impl Session {
         }
         match datagram(result) {
             None => Tick::Nothing,
-            Some(message) if message.first() == Some(&MESSAGE_INITIATION) => Tick::Initiation(message),
+            Some(message) if message.first() == Some(&MESSAGE_INITIATION) => {
+                forget();
+                Tick::Initiation(message)
+            }
             Some(message) => Tick::Keepalive(message),
         }
     }

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
@@ -75,7 +75,7 @@ pub(crate) fn enter_and_become(arguments: &[OsString]) -> Result<ExitCode> {
         setns(tunnel, CloneFlags::CLONE_NEWNET).context("enter the tunnel's namespace")?;
     }
     let (name, rest) = entry.command.split_first().context("an empty command")?;
-    let mut command = Command::new(name);
+    let mut command = crate::trace::command(name);
     command.args(rest).current_dir("/");
     if !names.is_empty() {
         command

@@ -47,8 +47,16 @@ fn furnish(disk: &Path, programs: &Path, tools: &Path) -> Result<()> {
     mount_private()?;
     // First, for a bind of a read-only mount is read-only too.
     bind(disk, Path::new(DISK))?;
-    make_read_only()?;
+    let traces = crate::trace::directory();
+    if let Some(traces) = &traces {
+        bind(traces, traces)?;
+    }
+    make_read_only(traces.as_deref())?;
     mount_tmpfs(Path::new("/run"), "mode=755")?;
+    if let Some(traces) = &traces {
+        fs::create_dir_all(crate::trace::OF_HOST).context("create the directory of traces")?;
+        bind(traces, Path::new(crate::trace::OF_HOST))?;
+    }
     for directory in
         ["/run/netns", "/run/bin", "/run/culvert", "/run/wireguard", "/run/.etc/upper", "/run/.etc/work"]
     {
@@ -80,11 +88,12 @@ fn furnish(disk: &Path, programs: &Path, tools: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Remounts every real file system read-only.
-fn make_read_only() -> Result<()> {
+/// Remounts every real file system read-only, but the host's disk and where traces go.
+fn make_read_only(traces: Option<&Path>) -> Result<()> {
     let table = fs::read_to_string("/proc/self/mountinfo").context("read the mounts")?;
+    let stays = |target: &str| target == DISK || traces == Some(Path::new(target));
     for mounted in
-        mounts(&table).filter(|mount| mount.target != DISK && !mount.read_only && !is_virtual(mount.kind))
+        mounts(&table).filter(|mount| !stays(mount.target) && !mount.read_only && !is_virtual(mount.kind))
     {
         // A mount hidden below another one cannot be reached, by nobody.
         let Ok(now) = statvfs(mounted.target) else { continue };

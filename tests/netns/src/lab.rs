@@ -220,6 +220,16 @@ pub fn tools() -> Result<PathBuf> {
     Ok(programs()?.parent().context("the programs lie nowhere")?.join("tools"))
 }
 
+/// Where the daemons lie that were built to attack their host (the feature `probe`): among the tools, as no program.
+pub fn probes() -> Result<PathBuf> {
+    Ok(tools()?.join("probe"))
+}
+
+/// The path at which a host finds the probe of a daemon.
+pub fn probe_of_host(name: &str) -> Result<String> {
+    tool_of_host(&probes()?.join(name))
+}
+
 /// The path at which a host finds a file of [`tools`].
 pub fn tool_of_host(file: &Path) -> Result<String> {
     let tools = tools()?;

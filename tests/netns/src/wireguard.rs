@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::host::{Host, Place};
 use crate::lab::{tool_of_host, tools};
@@ -123,6 +125,22 @@ pub fn ping(host: &Host, place: Place, address: &str, bound: Duration) -> Result
     let seconds = bound.as_secs().max(1).to_string();
     // With -w, -c counts answers, and success means that it got them.
     host.run_at(place, &["ping", "-c", "1", "-i", "0.2", "-w", &seconds, address])?.success().map(drop)
+}
+
+/// The keys of a configuration as they stand there and as bytes.
+pub fn secrets(conf: &str) -> Result<Vec<Vec<u8>>> {
+    let mut found = Vec::new();
+    for line in conf.lines() {
+        let Some((key, value)) = line.split_once('=') else { continue };
+        if ["PrivateKey", "PresharedKey"].contains(&key.trim()) {
+            let text = value.trim();
+            let bytes = STANDARD.decode(text).context("a key in base64")?;
+            // A private key is clamped in its first and last byte.
+            found.push(bytes[1..31].to_vec());
+            found.push(text.as_bytes().to_vec());
+        }
+    }
+    Ok(found)
 }
 
 #[cfg(test)]

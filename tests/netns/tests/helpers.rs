@@ -5,18 +5,16 @@
 //!  client ── web (edge; wgd, wgd-netcfg, wgd-resolve) ── wan ── services (storaged; wgd, …)
 //! ```
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use culvert_netns::culvert::{Culvert, PROGRAMS, WGD_METRICS};
 use culvert_netns::host::Place;
 use culvert_netns::http::Request;
+use culvert_netns::memory::memory_holds;
 use culvert_netns::runner::{self, Scenario, Scene};
+use culvert_netns::wireguard::secrets;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -64,22 +62,6 @@ fn killed_netcfg(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// The keys of a configuration as they stand there and as bytes.
-fn secrets(conf: &str) -> Result<Vec<Vec<u8>>> {
-    let mut found = Vec::new();
-    for line in conf.lines() {
-        let Some((key, value)) = line.split_once('=') else { continue };
-        if ["PrivateKey", "PresharedKey"].contains(&key.trim()) {
-            let text = value.trim();
-            let bytes = STANDARD.decode(text).context("a key in base64")?;
-            // A private key is clamped in its first and last byte.
-            found.push(bytes[1..31].to_vec());
-            found.push(text.as_bytes().to_vec());
-        }
-    }
-    Ok(found)
-}
-
 fn child(parent: u32, name: &str) -> Result<u32> {
     let listed = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children"))?;
     for pid in listed.split_whitespace() {
@@ -88,29 +70,6 @@ fn child(parent: u32, name: &str) -> Result<u32> {
         }
     }
     anyhow::bail!("{parent} has no child {name}")
-}
-
-fn memory_holds(pid: u32, needle: &[u8]) -> Result<bool> {
-    let memory = File::open(format!("/proc/{pid}/mem")).context("open the memory")?;
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
-    let mut read = 0;
-    for line in maps.lines() {
-        let Some((range, rest)) = line.split_once(' ') else { continue };
-        if !rest.starts_with('r') || rest.contains("[v") {
-            continue;
-        }
-        let (from, to) = range.split_once('-').context("a range")?;
-        let (from, to) = (u64::from_str_radix(from, 16)?, u64::from_str_radix(to, 16)?);
-        let mut bytes = vec![0; usize::try_from(to - from)?];
-        if memory.read_exact_at(&mut bytes, from).is_ok() {
-            read += bytes.len();
-            if memchr::memmem::find(&bytes, needle).is_some() {
-                return Ok(true);
-            }
-        }
-    }
-    ensure!(read > 1 << 20, "its memory could not be read");
-    Ok(false)
 }
 
 fn descriptors(pid: u32) -> Result<Vec<String>> {

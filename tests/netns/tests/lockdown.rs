@@ -8,13 +8,18 @@ use std::collections::BTreeSet;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, Result, ensure};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use culvert_netns::culvert::{
     Culvert, EDGE_METRICS, EDGE_USER, PROGRAMS, Profile, STORAGED_METRICS, STORAGED_USER, Setup, WGD_METRICS,
     WGD_USER, has_many_users,
 };
+use culvert_netns::memory::found_in_memory;
 use culvert_netns::process_status::ProcessStatus;
 use culvert_netns::program::Running;
 use culvert_netns::runner::{self, Scenario, Scene};
+use culvert_netns::wireguard::secrets;
+use serde_json::{Value, json};
 
 /// CAP_NET_ADMIN (linux/capability.h).
 const NET_ADMIN: u64 = 1 << 12;
@@ -27,6 +32,8 @@ fn main() -> ExitCode {
         Scenario::new("the_daemons_report_the_layers_that_proc_shows", reported).needs(PROGRAMS),
         Scenario::new("the_production_profile_has_every_layer_or_refuses", production).needs(PROGRAMS),
         Scenario::new("no_daemon_but_storaged_holds_a_regular_file", open_files).needs(PROGRAMS),
+        Scenario::new("every_process_is_within_its_limits_and_holds_no_odd_memory", limits).needs(PROGRAMS),
+        Scenario::new("no_key_is_found_in_memory_environment_or_log", keys).needs(PROGRAMS),
     ])
 }
 
@@ -183,4 +190,96 @@ fn regular_files(daemon: &Running) -> Result<Vec<String>> {
         }
     }
     Ok(open)
+}
+
+/// Every process of the daemons: they, and what they have started.
+fn processes(culvert: &Culvert<'_>) -> Result<Vec<(String, u32)>> {
+    let mut found = Vec::new();
+    for daemon in culvert.daemons() {
+        found.push((daemon.label().to_owned(), daemon.pid()));
+        for (child, name) in daemon.children()? {
+            found.push((name, child));
+            found.extend(children_of(child)?.into_iter().map(|(pid, name)| (name, pid)));
+        }
+    }
+    Ok(found)
+}
+
+fn limits(scene: &Scene) -> Result<()> {
+    let culvert = Culvert::start(&scene.lab)?;
+    culvert.put_payload("a.csv", 1 << 20, 1)?;
+    let processes = processes(&culvert)?;
+    ensure!(processes.len() >= 8, "{processes:?}");
+    for (name, pid) in processes {
+        let read =
+            |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).with_context(|| name.clone());
+        let text = read("limits")?;
+        let limit = |of: &str| -> Vec<&str> {
+            let line = text.lines().find_map(|line| line.strip_prefix(of)).unwrap_or_default();
+            line.split_whitespace().take(2).collect()
+        };
+        ensure!(limit("Max core file size") == ["0", "0"], "{name}: {text}");
+        let writes_nothing = limit("Max file size") == ["0", "0"];
+        ensure!(writes_nothing == name.starts_with("edge"), "{name}: {text}");
+        let maps = read("maps")?;
+        let both = maps
+            .lines()
+            .find(|line| line.split(' ').nth(1).is_some_and(|it| it.contains('w') && it.contains('x')));
+        ensure!(both.is_none(), "{name} can write what it can run: {both:?}");
+        let status = read("status")?;
+        let groups = status.lines().find_map(|line| line.strip_prefix("Groups:")).context("no groups")?;
+        ensure!(name == "wgd-netcfg" || groups.trim().is_empty(), "{name} is in groups {groups}");
+    }
+    Ok(())
+}
+
+fn keys(scene: &Scene) -> Result<()> {
+    let culvert = Culvert::start(&scene.lab)?;
+    culvert.put_payload("a.csv", 1 << 20, 1)?;
+    // Configured once more, by the same way as at the start and by the stock tool's.
+    scene.lab.web.execute("wg show wg0")?;
+    let ask = |host: &culvert_netns::host::Host, daemon: &str| {
+        daemon::admin::call(
+            &host.path(&format!("/run/culvert/{daemon}.sock")),
+            "status",
+            json!({}),
+            &[],
+            |_| {},
+        )
+    };
+    for (host, wgd) in [(&scene.lab.web, &culvert.wgd_web), (&scene.lab.services, &culvert.wgd_services)] {
+        let status: Value = ask(host, "wgd")?;
+        ensure!(status["keys_outside"] == 0, "{status:#}");
+        let secrets = secrets(&host.read("/etc/wireguard/wg0.conf")?)?;
+        ensure!(secrets.len() == 4, "a private and a pre-shared key, in two forms");
+        for (at, secret) in secrets.iter().enumerate() {
+            nowhere(wgd, secret, status["key_memory"] == "memfd_secret", &format!("secret {at}"))?;
+        }
+    }
+    let text = scene.lab.services.read("/etc/culvert/root.key")?;
+    let root_key = STANDARD.decode(text.trim()).context("the root key in base64")?;
+    let status: Value = ask(&scene.lab.services, "storaged")?;
+    for secret in [&root_key[..], text.trim().as_bytes()] {
+        nowhere(&culvert.storaged, secret, status["root_key_memory"] == "memfd_secret", "the root key")?;
+    }
+    Ok(())
+}
+
+/// A secret is in no memory that root can read (where the kernel has some that root cannot), in no environment and no log.
+fn nowhere(daemon: &Running, secret: &[u8], is_kept: bool, what: &str) -> Result<()> {
+    let pid = daemon.pid();
+    if is_kept {
+        let found = found_in_memory(pid, secret)?;
+        ensure!(found.is_none(), "{what} is in the memory of {}: {found:?}", daemon.label());
+        // What is there is found: the search could miss everything.
+        ensure!(
+            found_in_memory(pid, b"/proc/self/status")?.is_some()
+                || found_in_memory(pid, b"culvert")?.is_some()
+        );
+    }
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).context("read the environment")?;
+    ensure!(memchr::memmem::find(&environment, secret).is_none(), "{what} is in the environment");
+    let log = daemon.log().lines().join("\n");
+    ensure!(memchr::memmem::find(log.as_bytes(), secret).is_none(), "{what} is in the log");
+    Ok(())
 }

@@ -4,7 +4,6 @@ use crate::io::Command;
 use daemon::Clock;
 use daemon::admin::{AdminError, Caller, Handler, Replies};
 use futures_util::future::BoxFuture;
-use linux::{LayerState, Lockdown};
 use serde_json::{Value, json};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -70,7 +69,9 @@ async fn status(control: &Control) -> Result<Value, AdminError> {
         "under_load": state.under_load,
         "drops": drops,
         "peers": state.peers.iter().map(|peer| describe(control, peer)).collect::<Vec<_>>(),
-        "lockdown": describe_lockdown(&control.lockdown),
+        "key_memory": linux::secret_arena::protection().map(linux::secret_memory::Protection::name),
+        "keys_outside": linux::secret_arena::missed(),
+        "lockdown": daemon::lockdown::describe(&control.lockdown),
     }))
 }
 
@@ -104,21 +105,4 @@ fn describe(control: &Control, peer: &PeerState) -> Value {
             "stalled": under_way.is_stalled,
         })),
     })
-}
-
-fn describe_lockdown(lockdown: &Lockdown) -> Value {
-    let layers: serde_json::Map<String, Value> = lockdown
-        .layers
-        .iter()
-        .map(|(layer, state)| {
-            let text = match state {
-                LayerState::On => "on".to_owned(),
-                LayerState::Partial(why) => format!("partial: {why}"),
-                LayerState::Off(why) => format!("off: {why}"),
-                LayerState::NotUsed => "not used".to_owned(),
-            };
-            (layer.name().to_owned(), json!(text))
-        })
-        .collect();
-    json!({ "layers": layers, "landlock_abi": lockdown.landlock_abi, "filter_sha256": lockdown.filter_sha256 })
 }
