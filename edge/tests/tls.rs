@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::certificate::{self, Certificate};
 use common::program::{Program, command, write};
-use common::{Fake, GET, PUT, authorization, token};
+use common::{Fake, GET, KEY, PUT, authorization, token};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -198,5 +198,66 @@ async fn a_wrong_pair_is_refused_and_the_old_one_stays() {
     assert!(code == Some(78) && said.contains("key.pem") && said.contains("0604"), "{said}");
     let error = program.reload().await.unwrap_err();
     assert!(error.contains("0604"), "{error}");
+    assert_eq!(program.stop().await, 0);
+}
+
+/// The secret number out of a PKCS #8 of P-256: it stands behind the version of the inner structure (RFC 5915).
+fn scalar(pkcs8: &[u8]) -> &[u8] {
+    const BEFORE: [u8; 5] = [2, 1, 1, 4, 32];
+    let at = pkcs8.windows(BEFORE.len()).position(|window| window == BEFORE).expect("a key of P-256");
+    &pkcs8[at + BEFORE.len()..][..32]
+}
+
+/// Whether root finds the bytes through `/proc/PID/mem`.
+fn memory_holds(program: &Program, needle: &[u8]) -> bool {
+    use std::os::unix::fs::FileExt;
+    let memory = std::fs::File::open(program.proc("mem")).unwrap();
+    let maps = std::fs::read_to_string(program.proc("maps")).unwrap();
+    let ranges = maps.lines().filter(|line| line.contains(" r") && !line.contains("[v")).filter_map(|line| {
+        let (from, to) = line.split(' ').next()?.split_once('-')?;
+        Some((u64::from_str_radix(from, 16).ok()?, u64::from_str_radix(to, 16).ok()?))
+    });
+    let mut read = 0;
+    for (from, to) in ranges {
+        let mut bytes = vec![0; usize::try_from(to - from).unwrap()];
+        // What nobody may read gives an error.
+        if memory.read_exact_at(&mut bytes, from).is_ok() {
+            read += bytes.len();
+            if memchr::memmem::find(&bytes, needle).is_some() {
+                return true;
+            }
+        }
+    }
+    assert!(read > 1 << 20, "its memory could not be read");
+    false
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_tls_key_is_in_no_memory_that_root_reads() {
+    use rustls::pki_types::PrivateKeyDer;
+    use rustls::pki_types::pem::PemObject as _;
+    let fake = Fake::start().await;
+    fake.state.file_size.store(10, SeqCst);
+    let program = Program::start_tls(&fake, "").await;
+    let socket = program.file("edge.sock");
+    let status = tokio::task::spawn_blocking(move || {
+        daemon::admin::call(&socket, "status", json!({}), &[], |_| {}).unwrap()
+    });
+    let kept = status.await.unwrap()["key_memory"] == "memfd_secret";
+    // As it was at the start, and as a reload brought it.
+    for reload in [false, true] {
+        if reload {
+            Certificate::made().put(&program.file(""));
+            program.reload().await.unwrap();
+        }
+        assert_eq!(curl(&program, &["-o", "/dev/null"]).await.0, Some(0));
+        let file = std::fs::read(program.file("key.pem")).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(&file).unwrap();
+        // A kernel without such memory: nothing is claimed.
+        if kept {
+            assert!(!memory_holds(&program, scalar(key.secret_der())), "after a reload: {reload}");
+            assert!(memory_holds(&program, KEY.as_bytes()), "what is in ordinary memory is found");
+        }
+    }
     assert_eq!(program.stop().await, 0);
 }

@@ -5,12 +5,14 @@
 //!             culvert reload edge       culvert reload storaged
 //! ```
 
-use std::io::Write as _;
+use std::io::{self, Read, Write as _};
 use std::process::{Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use culvert_netns::culvert::{COHORT, Culvert, EDGE_METRICS, PROGRAMS, STORAGED_METRICS, USER, WGD_METRICS};
+use culvert_netns::culvert::{
+    COHORT, Culvert, EDGE_METRICS, PROGRAMS, STORAGED_METRICS, USER, WGD_METRICS, restart_wgd,
+};
 use culvert_netns::host::{Host, Place};
 use culvert_netns::lab::Lab;
 use culvert_netns::payload::Payload;
@@ -30,6 +32,8 @@ fn main() -> ExitCode {
             .needs(PROGRAMS)
             .expecting(&["a reload was refused; the old configuration stays"]),
         Scenario::new("a_stop_drains_and_exits_well", stopped).needs(PROGRAMS),
+        Scenario::new("a_new_port_a_mark_and_a_restart_of_wgd_break_no_upload", under_an_upload)
+            .needs(PROGRAMS),
     ])
 }
 
@@ -158,5 +162,60 @@ fn stopped(scene: &Scene) -> Result<()> {
         let status = daemon.stop()?;
         ensure!(status.success(), "{label} ended with {status}");
     }
+    Ok(())
+}
+
+/// A body that does something when it has been read so far.
+struct Eventful<'a> {
+    payload: Payload,
+    read: u64,
+    events: Vec<Event<'a>>,
+}
+
+/// What happens, and at which byte.
+type Event<'a> = (u64, Box<dyn FnMut() -> Result<()> + 'a>);
+
+impl Read for Eventful<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.events.first().is_some_and(|(at, _)| self.read >= *at) {
+            let (_, mut happen) = self.events.remove(0);
+            happen().map_err(|error| io::Error::other(format!("{error:#}")))?;
+        }
+        // Small pieces, so that each event falls into the middle of the transfer.
+        let most = buffer.len().min(64 << 10);
+        let length = self.payload.read(&mut buffer[..most])?;
+        self.read += length as u64;
+        Ok(length)
+    }
+}
+
+fn under_an_upload(scene: &Scene) -> Result<()> {
+    const LENGTH: u64 = 32 << 20;
+    let lab = &scene.lab;
+    let mut culvert = Culvert::start(lab)?;
+    let (edge, request, public) = (culvert.edge.pid(), culvert.request("PUT", "a.csv"), culvert.public());
+    let wg = |words: &[&str]| lab.web.run(&[&["wg"], words].concat())?.success().map(drop);
+    let wgd = &mut culvert.wgd_web;
+    let events: Vec<Event<'_>> = vec![
+        (LENGTH / 4, Box::new(|| wg(&["set", INTERFACE, "listen-port", "51999"]))),
+        (LENGTH / 2, Box::new(|| wg(&["set", INTERFACE, "fwmark", "0x1234"]))),
+        (
+            LENGTH * 3 / 4,
+            Box::new(|| {
+                wgd.kill()?;
+                *wgd = restart_wgd(&lab.web)?;
+                Ok(())
+            }),
+        ),
+    ];
+    let payload = Payload::new(LENGTH, 7);
+    let expected = payload.sha256();
+    let mut body = Eventful { payload, read: 0, events };
+    let receipt = request.send_body(&lab.client, Place::Outer, public, LENGTH, &mut body)?.expect(201)?;
+    ensure!(body.events.is_empty(), "{} things did not happen", body.events.len());
+    drop(body);
+    ensure!(receipt.text().contains(&expected), "{}", receipt.text());
+    culvert.edge.still_runs()?;
+    ensure!(culvert.edge.pid() == edge);
     Ok(())
 }
