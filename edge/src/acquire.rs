@@ -62,18 +62,20 @@ impl Listeners {
             ),
             (None, None) => None,
         };
-        let events = match &config.events_socket {
-            Some(path) => Some(
+        let events = handed_in.datagrams("events").map_err(|error| exit::fail(exit::CONFIG, error))?;
+        let events = match (events, &config.events_socket) {
+            (Some(socket), _) => Some(socket),
+            (None, Some(path)) => Some(
                 daemon::socket_directory::make(path)
                     .and_then(|()| DatagramSocket::bind(path, SOCKET_MODE, events_owner(users)))
                     .map_err(|error| socket("events_socket", path, error))?,
             ),
-            None => None,
+            (None, None) => None,
         };
         for name in handed_in.left_over() {
             tracing::warn!(
                 name,
-                "a listener was handed in that edge does not know; it takes public, metrics, admin"
+                "a listener was handed in that edge does not know; it takes public, metrics, admin, events"
             );
         }
         Ok(Listeners { public, metrics, admin, events })

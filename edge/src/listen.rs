@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use daemon::notify::Heartbeat;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -45,8 +46,13 @@ struct Shared {
     windows: Arc<Semaphore>,
 }
 
-/// Accepts until the drain begins. More clients than places wait in the kernel's queue.
-pub async fn serve(edge: Arc<Edge>, listener: std::net::TcpListener) -> io::Result<()> {
+/// Accepts until the drain begins. More clients than places wait in the kernel's queue. The watchdog hears of it for as
+/// long as this loop turns.
+pub async fn serve(
+    edge: Arc<Edge>,
+    listener: std::net::TcpListener,
+    mut heartbeat: Heartbeat,
+) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
     let places = Arc::new(Semaphore::new(edge.live.load().limits.max_connections));
     let windows = Arc::new(Semaphore::new(H2_CONNECTIONS));
@@ -54,6 +60,7 @@ pub async fn serve(edge: Arc<Edge>, listener: std::net::TcpListener) -> io::Resu
     loop {
         let accepted = tokio::select! {
             () = shared.edge.drain.begun() => return Ok(()),
+            () = heartbeat.beat() => continue,
             accepted = accept(&listener, &places) => accepted,
         };
         match accepted {

@@ -1,6 +1,5 @@
 //! The running edge: what is started before the seal, and what runs after it until drained.
 
-use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -11,7 +10,7 @@ use daemon::Clock;
 use daemon::admin;
 use daemon::drain::Drain;
 use daemon::exit;
-use daemon::notify::Notify;
+use daemon::notify::{Heartbeat, Notify};
 use daemon::process_metrics::ProcessMetrics;
 use daemon::readiness::{Condition, Readiness};
 use daemon::signals::{Signal, Signals};
@@ -163,10 +162,9 @@ async fn serve(
         tracing::warn!("plain HTTP, as configured: tokens and files can be read on their way to edge");
     }
     tracing::info!(listen = %listeners.public.local_addr()?, role = config.role.name(), "serving");
-    tasks.spawn(listen::serve(Arc::clone(&edge), listeners.public));
+    tasks.spawn(listen::serve(Arc::clone(&edge), listeners.public, Heartbeat::new(Arc::clone(&notify))));
     notify.ready();
     notify.status("serving");
-    tasks.spawn(watchdog(Arc::clone(&notify)));
 
     let broken = loop {
         tokio::select! {
@@ -242,13 +240,4 @@ async fn drain(edge: &Edge, serving: &Condition, notify: &Notify, signals: &mut 
 
 async fn terminated(signals: &mut Signals) {
     while signals.next().await == Signal::Hangup {}
-}
-
-/// Half of the unit's `WatchdogSec=30`, from a task of the same runtime that serves.
-async fn watchdog(notify: Arc<Notify>) -> io::Result<()> {
-    let mut tick = tokio::time::interval(Duration::from_secs(10));
-    loop {
-        tick.tick().await;
-        notify.watchdog();
-    }
 }

@@ -8,6 +8,7 @@
 pub mod access_monitor;
 pub mod admin;
 pub mod backup;
+pub mod cli;
 pub mod config;
 mod database_file;
 pub mod deletion;

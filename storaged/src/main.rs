@@ -1,35 +1,14 @@
 //! storaged: the daemon on the services host that keeps the files.
 #![forbid(unsafe_code)]
 
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Parser;
 use daemon::exit;
-use daemon::logging::{LogFormat, LogOptions};
+use daemon::logging::LogOptions;
+use storaged::cli::Cli;
 use storaged::config::{Config, Environment};
-
-/// Keeps files, and a record of everything that happened to them, behind the tunnel.
-#[derive(Debug, Parser)]
-#[command(name = "storaged", version)]
-struct Cli {
-    /// The configuration file.
-    #[arg(long, value_name = "FILE", default_value = storaged::config::DEFAULT_PATH)]
-    config: PathBuf,
-    /// Check the configuration and end.
-    #[arg(long)]
-    check_config: bool,
-    /// Print the configuration as understood, without secrets, and end.
-    #[arg(long)]
-    print_config: bool,
-    /// error, warn, info, debug or trace; RUST_LOG wins.
-    #[arg(long, value_name = "LEVEL")]
-    log_level: Option<String>,
-    /// text or json; the default is text on a terminal.
-    #[arg(long, value_name = "FORMAT")]
-    log_format: Option<LogFormat>,
-}
 
 fn main() -> ExitCode {
     daemon::run_main("storaged", try_main)

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use daemon::notify::Notify;
+use daemon::notify::{Heartbeat, Notify};
 use daemon::process_metrics::ProcessMetrics;
 use daemon::readiness::Readiness;
 use daemon::signals::{Signal, Signals};
@@ -73,19 +73,22 @@ pub fn acquire(privileged: &Privileged, fixed: &Fixed) -> anyhow::Result<Acquire
             .with_context(|| format!("admin_socket: {}", fixed.admin_socket.display()))
             .map_err(|error| daemon::fail(exit::OS, error))?,
     };
-    for name in handed_in.left_over() {
-        tracing::warn!(name, "a listener was handed in that storaged does not use");
-    }
     // wgd must be able to send to it, and others need not.
     let owner = match (fixed.run_as, fixed.wgd_user) {
         (Some(user), Some(wgd)) => Some(User { uid: user.uid, gid: wgd.gid }),
         (user, None) => user,
         (None, Some(wgd)) => Some(User { uid: User::current().uid, gid: wgd.gid }),
     };
-    let events = daemon::socket_directory::make(&fixed.events_socket)
-        .and_then(|()| DatagramSocket::bind(&fixed.events_socket, 0o660, owner))
-        .with_context(|| format!("events_socket: {}", fixed.events_socket.display()))
-        .map_err(|error| daemon::fail(exit::OS, error))?;
+    let events = match handed_in.datagrams("events")? {
+        Some(socket) => socket,
+        None => daemon::socket_directory::make(&fixed.events_socket)
+            .and_then(|()| DatagramSocket::bind(&fixed.events_socket, 0o660, owner))
+            .with_context(|| format!("events_socket: {}", fixed.events_socket.display()))
+            .map_err(|error| daemon::fail(exit::OS, error))?,
+    };
+    for name in handed_in.left_over() {
+        tracing::warn!(name, "a listener was handed in that storaged does not use");
+    }
     // Now, for Landlock will hide its file.
     let root_key = RootKey::read(&fixed.root_key_file).map_err(|error| daemon::fail(exit::CONFIG, error))?;
     let registry = Registry::new();
@@ -300,9 +303,15 @@ async fn serve_until_told(
     };
     store.note(started).await.context("record the start")?;
     let listener = tokio::net::TcpListener::from_std(internal)?;
+    let notify = Arc::new(notify);
     tracing::info!(address = %listener.local_addr()?, role = store.role.name(), "serving");
     warn_of_missing_layers(&sealed);
-    let serving_task = tokio::spawn(serve::serve(listener, Arc::clone(&store), connections));
+    let serving_task = tokio::spawn(serve::serve(
+        listener,
+        Arc::clone(&store),
+        connections,
+        Heartbeat::new(Arc::clone(&notify)),
+    ));
     serving.set(true);
     notify.ready();
 

@@ -28,6 +28,7 @@ use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use daemon::notify::Heartbeat;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -40,12 +41,13 @@ use crate::limits::{HEADER_TIMEOUT, READ_BUFFER_BYTES};
 use crate::live::ConnectionEnd;
 use crate::store::Store;
 
-/// Accepts until the drain begins.
-pub async fn serve(listener: TcpListener, store: Arc<Store>, connections: usize) {
+/// Accepts until the drain begins. The watchdog hears of it for as long as this loop turns.
+pub async fn serve(listener: TcpListener, store: Arc<Store>, connections: usize, mut heartbeat: Heartbeat) {
     let places = Arc::new(Semaphore::new(connections));
     loop {
         let accepted = tokio::select! {
             () = store.drain.begun() => return,
+            () = heartbeat.beat() => continue,
             accepted = accept(&listener, &places) => accepted,
         };
         match accepted {

@@ -30,7 +30,7 @@ use crate::io::{Command, Ended, Handle, Unanswered};
 use crate::limits;
 use crate::metrics::Metrics;
 use crate::netcfg::{self, Answer, NetcfgError, Request};
-use daemon::notify::Notify;
+use daemon::notify::{Heartbeat, Notify};
 use daemon::process_metrics::ProcessMetrics;
 use daemon::readiness::{Condition, Readiness};
 use daemon::signals::{Signal, Signals};
@@ -232,6 +232,7 @@ pub async fn run(sealed: &Sealed, parts: Parts, ready: impl FnOnce()) -> anyhow:
     serving.spawn(parts.routes.follow(control.data.clone()));
     control.metrics.netcfg(control.netcfg.is_there());
     let notify = Arc::new(notify);
+    serving.spawn(watchdog(control.data.clone(), Heartbeat::new(Arc::clone(&notify))));
 
     ready();
     notify.ready();
@@ -269,6 +270,16 @@ async fn reload(control: Arc<Control>, notify: Arc<Notify>) {
     notify.reloading();
     control.reload_and_log().await;
     notify.ready();
+}
+
+/// The service manager hears of us when the loop that moves the packets has turned, and this one with it.
+async fn watchdog(data: Handle, mut heartbeat: Heartbeat) {
+    loop {
+        heartbeat.due().await;
+        if data.ask(Command::Turn).await.is_ok() {
+            heartbeat.alive();
+        }
+    }
 }
 
 /// Runs a server that ends only by an error, and says which.

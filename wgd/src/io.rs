@@ -312,6 +312,7 @@ impl DataPlane {
                     self.device.apply(update, now, &mut self.out);
                     done(());
                 }
+                Command::Turn(reply) => reply(()),
                 Command::State(reply) => reply(self.device.state(now)),
                 Command::Counters(reply) => {
                     let io = self.out.counters(self.device.link_is_up());

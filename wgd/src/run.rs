@@ -39,6 +39,7 @@ use wg_proto::{Device, DeviceUpdate, Keeper};
 
 /// The names of listeners that a service manager can hand in.
 const ADMIN: &str = "admin";
+const EVENTS: &str = "events";
 const METRICS: &str = "metrics";
 const UAPI: &str = "uapi";
 
@@ -288,9 +289,9 @@ fn take_handed_in(
 pub fn fork_netcfg(started: Started, config: &Config) -> anyhow::Result<(Started, Netcfg)> {
     // A socket that was handed in belongs to the service manager, its file as well.
     let admin = config.admin_socket.clone().filter(|_| !started.listeners.has(ADMIN));
+    let events = config.events_socket.clone().filter(|_| !started.listeners.has(EVENTS));
     let uapi = Some(config.uapi_socket()).filter(|_| started.uapi.is_none());
-    let socket_files: Vec<PathBuf> =
-        [uapi, admin, config.events_socket.clone()].into_iter().flatten().collect();
+    let socket_files: Vec<PathBuf> = [uapi, admin, events].into_iter().flatten().collect();
     for path in &socket_files {
         daemon::socket_directory::make(path).map_err(|error| fail(exit::OS, error))?;
     }
@@ -595,15 +596,18 @@ fn open_doors(config: &Config, listeners: &mut ListenFds, uapi: Option<UapiDoor>
         }
         (None, None) => None,
     };
-    let events = match &config.events_socket {
-        Some(path) => {
+    let events = match (listeners.datagrams(EVENTS)?, &config.events_socket) {
+        (Some(socket), _) => Some(socket),
+        (None, Some(path)) => {
             let bind = || bind_for(&config.whois_uids, |mode, owner| DatagramSocket::bind(path, mode, owner));
             let bound = outwait(bind, is_in_use);
-            let socket = bound.map_err(|error| refuse(path, error))?;
-            Some(Events::new(socket, config.event_listeners.clone(), config.whois_uids.clone())?)
+            Some(bound.map_err(|error| refuse(path, error))?)
         }
-        None => None,
+        (None, None) => None,
     };
+    let events = events
+        .map(|socket| Events::new(socket, config.event_listeners.clone(), config.whois_uids.clone()))
+        .transpose()?;
     Ok(Doors { uapi, admin, status, events })
 }
 

@@ -7,9 +7,13 @@
 mod bench;
 mod check;
 mod conformance;
+mod deb;
 mod demo;
+mod hosts;
 mod javascript;
 mod lockdown;
+#[cfg(test)]
+mod monitoring;
 mod netns;
 mod packages;
 mod probes;
@@ -24,6 +28,8 @@ mod source_rules;
 mod steps;
 mod test;
 mod tools;
+#[cfg(test)]
+mod units;
 
 use std::process::ExitCode;
 
@@ -86,6 +92,13 @@ enum Command {
         cargo xtask demo visits.csv    a file of yours\n  \
         cargo xtask demo --keep        leaves the lab up and says how to enter it")]
     Demo(demo::Options),
+    /// Debian packages of the four programs, in target/packages
+    #[command(after_help = "Examples:\n  \
+        cargo xtask packages                 release builds\n  \
+        cargo xtask packages --revision 2    the same version again, as an upgrade")]
+    Packages(deb::Options),
+    /// Two Debian hosts with a real systemd: installed from the packages, configured by hand, disturbed, purged
+    Hosts(hosts::Options),
     /// Figures: medians of alternating runs, beside a peer measured in the same run
     Bench {
         #[command(subcommand)]
@@ -125,6 +138,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Lockdown(options) => return lockdown::run(&options),
         Command::Release(options) => return release::run(&options),
         Command::Demo(options) => return demo::run(&options),
+        Command::Packages(options) => drop(deb::run(&options)?),
+        Command::Hosts(options) => return hosts::run(&options),
         Command::Bench { what } => return bench::run(&what),
     }
     Ok(ExitCode::SUCCESS)
@@ -135,11 +150,13 @@ fn run_inside(world: &World) -> Result<ExitCode> {
     let name = std::ffi::OsString::from("cargo xtask");
     match Cli::parse_from(std::iter::once(&name).chain(world.arguments())).command {
         Command::Conformance(options) => return conformance::run_inside(&options, world),
+        Command::Hosts(options) => return hosts::run_inside(&options, world),
         Command::Demo(options) => demo::run_inside(&options, world)?,
         Command::Bench { what } => bench::run_inside(&what, world)?,
         Command::Check
         | Command::Test { .. }
         | Command::Netns { .. }
+        | Command::Packages(_)
         | Command::Lockdown(_)
         | Command::Release(_) => {
             bail!("this command needs no world")

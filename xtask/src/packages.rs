@@ -21,7 +21,7 @@ pub(crate) struct Program {
     pub(crate) package: &'static str,
 }
 
-const PROGRAMS: [Program; 11] = [
+const PROGRAMS: [Program; 12] = [
     Program { name: "wg", package: "wireguard-tools" },
     Program { name: "wireguard-go", package: "wireguard-go" },
     Program { name: "iperf3", package: "iperf3" },
@@ -33,6 +33,7 @@ const PROGRAMS: [Program; 11] = [
     Program { name: "strace", package: "strace" },
     Program { name: "openssl", package: "openssl" },
     Program { name: "h2load", package: "nghttp2-client" },
+    Program { name: "systemd-analyze", package: "systemd" },
 ];
 
 /// Makes every program available and returns the `PATH` to run tests with.

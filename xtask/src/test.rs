@@ -8,7 +8,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Result, ensure};
 
 use crate::results::Results;
-use crate::{conformance, javascript, packages, probes, python, security, slow_tools, steps};
+use crate::{conformance, hosts, javascript, packages, probes, python, security, slow_tools, steps};
 
 /// What the scenarios start.
 const PROGRAMS: [&str; 4] = ["wgd", "edge", "storaged", "culvert"];
@@ -47,6 +47,9 @@ fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode
     suite(&mut results, "unit tests", tests, &path, filters)?;
     scenarios(&mut results, &path, filters, variables)?;
     conformance::suites(&mut results, filters)?;
+    if !variables.is_empty() || is_slow() {
+        hosts::suite(&mut results, filters)?;
+    }
     Ok(conclude(&results))
 }
 

@@ -9,6 +9,7 @@ use nix::sys::socket::sockopt::AcceptConn;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt};
 
 use crate::Privileged;
+use crate::unix_datagram::DatagramSocket;
 
 /// `SD_LISTEN_FDS_START`: the first descriptor of the protocol.
 const FIRST: i32 = 3;
@@ -42,7 +43,7 @@ pub enum ListenFdsError {
     #[error("handed-in listener {0:?}: {1}")]
     Descriptor(String, std::io::Error),
     /// It is no listener of the kind that the name stands for.
-    #[error("handed-in listener {0:?} is not a listening {1} socket")]
+    #[error("handed-in listener {0:?} is not a bound {1} socket that listens")]
     Kind(String, &'static str),
 }
 
@@ -117,6 +118,13 @@ impl ListenFds {
         let listener = UnixListener::from(descriptor);
         listener.set_nonblocking(true).map_err(|_| wrong())?;
         Ok(Some(listener))
+    }
+
+    /// The bound Unix datagram socket called `name`, if one was handed in. It does not block.
+    pub fn datagrams(&mut self, name: &str) -> Result<Option<DatagramSocket>, ListenFdsError> {
+        let Some(descriptor) = self.by_name.remove(name) else { return Ok(None) };
+        let taken = DatagramSocket::from_descriptor(descriptor);
+        taken.map(Some).map_err(|_| ListenFdsError::Kind(name.to_owned(), "Unix datagram"))
     }
 
     /// Names that nobody took: a unit file that hands in what the daemon does not know.

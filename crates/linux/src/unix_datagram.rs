@@ -4,13 +4,14 @@
 //! restart and the other needs to do nothing.
 
 use std::io::{self, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 
-use nix::sys::socket::sockopt::PassCred;
+use nix::sys::socket::sockopt::{self, PassCred};
 use nix::sys::socket::{
-    ControlMessageOwned, MsgFlags, SockType, SockaddrLike, UnixAddr, UnixCredentials, recvmsg, setsockopt,
+    ControlMessageOwned, MsgFlags, SockType, SockaddrLike, UnixAddr, UnixCredentials, getsockname,
+    getsockopt, recvmsg, setsockopt,
 };
 
 use crate::User;
@@ -52,6 +53,22 @@ impl DatagramSocket {
     /// replaced; a live one, or anything that is no socket, is not touched.
     pub fn bind(path: &Path, mode: u32, owner: Option<User>) -> io::Result<Self> {
         let socket = UnixDatagram::from(bind_at(path, SockType::Datagram, mode, owner)?);
+        setsockopt(&socket, PassCred, &true)?;
+        Ok(Self { socket })
+    }
+
+    /// Takes a bound Unix datagram socket that somebody else made.
+    pub(crate) fn from_descriptor(descriptor: OwnedFd) -> io::Result<Self> {
+        let wrong = || io::Error::from(io::ErrorKind::InvalidInput);
+        if getsockopt(&descriptor, sockopt::SockType)? != SockType::Datagram {
+            return Err(wrong());
+        }
+        let name = getsockname::<UnixAddr>(descriptor.as_raw_fd()).map_err(|_| wrong())?;
+        if name.path().is_none() {
+            return Err(wrong());
+        }
+        let socket = UnixDatagram::from(descriptor);
+        socket.set_nonblocking(true)?;
         setsockopt(&socket, PassCred, &true)?;
         Ok(Self { socket })
     }
@@ -111,6 +128,21 @@ mod tests {
         assert_eq!(received.from.as_deref(), Some(a.as_path()));
         assert_eq!(received.credentials.uid, User::current().uid);
         assert_eq!(second.receive(&mut buffer).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_socket_that_was_handed_in_is_taken_if_it_is_of_this_kind() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let bound = UnixDatagram::bind(&path).unwrap();
+        let taken = DatagramSocket::from_descriptor(bound.into()).unwrap();
+        UnixDatagram::unbound().unwrap().send_to(b"hello", &path).unwrap();
+        assert_eq!(taken.receive(&mut [0; 16]).unwrap().credentials.uid, User::current().uid);
+        assert!(DatagramSocket::from_descriptor(UnixDatagram::unbound().unwrap().into()).is_err());
+        let stream = std::os::unix::net::UnixListener::bind(folder.path().join("t")).unwrap();
+        assert!(DatagramSocket::from_descriptor(stream.into()).is_err());
+        let udp = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        assert!(DatagramSocket::from_descriptor(udp.into()).is_err());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::notify::{Heartbeat, Notify};
 use daemon::readiness::Readiness;
 use edge::config::{Config, Environment};
 use edge::metrics::Metrics;
@@ -385,7 +386,11 @@ impl TestEdge {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
-        tokio::spawn(edge::listen::serve(Arc::clone(&edge), listener));
+        tokio::spawn(edge::listen::serve(
+            Arc::clone(&edge),
+            listener,
+            Heartbeat::new(Arc::new(Notify::nobody())),
+        ));
         tokio::spawn(edge::lockouts::mirror(Arc::clone(&edge)));
         let events = Arc::new(tokio::sync::Notify::new());
         tokio::spawn(edge::tunnel::watch(Arc::clone(&edge), readiness.condition("store", false), events));

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
+use daemon::notify::{Heartbeat, Notify};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Incoming};
@@ -102,7 +103,12 @@ impl Lab {
         change(Arc::get_mut(&mut store).unwrap());
         let whois = Arc::clone(&store.whois);
         let hearing = tokio::spawn(async move { whois.listen(|_| ()).await.unwrap() });
-        let serving = tokio::spawn(storaged::serve::serve(listener, Arc::clone(&store), 64));
+        let serving = tokio::spawn(storaged::serve::serve(
+            listener,
+            Arc::clone(&store),
+            64,
+            Heartbeat::new(Arc::new(Notify::nobody())),
+        ));
         let key = std::fs::read_to_string(path.join("internal.key")).unwrap().trim().to_owned();
         Lab { store, address, key, tokens, peers, wgd_answers, folder, serving, hearing }
     }

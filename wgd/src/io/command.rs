@@ -29,6 +29,8 @@ pub enum Command {
         /// Called when it is in force.
         done: Reply<()>,
     },
+    /// Nothing: the answer says that the loop has turned.
+    Turn(Reply<()>),
     /// A snapshot with its secrets.
     State(Reply<DeviceState>),
     /// What was counted.

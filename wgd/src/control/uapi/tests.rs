@@ -30,7 +30,13 @@ fn serve_device(inbox: Inbox) {
                 done(());
             }
             Some(Command::State(reply)) => reply(device.state(Clock.now())),
-            Some(Command::Counters(_) | Command::KeptAlive(_) | Command::Owner { .. } | Command::Mtu(_)) => {}
+            Some(
+                Command::Turn(_)
+                | Command::Counters(_)
+                | Command::KeptAlive(_)
+                | Command::Owner { .. }
+                | Command::Mtu(_),
+            ) => {}
             Some(
                 Command::Rotate { .. }
                 | Command::Kept { .. }

@@ -1,0 +1,105 @@
+//! The bare Debian that both hosts start from, and the control groups in which their systemds live.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{packages, steps};
+
+/// A server as it comes, with what an administrator of a tunnel has at hand; Ansible needs the last ones.
+const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,iproute2,nftables,procps,curl,ca-certificates,init-system-helpers,\
+                        wireguard-tools,openssh-server,python3,python3-apt";
+
+/// Where the machine keeps the list of its own mirrors.
+const SOURCES: [&str; 2] = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
+
+/// The tree, unpacked.
+pub(super) fn directory() -> PathBuf {
+    packages::tools_directory().join("hosts-base")
+}
+
+/// Makes it, unless it is there.
+pub(super) fn provide() -> Result<()> {
+    let tree = directory();
+    if tree.is_dir() {
+        return Ok(());
+    }
+    println!("Unpacking a bare Debian into {} (once, some minutes)", tree.display());
+    let partial = tree.with_extension("partial");
+    let _ = fs::remove_dir_all(&partial);
+    let mut make = Command::new("mmdebstrap");
+    make.args([
+        "--variant=apt",
+        "--mode=root",
+        "--skip=output/dev",
+        "--quiet",
+        &format!("--include={PACKAGES}"),
+    ]);
+    make.args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=path-exclude=/usr/share/locale/*"]);
+    make.arg(codename()?).arg(&partial).arg("-");
+    // The same release from the same mirrors as the machine that the programs are built on.
+    let sources =
+        SOURCES.iter().find(|path| Path::new(path).is_file()).context("no list of package sources")?;
+    make.stdin(File::open(sources)?);
+    ensure!(steps::run(&mut make)?, "mmdebstrap failed");
+    // A host names itself at its first boot.
+    fs::write(partial.join("etc/machine-id"), "")?;
+    fs::rename(&partial, &tree).context("name the finished tree")
+}
+
+fn codename() -> Result<String> {
+    let text = fs::read_to_string("/etc/os-release")?;
+    let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
+    Ok(name.context("/etc/os-release names no release")?.trim_matches('"').to_owned())
+}
+
+/// A group of its own for each systemd, in each hierarchy that there is: two in one group would kill one another's
+/// services. Made outside of the world, because the world's end does not remove them.
+pub(super) struct ControlGroups;
+
+/// The hierarchies that systemd uses: one alone, or its own beside the old controllers.
+const HIERARCHIES: [&str; 3] = ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified", "/sys/fs/cgroup"];
+
+pub(super) fn control_groups(host: &str) -> Vec<PathBuf> {
+    let found: Vec<PathBuf> = HIERARCHIES
+        .iter()
+        .map(PathBuf::from)
+        .filter(|hierarchy| hierarchy.join("cgroup.procs").is_file())
+        .map(|hierarchy| hierarchy.join(format!("culvert-hosts-{host}")))
+        .collect();
+    found
+}
+
+impl ControlGroups {
+    pub(super) fn make() -> Result<Self> {
+        remove();
+        for host in super::pair::NAMES {
+            let groups = control_groups(host);
+            if groups.is_empty() {
+                bail!("no control groups are mounted at /sys/fs/cgroup");
+            }
+            for group in groups {
+                fs::create_dir_all(&group)
+                    .with_context(|| format!("make control group {}", group.display()))?;
+            }
+        }
+        Ok(Self)
+    }
+}
+
+impl Drop for ControlGroups {
+    fn drop(&mut self) {
+        remove();
+    }
+}
+
+/// Their groups below, too, from the inside out. What is not empty yet stays for the next run.
+fn remove() {
+    for group in super::pair::NAMES.iter().flat_map(|host| control_groups(host)) {
+        let mut find = Command::new("find");
+        find.arg(&group).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]);
+        let _ = find.stdout(Stdio::null()).stderr(Stdio::null()).status();
+    }
+}
