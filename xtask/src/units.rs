@@ -83,7 +83,8 @@ fn edge_and_storaged_have_the_tunnel_for_a_network_and_no_privilege_to_begin_wit
     }
     // The unit alone shows that edge stores nothing.
     let edge = read("edge.service");
-    assert_eq!(values(&edge, "LimitFSIZE"), ["0"]);
+    // It would kill edge when it takes the memory for its key; edge sets the limit itself.
+    assert!(values(&edge, "LimitFSIZE").is_empty());
     for key in ["ReadWritePaths", "StateDirectory", "CacheDirectory", "LogsDirectory", "RuntimeDirectory"] {
         assert!(values(&edge, key).is_empty(), "{key}");
     }
