@@ -22,7 +22,7 @@ fn read(path: &str) -> String {
 
 /// The one that `cargo xtask test` unpacks, or the system's.
 fn promtool(arguments: &[&str], file: &Path) -> Output {
-    let unpacked = packages::tools_directory().join("bin/promtool");
+    let unpacked = packages::tools_directory().join("prometheus/usr/bin/promtool");
     let program = if unpacked.is_file() { unpacked.into_os_string() } else { OsString::from("promtool") };
     let output = Command::new(program).args(arguments).arg(file).current_dir(directory()).output();
     output.expect("promtool, of Debian's package prometheus")
