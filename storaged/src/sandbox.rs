@@ -24,9 +24,11 @@ const FILES: &[SyscallRule] = &[
         &[&[Masked { argument: 2, mask: O_TMPFILE_BIT, value: 0 }]],
         "volumes' directories for the check of the marker; objects where openat2 is missing",
     ),
-    allow(libc::SYS_mkdirat, "mkdirat", "shards of the objects' directory"),
+    allow(libc::SYS_mkdirat, "mkdirat", "shards of the objects' directory")
+        .unseen("by the store's own scenarios, which start storaged by themselves and are not traced"),
     allow(libc::SYS_renameat, "renameat", "publishing an object"),
-    allow(libc::SYS_renameat2, "renameat2", "publishing an object, on other C libraries"),
+    allow(libc::SYS_renameat2, "renameat2", "publishing an object, on other C libraries")
+        .unseen("other C libraries make renameat of it"),
     allow(libc::SYS_unlinkat, "unlinkat", "removing a temporary or unpublished object"),
     allow(libc::SYS_getdents64, "getdents64", "counting unclaimed objects"),
     allow(libc::SYS_fsync, "fsync", "directories"),
@@ -35,10 +37,12 @@ const FILES: &[SyscallRule] = &[
         libc::SYS_syncfs,
         "syncfs",
         "small objects that came at the same time, by one sync of their volume",
-    ),
+    )
+    .unseen("by the store's own scenarios, which start storaged by themselves and are not traced"),
     allow(libc::SYS_pwrite64, "pwrite64", "pages of the ledger"),
     allow(libc::SYS_ftruncate, "ftruncate", "growth of the ledger"),
-    allow(libc::SYS_fallocate, "fallocate", "growth of the ledger"),
+    allow(libc::SYS_fallocate, "fallocate", "growth of the ledger")
+        .unseen("the database asks for room so on some file systems, and by ftruncate on others"),
     allow(libc::SYS_flock, "flock", "the ledger's lock, given back at the end"),
     allow_when(
         libc::SYS_fcntl,

@@ -26,7 +26,7 @@ pub const WGD: &[&[SyscallRule]] = &[BASE, TOKIO, PACKETS, CONTROL, &[LEAVE_TERM
 
 const PACKETS: &[SyscallRule] = &[
     allow(libc::SYS_poll, "poll", "the data thread waits for the TUN, the sockets and commands"),
-    allow(libc::SYS_ppoll, "ppoll", "poll, on other C libraries"),
+    allow(libc::SYS_ppoll, "ppoll", "poll, on other C libraries").unseen("other C libraries make poll of it"),
     allow(libc::SYS_recvmmsg, "recvmmsg", "datagrams in batches"),
     allow(libc::SYS_sendmmsg, "sendmmsg", "datagrams in batches"),
 ];
@@ -45,8 +45,10 @@ const CONTROL: &[SyscallRule] = &[
         "SO_TYPE of handed-in sockets, SO_PEERCRED, SO_ERROR, UDP_SEGMENT and UDP_GRO",
     ),
     allow(libc::SYS_getsockname, "getsockname", "the port of handed-in sockets"),
-    allow(libc::SYS_getpeername, "getpeername", "accepted connections"),
-    allow(libc::SYS_sched_getaffinity, "sched_getaffinity", "the allocator counts processors for its arenas"),
+    allow(libc::SYS_getpeername, "getpeername", "accepted connections")
+        .unseen("accept4 tells who is connected; libraries may ask once more"),
+    allow(libc::SYS_sched_getaffinity, "sched_getaffinity", "the allocator counts processors for its arenas")
+        .unseen("glibc counts processors when it wants another arena, which it was told not to make"),
     allow_when(
         libc::SYS_fcntl,
         "fcntl",
@@ -66,7 +68,8 @@ const LEAVE_TERMINAL: SyscallRule = allow_when(
     "dup2",
     &[&[Equals(1, 0)], &[Equals(1, 1)], &[Equals(1, 2)]],
     "standard streams to /dev/null in the background",
-);
+)
+.unseen("in the background alone; the suites run daemons in the foreground");
 
 /// What `wgd-netcfg` keeps: CAP_NET_ADMIN, and CAP_NET_BIND_SERVICE in stock use; reading its configuration and
 /// keys, and replacing them by files with a rotated key; and removing files from the directories of the sockets.
@@ -227,17 +230,17 @@ const RESOLVER_OWN: &[SyscallRule] = &[
         "name servers, nscd and systemd-resolved, own addresses for sorting",
     ),
     allow(libc::SYS_connect, "connect", "name servers"),
-    allow(libc::SYS_bind, "bind", "the netlink socket that lists own addresses"),
+    allow(libc::SYS_bind, "bind", "the netlink socket that lists own addresses").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
     allow(libc::SYS_poll, "poll", "waiting for a name server"),
-    allow(libc::SYS_ppoll, "ppoll", "waiting for a name server"),
+    allow(libc::SYS_ppoll, "ppoll", "waiting for a name server").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
     allow(libc::SYS_recvfrom, "recvfrom", "name servers"),
-    allow(libc::SYS_sendto, "sendto", "name servers"),
+    allow(libc::SYS_sendto, "sendto", "name servers").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
     allow(libc::SYS_recvmsg, "recvmsg", "questions from netcfg, netlink"),
     allow(libc::SYS_sendmsg, "sendmsg", "answers to netcfg"),
     allow(libc::SYS_sendmmsg, "sendmmsg", "A and AAAA in one call"),
-    allow(libc::SYS_getsockname, "getsockname", "own addresses for sorting"),
-    allow(libc::SYS_getpeername, "getpeername", "name servers over TCP"),
-    allow(libc::SYS_getsockopt, "getsockopt", "connect results"),
+    allow(libc::SYS_getsockname, "getsockname", "own addresses for sorting").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    allow(libc::SYS_getpeername, "getpeername", "name servers over TCP").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    allow(libc::SYS_getsockopt, "getsockopt", "connect results").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
     allow_when(
         libc::SYS_setsockopt,
         "setsockopt",
@@ -261,9 +264,9 @@ const RESOLVER_OWN: &[SyscallRule] = &[
         "hosts, resolv.conf, nsswitch.conf and its modules; Landlock says where",
     ),
     allow(libc::SYS_newfstatat, "newfstatat", "whether resolv.conf has changed"),
-    allow(libc::SYS_fstat, "fstat", "whether resolv.conf has changed"),
+    allow(libc::SYS_fstat, "fstat", "whether resolv.conf has changed").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
     allow(libc::SYS_lseek, "lseek", "those files"),
-    allow(libc::SYS_access, "access", "modules of nsswitch.conf"),
+    allow(libc::SYS_access, "access", "modules of nsswitch.conf").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
     allow(libc::SYS_uname, "uname", "the host's own name"),
     allow_when(
         libc::SYS_fcntl,
@@ -278,20 +281,20 @@ const RESOLVER_OWN: &[SyscallRule] = &[
         ],
         "close-on-exec and non-blocking mode",
     ),
-    allow(libc::SYS_geteuid, "geteuid", "modules of nsswitch.conf"),
-    allow(libc::SYS_getuid, "getuid", "modules of nsswitch.conf"),
+    allow(libc::SYS_geteuid, "geteuid", "modules of nsswitch.conf").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    allow(libc::SYS_getuid, "getuid", "modules of nsswitch.conf").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
     allow_when(
         libc::SYS_mmap,
         "mmap",
         &[&[Masked { argument: 2, mask: W_X, value: libc::PROT_EXEC as u64 }]],
         "modules of nsswitch.conf; executable but never writable (MDWE keeps it so)",
-    ),
+    ).unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
     allow_when(
         libc::SYS_mprotect,
         "mprotect",
         &[&[Masked { argument: 2, mask: libc::PROT_EXEC as u64, value: 0 }]],
         "relocated data of those modules",
-    ),
+    ).unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
 ];
 
 const STREAM: linux::seccomp::Condition = Masked { argument: 1, mask: 0xf, value: libc::SOCK_STREAM as u64 };

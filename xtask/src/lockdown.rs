@@ -59,6 +59,15 @@ struct Sight {
 type Seen = BTreeMap<String, BTreeMap<String, Sight>>;
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    Ok(if differences(options)? == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The whole comparison, for the slow set.
+pub(crate) fn holds() -> Result<bool> {
+    Ok(differences(&Options { scenario: Vec::new(), again: false })? == 0)
+}
+
+fn differences(options: &Options) -> Result<usize> {
     let traces = packages::tools_directory().join("strace");
     let tables = tables()?;
     if !options.again {
@@ -86,7 +95,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         println!("{line}");
     }
     println!("\n{} differences", wrong.len());
-    Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(wrong.len())
 }
 
 /// The tables as the daemons have them, told by the program that walks over them.
@@ -142,23 +151,23 @@ fn read_all(directory: &Path) -> Result<Seen> {
 
 /// Reads one trace: lines such as `1234<wgd-netcfg> sendmsg(3, …) = 5`. Returns how many processes it saw sealed.
 fn read_trace(daemon: &str, name: &str, lines: impl BufRead, seen: &mut Seen) -> Result<usize> {
-    // Two programs are put on; the list is the second.
-    let mut programs: BTreeMap<String, usize> = BTreeMap::new();
+    // Two programs are put on; the list is the second. A helper has one thread; those of a daemon are sealed together.
+    let mut programs: BTreeMap<(String, String), usize> = BTreeMap::new();
     for line in lines.split(b'\n') {
         let line = line.with_context(|| format!("read {name}"))?;
         let line = String::from_utf8_lossy(&line);
-        let Some((thread, call)) = taken_apart(&line) else { continue };
-        let process = match thread {
-            "wgd-netcfg" => "wgd_netcfg",
-            "wgd-resolve" => "wgd_resolve",
-            _ => daemon,
+        let Some((id, thread, call)) = taken_apart(&line) else { continue };
+        let (process, of) = match thread {
+            "wgd-netcfg" => ("wgd_netcfg", id),
+            "wgd-resolve" => ("wgd_resolve", id),
+            _ => (daemon, ""),
         };
-        let put_on = programs.entry(process.to_owned()).or_default();
+        let put_on = programs.entry((process.to_owned(), of.to_owned())).or_default();
         if call == "seccomp" && line.contains("SECCOMP_SET_MODE_FILTER") {
             *put_on += 1;
             continue;
         }
-        if *put_on >= 2 {
+        if *put_on >= 2 && call != ANSWERED {
             let calls = seen.entry(process.to_owned()).or_default();
             if !calls.contains_key(call) {
                 let line: String = line.chars().take(160).collect();
@@ -170,13 +179,16 @@ fn read_trace(daemon: &str, name: &str, lines: impl BufRead, seen: &mut Seen) ->
     Ok(programs.values().filter(|count| **count >= 2).count())
 }
 
-/// The thread's name and the call's; `None` for the second half of a call, a signal, an end.
-fn taken_apart(line: &str) -> Option<(&str, &str)> {
+/// In no table, and not the end either: the first program answers ENOSYS, and libc calls `clone` in its place.
+const ANSWERED: &str = "clone3";
+
+/// The thread's number, its name, and the call's; `None` for the second half of a call, a signal, an end.
+fn taken_apart(line: &str) -> Option<(&str, &str, &str)> {
     let (head, rest) = line.split_once("> ")?;
-    let thread = head.split_once('<')?.1;
+    let (id, thread) = head.split_once('<')?;
     let call = rest.trim_start().split_once('(')?.0;
     let is_name = !call.is_empty() && call.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-    is_name.then_some((thread, call))
+    is_name.then_some((id, thread, call))
 }
 
 /// What differs, one line each.
@@ -206,21 +218,17 @@ fn compare(tables: &BTreeMap<String, BTreeSet<Rule>>, seen: &Seen, whole: bool) 
         }
     }
     for (rule, processes) in rules {
-        let seen_by: Vec<&&str> = processes
-            .iter()
-            .filter(|process| seen.get(**process).is_some_and(|calls| calls.contains_key(&rule.call)))
-            .collect();
+        let calls_it =
+            |process: &&str| seen.get(*process).is_some_and(|calls| calls.contains_key(&rule.call));
+        let is_seen = processes.iter().any(calls_it);
         let of = processes.join(", ");
-        match (&rule.unseen, seen_by.is_empty()) {
-            (None, true) => wrong.push(format!(
+        // A written reason is enough: some are seen in one run and not in the next, a lock that was fought for, a block
+        // that grew.
+        if rule.unseen.is_none() && !is_seen {
+            wrong.push(format!(
                 "{} is allowed ({of}: {}) and was never seen: take it out, or say in its line why (`.unseen(…)`)",
                 rule.call, rule.reason
-            )),
-            (Some(why), false) => wrong.push(format!(
-                "{} ({of}) is said to be unseen ({why}), and {} calls it",
-                rule.call, seen_by[0]
-            )),
-            (None, false) | (Some(_), true) => {}
+            ));
         }
     }
     wrong
@@ -283,8 +291,10 @@ mod tests {
             compare(&tables(&never), &seen(), false).is_empty(),
             "a part of the suite shows nothing of it"
         );
-        let said = [rule("poll", Some("never")), rule("writev", Some("an error path"))];
-        let wrong = compare(&tables(&said), &seen(), true);
-        assert!(wrong.len() == 1 && wrong[0].starts_with("poll (wgd) is said to be unseen"), "{wrong:?}");
+        let said = [rule("poll", Some("seldom")), rule("writev", Some("an error path"))];
+        assert!(
+            compare(&tables(&said), &seen(), true).is_empty(),
+            "a written reason is enough, whether it was seen or not"
+        );
     }
 }

@@ -8,7 +8,9 @@ use std::process::{Command, ExitCode};
 use anyhow::{Result, ensure};
 
 use crate::results::Results;
-use crate::{conformance, hosts, javascript, packages, probes, python, security, slow_tools, steps};
+use crate::{
+    conformance, hosts, javascript, lockdown, packages, probes, python, security, slow_tools, steps,
+};
 
 /// What the scenarios start.
 const PROGRAMS: [&str; 4] = ["wgd", "edge", "storaged", "culvert"];
@@ -49,6 +51,11 @@ fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode
     conformance::suites(&mut results, filters)?;
     if !variables.is_empty() || is_slow() {
         hosts::suite(&mut results, filters)?;
+    }
+    if !variables.is_empty() && filters.is_empty() {
+        let failed_before = results.failed();
+        let holds = lockdown::holds()?;
+        results.suite_ended("calls seen and calls allowed (cargo xtask lockdown)", holds, failed_before);
     }
     Ok(conclude(&results))
 }

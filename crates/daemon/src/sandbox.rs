@@ -8,7 +8,9 @@ use linux::seccomp::{SyscallRule, allow, allow_when};
 pub const BASE: &[SyscallRule] = &[
     allow(libc::SYS_read, "read", "descriptors that are open"),
     allow(libc::SYS_write, "write", "logs on stderr, eventfd, sockets"),
-    allow(libc::SYS_readv, "readv", "descriptors that are open"),
+    allow(libc::SYS_readv, "readv", "descriptors that are open").unseen(
+        "for libraries that read into several buffers at once; those we link write so and do not read so",
+    ),
     allow(libc::SYS_writev, "writev", "sockets"),
     allow(libc::SYS_pread64, "pread64", "process figures from descriptors opened before"),
     allow(libc::SYS_close, "close", "descriptors"),
@@ -27,17 +29,24 @@ pub const BASE: &[SyscallRule] = &[
         "the allocator and guard pages; never executable",
     ),
     allow(libc::SYS_munmap, "munmap", "the allocator"),
-    allow(libc::SYS_mremap, "mremap", "the allocator, growing in place"),
+    allow(libc::SYS_mremap, "mremap", "the allocator, growing in place")
+        .unseen("glibc grows blocks of more than 128 KiB by it, and few of them grow"),
     allow(libc::SYS_madvise, "madvise", "the allocator and ended threads' stacks"),
-    allow(libc::SYS_clock_gettime, "clock_gettime", "clock sources that have no vDSO"),
-    allow(libc::SYS_gettimeofday, "gettimeofday", "clock sources that have no vDSO"),
-    allow(libc::SYS_time, "time", "clock sources that have no vDSO"),
-    allow(libc::SYS_getcpu, "getcpu", "the allocator, where there is no vDSO"),
+    allow(libc::SYS_clock_gettime, "clock_gettime", "clock sources that have no vDSO")
+        .unseen("strace sees nothing of the vDSO; a clock source without one makes this call"),
+    allow(libc::SYS_gettimeofday, "gettimeofday", "clock sources that have no vDSO")
+        .unseen("strace sees nothing of the vDSO; a clock source without one makes this call"),
+    allow(libc::SYS_time, "time", "clock sources that have no vDSO")
+        .unseen("strace sees nothing of the vDSO; a clock source without one makes this call"),
+    allow(libc::SYS_getcpu, "getcpu", "the allocator, where there is no vDSO")
+        .unseen("strace sees nothing of the vDSO; a clock source without one makes this call"),
     allow(libc::SYS_clock_nanosleep, "clock_nanosleep", "sleeping"),
-    allow(libc::SYS_nanosleep, "nanosleep", "sleeping"),
-    allow(libc::SYS_sched_yield, "sched_yield", "spinning locks"),
+    allow(libc::SYS_nanosleep, "nanosleep", "sleeping").unseen("other C libraries sleep by it"),
+    allow(libc::SYS_sched_yield, "sched_yield", "spinning locks")
+        .unseen("a lock that spins yields when it finds no end"),
     allow(libc::SYS_getrandom, "getrandom", "ids, keys, hash seeds"),
-    allow(libc::SYS_rt_sigaction, "rt_sigaction", "default action before an abort"),
+    allow(libc::SYS_rt_sigaction, "rt_sigaction", "default action before an abort")
+        .unseen("abort(), which no suite reaches: it would be a broken invariant"),
     allow(libc::SYS_rt_sigprocmask, "rt_sigprocmask", "thread start and abort"),
     allow(libc::SYS_rt_sigreturn, "rt_sigreturn", "returning from a signal handler"),
     allow(libc::SYS_sigaltstack, "sigaltstack", "each thread's stack-overflow guard"),
@@ -49,7 +58,8 @@ pub const BASE: &[SyscallRule] = &[
         "tgkill",
         &[&[Equals(2, libc::SIGABRT as u64)]],
         "abort() after a broken invariant; no other signal",
-    ),
+    )
+    .unseen("abort(), which no suite reaches: it would be a broken invariant"),
     allow(libc::SYS_exit, "exit", "a thread ends"),
     allow(libc::SYS_exit_group, "exit_group", "the process ends"),
 ];
@@ -88,7 +98,8 @@ const FORBIDDEN_FLAGS: u64 = (libc::CLONE_NEWUSER
 /// The tokio runtime's reactor and signals.
 pub const TOKIO: &[SyscallRule] = &[
     allow(libc::SYS_epoll_wait, "epoll_wait", "the reactor waits"),
-    allow(libc::SYS_epoll_pwait, "epoll_pwait", "the reactor waits, on other C libraries"),
+    allow(libc::SYS_epoll_pwait, "epoll_pwait", "the reactor waits, on other C libraries")
+        .unseen("other C libraries make epoll_wait of it"),
     allow(libc::SYS_epoll_ctl, "epoll_ctl", "the reactor learns of sockets"),
 ];
 
@@ -98,9 +109,11 @@ pub const SERVE: &[SyscallRule] = &[
     allow(libc::SYS_recvfrom, "recvfrom", "sockets"),
     allow(libc::SYS_sendto, "sendto", "sockets; no way to name a new peer on a connected one"),
     allow(libc::SYS_recvmsg, "recvmsg", "descriptors and credentials on Unix sockets"),
-    allow(libc::SYS_sendmsg, "sendmsg", "Unix sockets"),
+    allow(libc::SYS_sendmsg, "sendmsg", "Unix sockets")
+        .unseen("several buffers in one write to a Unix socket; the answers to operators have one"),
     allow(libc::SYS_shutdown, "shutdown", "half-close"),
-    allow(libc::SYS_getpeername, "getpeername", "who is connected"),
+    allow(libc::SYS_getpeername, "getpeername", "who is connected")
+        .unseen("accept4 tells who is connected; libraries may ask once more"),
     allow(libc::SYS_getsockname, "getsockname", "where we are connected"),
     allow(libc::SYS_getsockopt, "getsockopt", "SO_PEERCRED, SO_ERROR"),
     allow_when(
@@ -131,15 +144,17 @@ pub const SERVE: &[SyscallRule] = &[
         ],
         "non-blocking mode, close-on-exec",
     ),
-    allow_when(libc::SYS_ioctl, "ioctl", &[&[Equals(1, libc::FIONBIO)]], "non-blocking mode, nothing else"),
+    allow_when(libc::SYS_ioctl, "ioctl", &[&[Equals(1, libc::FIONBIO)]], "non-blocking mode, nothing else")
+        .unseen("std makes what is handed in non-blocking by it; tokio asks by fcntl"),
 ];
 
 /// Reading files that are handed in by descriptor on a reload.
 pub const HANDED_IN_FILES: &[SyscallRule] = &[
-    allow(libc::SYS_fstat, "fstat", "sizes of files handed in"),
+    allow(libc::SYS_fstat, "fstat", "sizes of files handed in").unseen("other C libraries take it for statx"),
     allow(libc::SYS_statx, "statx", "sizes of files handed in"),
     allow(libc::SYS_newfstatat, "newfstatat", "sizes of files handed in, by descriptor"),
-    allow(libc::SYS_lseek, "lseek", "how much of a file handed in is left"),
+    allow(libc::SYS_lseek, "lseek", "how much of a file handed in is left")
+        .unseen("std asks how much is left where a whole file is read without a bound; ours have bounds"),
 ];
 
 #[cfg(test)]
