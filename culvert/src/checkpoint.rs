@@ -34,6 +34,9 @@ pub(crate) struct Socket {
     /// edge's admin socket
     #[arg(long, value_name = "PATH", default_value = "/run/culvert/edge.sock")]
     socket: PathBuf,
+    /// Which store's log, where edge has several: an `upstream.name` of its configuration
+    #[arg(long, value_name = "NAME")]
+    upstream: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -47,8 +50,9 @@ pub(crate) struct AcceptArguments {
 
 pub(crate) fn run(command: &CheckpointCommand, console: Console) -> Result<(), Failure> {
     match command {
-        CheckpointCommand::Show(Socket { socket }) => {
-            let shown = admin::call(socket, "checkpoint.show", json!({}), &[], |_| Ok(()))?;
+        CheckpointCommand::Show(Socket { socket, upstream }) => {
+            let question = json!({ "upstream": upstream });
+            let shown = admin::call(socket, "checkpoint.show", question, &[], |_| Ok(()))?;
             console.report(&shown, text)?;
             match shown["fault"].as_str() {
                 Some(fault) => Err(Failure::failed(format!("the store's log: {}", printable(fault)))),
@@ -56,7 +60,7 @@ pub(crate) fn run(command: &CheckpointCommand, console: Console) -> Result<(), F
             }
         }
         CheckpointCommand::Accept(arguments) => {
-            let question = json!({ "epoch": arguments.epoch });
+            let question = json!({ "epoch": arguments.epoch, "upstream": arguments.socket.upstream });
             let accepted =
                 admin::call(&arguments.socket.socket, "checkpoint.accept", question, &[], |_| Ok(()))?;
             console.report(&accepted, |accepted| {

@@ -18,7 +18,7 @@ use linux::{ListenFds, Privileged, User};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use receipt::SignedCheckpoint;
 
-use crate::config::{ClientFiles, Config, Encryption, Environment, Users};
+use crate::config::{ClientFiles, Config, Encryption, Environment, UpstreamRules, Users};
 use crate::tls::{Clients, Named, Tls};
 use crate::witness::Witness;
 
@@ -174,16 +174,20 @@ pub fn read_issuer(rules: &IssuerRules, path: &Path, file: std::fs::File) -> Res
     rules.clone().with_keys(&text).map_err(|error| format!("{} {error}", path.display()))
 }
 
-/// What is known of storaged's log before the first look at it.
-pub fn witness(config: &Config) -> anyhow::Result<Witness> {
-    let Some(reference) = &config.checkpoint_floor_file else {
-        return Ok(Witness::new(config.log_key.clone(), None));
+/// What is known of each storaged's log before the first look at it.
+pub fn witnesses(config: &Config) -> anyhow::Result<Vec<Witness>> {
+    config.upstreams.all.iter().map(witness).collect()
+}
+
+fn witness(upstream: &UpstreamRules) -> anyhow::Result<Witness> {
+    let Some(reference) = &upstream.checkpoint_floor_file else {
+        return Ok(Witness::new(upstream.log_key.clone(), None));
     };
     let wrong = |error: &dyn std::fmt::Display| {
         exit::fail(exit::CONFIG, anyhow::anyhow!("checkpoint_floor_file = {reference:?}: {error}"))
     };
     // `Config::parse` demands the key with the floor.
-    let key = config.log_key.clone().ok_or_else(|| wrong(&"needs log_key"))?;
+    let key = upstream.log_key.clone().ok_or_else(|| wrong(&"needs log_key"))?;
     let path = reference_path(reference).map_err(|error| wrong(&error))?;
     let text = daemon::config::read_text(&path).map_err(|error| wrong(&error))?;
     let floor = SignedCheckpoint::parse(&text).map_err(|error| wrong(&error))?;

@@ -13,15 +13,16 @@ use daemon::secret::SecretString;
 use identity::IssuerRules;
 use ipnet::IpNet;
 use linux::User;
-use receipt::LogKey;
 use store_proto::{EdgeName, ServerRole};
 
 mod encryption;
 mod limits;
 mod raw;
+mod upstreams;
 pub use encryption::{ClientFiles, Encryption, TlsFiles};
 pub use limits::Limits;
 pub use raw::RawConfig;
+pub use upstreams::{UpstreamRules, UpstreamTable};
 
 const DEFAULT_LISTEN: &str = "0.0.0.0:8000";
 const DEFAULT_PREFIX: &str = "10.100.0.0/24";
@@ -53,8 +54,8 @@ pub struct Config {
     pub encryption: Encryption,
     /// Balancers that say whose connection they pass on.
     pub proxies: Vec<IpNet>,
-    /// storaged.
-    pub services: SocketAddr,
+    /// The storageds behind it.
+    pub upstreams: UpstreamTable,
     /// The tunnel's addresses.
     pub tunnel_prefix: IpNet,
     /// Where the internal key is: a path or `credential:NAME`.
@@ -71,10 +72,6 @@ pub struct Config {
     pub wgd_user: Option<String>,
     /// Who edge becomes.
     pub run_as: Option<String>,
-    /// The key of storaged's log; `None`: the first one shown is adopted.
-    pub log_key: Option<LogKey>,
-    /// Where a checkpoint is below which the log cannot be: a path or `credential:NAME`.
-    pub checkpoint_floor_file: Option<String>,
     /// The identity providers whose tokens are taken.
     pub issuers: Vec<IssuerRules>,
     /// What can be changed while running.
@@ -147,13 +144,8 @@ impl Config {
             .map_err(|_| format!("{prefix_text:?} is not a prefix such as {DEFAULT_PREFIX}"));
         let tunnel_prefix = problems.take("tunnel_prefix", prefix);
         let services_url = environment.services_url.as_deref().or(raw.services_url.as_deref());
-        let services_url =
-            required(&mut problems, "services_url", services_url, "such as \"http://10.100.0.11:8001\"");
-        let services = match (services_url, tunnel_prefix) {
-            (Some(url), Some(prefix)) => problems
-                .take("services_url", services_address(url, prefix, role == Some(ServerRole::Testing))),
-            (Some(_) | None, _) => None,
-        };
+        let place = upstreams::Place { tunnel: tunnel_prefix, testing: role == Some(ServerRole::Testing) };
+        let upstreams = upstreams::upstreams(&mut problems, &raw, services_url, place);
         if raw.internal_api_key_file.is_none() && environment.internal_api_key.is_none() {
             problems.add("internal_api_key_file", "is missing: a path or \"credential:NAME\"");
         }
@@ -161,11 +153,6 @@ impl Config {
         let metrics_listen = (!metrics_text.is_empty())
             .then(|| address(&mut problems, "metrics_listen", metrics_text))
             .flatten();
-        let log_key = raw.log_key.as_deref().and_then(|text| problems.take("log_key", LogKey::parse(text)));
-        if raw.checkpoint_floor_file.is_some() && raw.log_key.is_none() {
-            problems
-                .add("checkpoint_floor_file", "needs log_key: a checkpoint is worth what its signature is");
-        }
         let issuers = IssuerRules::understand(&raw.issuer, &mut |key, what| problems.add(key, what));
         let limits = limits::limits(&mut problems, &raw.limits);
         let path = |text: Option<String>, default: &str| {
@@ -173,14 +160,14 @@ impl Config {
             (!text.is_empty()).then(|| PathBuf::from(text))
         };
         problems.finish()?;
-        let all_said = (name, role, profile, listen, encryption, services, tunnel_prefix);
+        let all_said = (name, role, profile, listen, encryption, upstreams, tunnel_prefix);
         let (
             Some(name),
             Some(role),
             Some(profile),
             Some(listen),
             Some(encryption),
-            Some(services),
+            Some(upstreams),
             Some(tunnel_prefix),
         ) = all_said
         else {
@@ -194,7 +181,7 @@ impl Config {
             listen,
             encryption,
             proxies,
-            services,
+            upstreams,
             tunnel_prefix,
             internal_api_key_file: raw.internal_api_key_file,
             metrics_listen,
@@ -203,8 +190,6 @@ impl Config {
             admin_users: raw.admin_users.unwrap_or_default(),
             wgd_user: raw.wgd_user,
             run_as: raw.run_as,
-            log_key,
-            checkpoint_floor_file: raw.checkpoint_floor_file,
             issuers,
             limits,
         })
@@ -233,7 +218,6 @@ impl Config {
             ("listen", self.listen != other.listen),
             ("plain_http", self.encryption.is_plain() != other.encryption.is_plain()),
             ("proxy_protocol_from", self.proxies != other.proxies),
-            ("services_url", self.services != other.services),
             ("tunnel_prefix", self.tunnel_prefix != other.tunnel_prefix),
             ("metrics_listen", self.metrics_listen != other.metrics_listen),
             ("admin_socket", self.admin_socket != other.admin_socket),
@@ -241,13 +225,12 @@ impl Config {
             ("admin_users", self.admin_users != other.admin_users),
             ("wgd_user", self.wgd_user != other.wgd_user),
             ("run_as", self.run_as != other.run_as),
-            ("log_key", self.log_key != other.log_key),
-            ("checkpoint_floor_file", self.checkpoint_floor_file != other.checkpoint_floor_file),
             ("limits.max_connections", self.limits.max_connections != other.limits.max_connections),
             ("limits.max_requests", self.limits.max_requests != other.limits.max_requests),
             ("limits.drain_timeout", self.limits.drain_timeout != other.limits.drain_timeout),
         ];
-        changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key).collect()
+        let changed = changed.into_iter().filter(|(_, changed)| *changed).map(|(key, _)| key);
+        changed.chain(self.upstreams.needs_restart(&other.upstreams)).collect()
     }
 }
 
@@ -265,7 +248,7 @@ impl fmt::Display for Config {
         write!(f, "{}", self.encryption)?;
         let proxies: Vec<String> = self.proxies.iter().map(IpNet::to_string).collect();
         writeln!(f, "proxy_protocol_from = {proxies:?}")?;
-        writeln!(f, "services_url = \"http://{}\"", self.services)?;
+        self.upstreams.write_top(f)?;
         writeln!(f, "tunnel_prefix = \"{}\"", self.tunnel_prefix)?;
         match &self.internal_api_key_file {
             Some(reference) => writeln!(f, "internal_api_key_file = {reference:?}")?,
@@ -283,13 +266,8 @@ impl fmt::Display for Config {
                 writeln!(f, "{key} = {user:?}")?;
             }
         }
-        if let Some(key) = &self.log_key {
-            writeln!(f, "log_key = \"{key}\"")?;
-        }
-        if let Some(reference) = &self.checkpoint_floor_file {
-            writeln!(f, "checkpoint_floor_file = {reference:?}")?;
-        }
         write!(f, "\n{}", self.limits)?;
+        self.upstreams.write_tables(f)?;
         self.issuers.iter().try_for_each(|issuer| write!(f, "\n{issuer}"))
     }
 }

@@ -23,6 +23,7 @@ use crate::acquire::{key_header, read_issuer};
 use crate::config::{Config, Encryption, Environment};
 use crate::request::{Edge, Live};
 use crate::tls::{Clients, Named, Tls};
+use crate::upstream::Upstream;
 use crate::witness::{Fault, Standing};
 
 /// Answers on the admin socket.
@@ -48,6 +49,13 @@ struct ReloadArguments {
 #[serde(deny_unknown_fields)]
 struct AcceptArguments {
     epoch: u64,
+    upstream: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShowArguments {
+    upstream: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +83,7 @@ impl Handler for Control {
             "status" => Ok(self.status()),
             "reload" => self.reload(args, descriptors),
             "request.show" => self.request(args),
-            "checkpoint.show" => Ok(self.checkpoint()),
+            "checkpoint.show" => self.checkpoint(args),
             "checkpoint.accept" => self.accept_epoch(args),
             other => Err(AdminError::unknown_verb(other)),
         };
@@ -90,7 +98,17 @@ impl Control {
             "daemon": "edge",
             "version": env!("CARGO_PKG_VERSION"),
             "tls_not_after": self.edge.live.load().tls.as_ref().map(|tls| tls.not_after_s),
-            "circuit": if self.edge.tunnel.holds() { "closed" } else { "open" },
+            // Closed if each is: a check of health must not pass while one is away.
+            "circuit": match (self.edge.upstreams.any_up(), self.edge.upstreams.iter().all(|one| one.is_up())) {
+                (_, true) => "closed",
+                (true, false) => "partly open",
+                (false, false) => "open",
+            },
+            "upstreams": self.edge.upstreams.iter().map(|upstream| json!({
+                "upstream": upstream.name,
+                "circuit": if upstream.is_up() { "closed" } else { "open" },
+                "well": upstream.is_well(),
+            })).collect::<Vec<_>>(),
             "locked_out": self.edge.gate.locked_out(self.edge.clock.now()),
             "draining": self.edge.drain.is_draining(),
             "requests_in_flight": max_requests.saturating_sub(self.edge.places.available_permits()),
@@ -101,17 +119,33 @@ impl Control {
         })
     }
 
-    fn checkpoint(&self) -> Value {
-        let Standing { key, seen, fault } = self.edge.witness.standing();
-        json!({
+    /// The one that is named; the only one needs no name.
+    fn upstream(&self, name: Option<&str>) -> Result<&Arc<Upstream>, AdminError> {
+        let upstreams = &self.edge.upstreams;
+        let names = || upstreams.iter().map(|upstream| upstream.name.as_str()).collect::<Vec<_>>().join(", ");
+        match name {
+            Some(name) => upstreams
+                .named(name)
+                .ok_or_else(|| AdminError::new("no-such-upstream", format!("there are: {}", names()))),
+            None if upstreams.iter().count() == 1 => Ok(upstreams.first()),
+            None => Err(AdminError::new("malformed", format!("name the upstream, one of: {}", names()))),
+        }
+    }
+
+    fn checkpoint(&self, args: Value) -> Result<Value, AdminError> {
+        let arguments: ShowArguments =
+            serde_json::from_value(args).map_err(|error| AdminError::new("malformed", error))?;
+        let witness = &self.upstream(arguments.upstream.as_deref())?.witness;
+        let Standing { key, seen, fault } = witness.standing();
+        Ok(json!({
             "log_key": key.map(|key| key.to_string()),
             "checkpoint": seen.as_ref().map(|seen| seen.as_str()),
             "records": seen.as_ref().map(|seen| seen.unverified().size),
             "epoch": seen.as_ref().map(|seen| seen.unverified().epoch),
             "fault": fault.as_ref().map(ToString::to_string),
             "fault_kind": fault.as_ref().map(Fault::label),
-            "uploads": if self.edge.witness.refuses() { "refused" } else { "taken" },
-        })
+            "uploads": if witness.refuses() { "refused" } else { "taken" },
+        }))
     }
 
     fn request(&self, args: Value) -> Result<Value, AdminError> {
@@ -126,16 +160,19 @@ impl Control {
     fn accept_epoch(&self, args: Value) -> Result<Value, AdminError> {
         let arguments: AcceptArguments =
             serde_json::from_value(args).map_err(|error| AdminError::new("malformed", error))?;
-        let accepted = self.edge.witness.accept(arguments.epoch);
+        let upstream = self.upstream(arguments.upstream.as_deref())?;
+        let accepted = upstream.witness.accept(arguments.epoch);
         let (before, now) = accepted.map_err(|error| AdminError::new("no-such-epoch", error))?;
         let records_before = before.as_ref().map(|before| before.size);
         tracing::warn!(
+            upstream = upstream.name,
             epoch = now.epoch,
             records = now.size,
             records_before,
             "an operator accepted a new epoch of the store's log"
         );
-        self.edge.metrics.log_refused.set(i64::from(self.edge.witness.refuses()));
+        let refused = self.edge.metrics.log_refused.with_label_values(&[&upstream.name]);
+        refused.set(i64::from(upstream.witness.refuses()));
         Ok(json!({ "epoch": now.epoch, "records": now.size, "records_before": records_before }))
     }
 

@@ -1,6 +1,6 @@
 //! wgd's events: a hint to look at storaged now instead of at the next second.
 //!
-//! An event opens or closes nothing by itself. It may be about another peer, and only storaged's
+//! An event opens or closes nothing by itself. It may be about any peer, so each storaged is looked at, and only storaged's
 //! answer, or its silence, is evidence.
 
 use std::io;
@@ -14,7 +14,11 @@ use tokio::sync::Notify;
 use tunnel_events::{MAX_DATAGRAM_BYTES, Message};
 
 /// Runs until the runtime ends. Only root's and `wgd_uid`'s datagrams count, by the kernel's word.
-pub async fn listen(socket: DatagramSocket, wgd_uid: Option<u32>, events: Arc<Notify>) -> io::Result<()> {
+pub async fn listen(
+    socket: DatagramSocket,
+    wgd_uid: Option<u32>,
+    events: Vec<Arc<Notify>>,
+) -> io::Result<()> {
     // A second descriptor of the same socket tells when there is something to read.
     let readiness = UnixDatagram::from_std(socket.as_fd().try_clone_to_owned()?.into())?;
     let mut buffer = [0; MAX_DATAGRAM_BYTES + 1];
@@ -34,7 +38,7 @@ pub async fn listen(socket: DatagramSocket, wgd_uid: Option<u32>, events: Arc<No
         match Message::decode(&buffer[..received.length.min(buffer.len())]) {
             Ok(Message::Event(event)) => {
                 tracing::debug!(what = ?event.what, "tunnel event");
-                events.notify_one();
+                events.iter().for_each(|event| event.notify_one());
             }
             Ok(Message::Question(_) | Message::Answer(_)) => {}
             Err(error) => tracing::debug!(%error, "event datagram"),

@@ -16,6 +16,7 @@ pub mod config;
 pub mod control;
 pub mod dialect;
 pub mod disposition;
+mod each;
 pub mod events;
 pub mod form;
 mod form_upload;
@@ -47,6 +48,7 @@ pub mod track;
 pub mod transport;
 pub mod tunnel;
 pub mod upload_metadata;
+pub mod upstream;
 pub mod witness;
 
 #[cfg(test)]

@@ -35,8 +35,14 @@ pub const HEAD_FIELDS: usize = 100;
 /// hyper's read buffer for one connection, and so the largest body frame: as large as one offloaded
 /// TCP segment, small enough that a thousand idle uploads fit into 64 MiB.
 pub const FRAME_BYTES: usize = 64 * 1024;
+/// Body bytes that edge holds in all, over every stream: beyond them a request with a body to pass is refused, and may come
+/// again. A stream holds a frame or two, so the usual 256 requests come to half of it; what is under way is never cut,
+/// or a few slow clients would take the place of all others.
+pub const BUFFERED_BYTES: i64 = 32 * 1024 * 1024;
 /// A JSON answer of storaged that edge collects (permission, receipt, problem). Listings stream.
 pub const ANSWER_BYTES: usize = 64 * 1024;
+/// The cohorts that are open to a user, or their uploads, of one of several storageds: 200 bytes each.
+pub const EACH_BYTES: usize = 1024 * 1024;
 /// A connection to storaged is up within a tunnel round trip; a lost SYN is retried after one second.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The kernel gives a connection up when its data stays unacknowledged for this long.
@@ -107,6 +113,9 @@ pub const H2_CONTROL_BURST: u32 = 256;
 pub const H2_CONTROL_PER_SECOND: u32 = 32;
 /// A client may give room back in steps as small as this; a window's update for less is work without worth.
 pub const H2_UPDATE_BYTES: u64 = 256;
+/// Storageds behind one edge: a probe each second and its own connections for each of them. A site has one, or one for
+/// each department that keeps its own.
+pub const UPSTREAMS: usize = 16;
 /// What a PROXY header may have in addresses and extras: the addresses take 36 bytes, extras are skipped.
 pub const PROXY_HEADER_BYTES: usize = 1024;
 /// A balancer sends its header with the first packet.

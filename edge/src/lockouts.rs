@@ -18,6 +18,7 @@ use crate::limits::{LOCKOUTS_QUEUED, PERMISSION_TIMEOUT, PROBE_INTERVAL};
 use crate::request::Edge;
 use crate::store_client::Collected;
 use crate::stream::Outgoing;
+use crate::upstream::Upstream;
 
 /// What is still to be told.
 #[derive(Debug)]
@@ -42,11 +43,11 @@ impl Untold {
     }
 }
 
-/// Reads back what holds, then tells what comes. Runs until the runtime ends; once only.
-pub async fn mirror(edge: Arc<Edge>) -> io::Result<()> {
-    let receiver = edge.untold.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
+/// Reads back what one storaged knows to hold, then tells it what comes. Runs until the runtime ends; once for each.
+pub async fn mirror(edge: Arc<Edge>, upstream: Arc<Upstream>) -> io::Result<()> {
+    let receiver = upstream.untold.receiver.lock().unwrap_or_else(PoisonError::into_inner).take();
     let Some(mut receiver) = receiver else { return Err(io::Error::other("lock-outs are mirrored already")) };
-    let standing = until(|| read(&edge)).await;
+    let standing = until(|| read(&edge, &upstream)).await;
     let (now, now_ms) = (edge.clock.now(), edge.clock.unix_milliseconds());
     for lockout in &standing {
         edge.gate.restore(lockout, now, now_ms);
@@ -55,7 +56,7 @@ pub async fn mirror(edge: Arc<Edge>) -> io::Result<()> {
         tracing::info!(lockouts = standing.len(), "lock-outs from before the start hold again");
     }
     while let Some(lockout) = receiver.recv().await {
-        until(|| tell(&edge, &lockout)).await;
+        until(|| tell(&edge, &upstream, &lockout)).await;
     }
     Ok(())
 }
@@ -70,8 +71,8 @@ async fn until<T, F: Future<Output = Option<T>>>(mut tried: impl FnMut() -> F) -
     }
 }
 
-async fn read(edge: &Edge) -> Option<Vec<Lockout>> {
-    let collected = ask(edge, Method::GET, Bytes::new()).await?;
+async fn read(edge: &Edge, upstream: &Upstream) -> Option<Vec<Lockout>> {
+    let collected = ask(edge, upstream, Method::GET, Bytes::new()).await?;
     let lockouts = (collected.head.status == StatusCode::OK)
         .then(|| serde_json::from_slice::<Lockouts>(&collected.body).ok())
         .flatten();
@@ -79,27 +80,28 @@ async fn read(edge: &Edge) -> Option<Vec<Lockout>> {
     lockouts.map(|told| told.lockouts)
 }
 
-async fn tell(edge: &Edge, lockout: &Lockout) -> Option<()> {
+async fn tell(edge: &Edge, upstream: &Upstream, lockout: &Lockout) -> Option<()> {
     let body = serde_json::to_vec(lockout).unwrap_or_default();
-    let collected = ask(edge, Method::POST, body.into()).await?;
+    let collected = ask(edge, upstream, Method::POST, body.into()).await?;
     let status = collected.head.status;
     collected.settle().await;
     // What is refused as malformed is refused the next time too.
     (status == StatusCode::CREATED || status == StatusCode::BAD_REQUEST).then_some(())
 }
 
-async fn ask(edge: &Edge, method: Method, body: Bytes) -> Option<Collected> {
-    if !edge.tunnel.holds() {
+async fn ask(edge: &Edge, upstream: &Upstream, method: Method, body: Bytes) -> Option<Collected> {
+    if !upstream.is_up() {
         return None;
     }
     let live = edge.live.load_full();
     let request = || {
-        edge.store
+        upstream
+            .store
             .request(method.clone(), routes::LOCKOUTS)
             .header(X_INTERNAL_KEY, &live.internal_key)
             .header(header::CONTENT_TYPE, "application/json")
             .body(Outgoing::Message(Full::new(body.clone())))
     };
-    let asked = async { edge.store.ask(request).await?.collect().await };
+    let asked = async { upstream.store.ask(request).await?.collect().await };
     timeout(PERMISSION_TIMEOUT, asked).await.ok()?.ok()
 }

@@ -53,7 +53,7 @@ fn try_main() -> anyhow::Result<()> {
     let internal_key = acquire::internal_key(&config, &environment)?;
     let tls = acquire::tls(&config, Clock.unix_milliseconds() / 1000)?;
     let issuers = acquire::issuers(&config)?;
-    let witness = acquire::witness(&config)?;
+    let witnesses = acquire::witnesses(&config)?;
     if cli.check_config {
         return Ok(());
     }
@@ -82,7 +82,7 @@ fn try_main() -> anyhow::Result<()> {
         internal_key,
         tls,
         issuers,
-        witness,
+        witnesses,
         listeners,
         registry,
         process,

@@ -114,14 +114,17 @@ pub enum UpstreamFailure {
     Timeout,
     /// An answer could not be understood.
     Answer,
+    /// It was another store's to answer.
+    Misdirected,
 }
 
 impl UpstreamFailure {
-    const ALL: [UpstreamFailure; 4] = [
+    const ALL: [UpstreamFailure; 5] = [
         UpstreamFailure::Connect,
         UpstreamFailure::Broken,
         UpstreamFailure::Timeout,
         UpstreamFailure::Answer,
+        UpstreamFailure::Misdirected,
     ];
 
     /// The label's value.
@@ -131,6 +134,7 @@ impl UpstreamFailure {
             UpstreamFailure::Broken => "broken",
             UpstreamFailure::Timeout => "timeout",
             UpstreamFailure::Answer => "answer",
+            UpstreamFailure::Misdirected => "misdirected",
         }
     }
 }
@@ -166,15 +170,15 @@ pub struct Metrics {
     pub rate_limited: IntCounterVec,
     pub tls_handshakes: IntCounterVec,
     pub tls_not_after: IntGauge,
-    pub upstream_up: IntGauge,
-    pub upstream_request_duration: Histogram,
+    pub upstream_up: IntGaugeVec,
+    pub upstream_request_duration: HistogramVec,
     pub upstream_connections: IntGaugeVec,
     pub upstream_failures: IntCounterVec,
     pub upload_aborted: IntCounterVec,
     pub buffered_bytes: IntGauge,
     pub draining: IntGauge,
-    pub log_records: IntGauge,
-    pub log_refused: IntGauge,
+    pub log_records: IntGaugeVec,
+    pub log_refused: IntGaugeVec,
     pub log_faults: IntCounterVec,
     pub reload_successful: IntGauge,
     pub reload_success_timestamp: IntGauge,
@@ -243,21 +247,24 @@ impl Metrics {
                 "edge_tls_certificate_not_after_timestamp_seconds",
                 "When the certificate in use, or one of its chain, runs out; 0 on a plain listener.",
             )?,
-            upstream_up: IntGauge::new(
-                "edge_upstream_up",
-                "Whether storaged is reachable (the circuit is closed).",
+            upstream_up: IntGaugeVec::new(
+                Opts::new("edge_upstream_up", "Whether a storaged is reachable (its circuit is closed)."),
+                &["upstream"],
             )?,
-            upstream_request_duration: Histogram::with_opts(buckets(
-                "edge_upstream_request_duration_seconds",
-                "From a request to storaged to its answer's head; an upload's body in between counts.",
-            ))?,
+            upstream_request_duration: HistogramVec::new(
+                buckets(
+                    "edge_upstream_request_duration_seconds",
+                    "From a request to storaged to its answer's head; an upload's body in between counts.",
+                ),
+                &["upstream"],
+            )?,
             upstream_connections: IntGaugeVec::new(
                 Opts::new("edge_upstream_connections", "Connections to storaged."),
-                &["state"],
+                &["upstream", "state"],
             )?,
             upstream_failures: IntCounterVec::new(
                 Opts::new("edge_upstream_failures_total", "Requests to storaged that came to nothing."),
-                &["reason"],
+                &["upstream", "reason"],
             )?,
             upload_aborted: IntCounterVec::new(
                 Opts::new(
@@ -271,13 +278,19 @@ impl Metrics {
                 "Body bytes taken from one side and not yet released by the other; without read buffers and the kernel's.",
             )?,
             draining: IntGauge::new("edge_draining", "Whether edge is stopping.")?,
-            log_records: IntGauge::new(
-                "edge_log_records",
-                "Records in the highest checkpoint of storaged's log that was seen.",
+            log_records: IntGaugeVec::new(
+                Opts::new(
+                    "edge_log_records",
+                    "Records in the highest checkpoint of storaged's log that was seen.",
+                ),
+                &["upstream"],
             )?,
-            log_refused: IntGauge::new(
-                "edge_log_refused",
-                "Whether uploads are refused because storaged's log is not the continuation of what was seen.",
+            log_refused: IntGaugeVec::new(
+                Opts::new(
+                    "edge_log_refused",
+                    "Whether uploads are refused because storaged's log is not the continuation of what was seen.",
+                ),
+                &["upstream"],
             )?,
             log_faults: IntCounterVec::new(
                 Opts::new("edge_log_faults_total", "Looks at storaged's log that found another history."),
@@ -352,17 +365,11 @@ impl Metrics {
         for handler in Handler::ALL {
             self.requests_in_flight.with_label_values(&[handler.label()]);
         }
-        for failure in UpstreamFailure::ALL {
-            self.upstream_failures.with_label_values(&[failure.label()]);
-        }
         for label in crate::witness::Fault::LABELS {
             self.log_faults.with_label_values(&[label]);
         }
         for side in [Side::Client, Side::Upstream] {
             self.upload_aborted.with_label_values(&[side.label()]);
-        }
-        for state in ["idle", "busy"] {
-            self.upstream_connections.with_label_values(&[state]);
         }
     }
 
@@ -381,9 +388,41 @@ impl Metrics {
         self.tls_not_after.set(tls.map_or(0, |tls| i64::try_from(tls.not_after_s).unwrap_or(i64::MAX)));
     }
 
-    /// Counts a failure towards storaged.
-    pub fn upstream_failed(&self, failure: UpstreamFailure) {
-        self.upstream_failures.with_label_values(&[failure.label()]).inc();
+    /// Those of one storaged.
+    pub fn of_upstream(&self, name: &str) -> UpstreamMetrics {
+        let failures = UpstreamFailure::ALL
+            .map(|failure| self.upstream_failures.with_label_values(&[name, failure.label()]));
+        UpstreamMetrics {
+            up: self.upstream_up.with_label_values(&[name]),
+            request_duration: self.upstream_request_duration.with_label_values(&[name]),
+            idle: self.upstream_connections.with_label_values(&[name, "idle"]),
+            busy: self.upstream_connections.with_label_values(&[name, "busy"]),
+            failures,
+        }
+    }
+}
+
+/// What is counted of one storaged; it exists from the start, so that a rate over the first event is seen.
+#[derive(Clone, Debug)]
+pub struct UpstreamMetrics {
+    /// Whether its circuit is closed.
+    pub up: IntGauge,
+    /// From a request to the head of its answer.
+    pub request_duration: Histogram,
+    /// Connections in the pool.
+    pub idle: IntGauge,
+    /// Connections in use.
+    pub busy: IntGauge,
+    failures: [IntCounter; UpstreamFailure::ALL.len()],
+}
+
+impl UpstreamMetrics {
+    /// Counts a failure.
+    pub fn failed(&self, failure: UpstreamFailure) {
+        let counted = UpstreamFailure::ALL.iter().zip(&self.failures).find(|(known, _)| **known == failure);
+        if let Some((_, counter)) = counted {
+            counter.inc();
+        }
     }
 }
 
@@ -408,6 +447,9 @@ mod tests {
         // These two have no series before the first request.
         metrics.requests.with_label_values(&["upload", "PUT", "201"]).inc();
         metrics.request_duration.with_label_values(&["upload", "PUT"]).observe(1.0);
+        metrics.of_upstream("services");
+        metrics.log_records.with_label_values(&["services"]);
+        metrics.log_refused.with_label_values(&["services"]);
         let names = registry.gather().iter().map(|family| family.name().to_owned()).collect();
         documented::compare(documented::table(documented::section("edge"), "metric"), names);
     }

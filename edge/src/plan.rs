@@ -67,8 +67,8 @@ pub enum Plan {
     Show(Proof, Shown),
     /// Have storaged take a file out of the store, with the reason for its records.
     Delete(Proof, FileId, Option<String>),
-    /// Say which uploads are taken: nobody has to show anything for that.
-    Discover,
+    /// Say which uploads are taken, and by which methods: nobody has to show anything for that.
+    Discover(&'static str),
     /// Have storaged begin an upload that resumes, and bring its first bytes.
     Begin(Proof, Box<Beginning>),
     /// Bring more bytes of one.
@@ -209,7 +209,7 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
     }
     key(&head.headers)?;
     if verb == Verb::Options {
-        return Ok(Plan::Discover);
+        return Ok(Plan::Discover(allow(&target)));
     }
     // What the head alone refuses comes before the token: it costs nothing, and tells nothing of the store.
     let is_put = matches!((&target, verb), (Target::File(..), Verb::Put));
@@ -292,8 +292,9 @@ enum Verb {
     Options,
 }
 
-fn verb(target: &Target, method: &Method) -> Result<Verb, Refusal> {
-    let allow = match target {
+/// The methods of a resource, as `Allow` lists them.
+fn allow(target: &Target) -> &'static str {
+    match target {
         Target::Files(_) => "GET, POST",
         Target::Versions(..) | Target::Receipt(_) | Target::Policy => "GET",
         Target::File(..) => "GET, HEAD, PUT",
@@ -304,7 +305,11 @@ fn verb(target: &Target, method: &Method) -> Result<Verb, Refusal> {
         Target::Uploads(_) => "OPTIONS, POST",
         Target::MyUploads => "GET, OPTIONS",
         Target::Upload(_) => "DELETE, GET, HEAD, OPTIONS, PATCH",
-    };
+    }
+}
+
+fn verb(target: &Target, method: &Method) -> Result<Verb, Refusal> {
+    let allow = allow(target);
     let verb = match method.as_str() {
         "GET" => Verb::Get,
         "HEAD" => Verb::Head,

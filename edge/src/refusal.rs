@@ -224,6 +224,11 @@ impl Refusal {
         matches!(self, Refusal::Store { kind: ProblemKind::Unauthenticated, .. })
     }
 
+    /// Whether the same request can be answered a little later.
+    pub fn is_passing(&self) -> bool {
+        self.kind().status() >= 500
+    }
+
     /// Seconds for `Retry-After`: where coming back is the answer.
     pub fn retry_after_seconds(&self) -> Option<u32> {
         if let Refusal::Store { retry_after_seconds: Some(seconds), .. } = self {

@@ -7,7 +7,6 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use daemon::Clock;
 use daemon::drain::Drain;
-use daemon::readiness::Condition;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use http_body_util::BodyExt as _;
@@ -21,8 +20,7 @@ use crate::answer::{self, Answer, Payload};
 use crate::config::Limits;
 use crate::dialect::{self, Dialect};
 use crate::gate::{Caller, Gate, Verdict};
-use crate::limits::{LINGER_BYTES, LINGER_TIME};
-use crate::lockouts::Untold;
+use crate::limits::{BUFFERED_BYTES, LINGER_BYTES, LINGER_TIME};
 use crate::metrics::{Handler, Metrics, method_label};
 use crate::parts::Fetched;
 use crate::plan::{Plan, Policy, plan};
@@ -34,8 +32,8 @@ use crate::stream::Inbound;
 use crate::target::Target;
 use crate::tls::Tls;
 use crate::track::Track;
-use crate::witness::Witness;
-use crate::{bearer, form_upload, links, page, resumable};
+use crate::upstream::{Upstream, Upstreams, Whose};
+use crate::{bearer, each, form_upload, links, page, resumable};
 
 /// What can be exchanged while edge runs.
 #[derive(Debug)]
@@ -55,20 +53,14 @@ pub struct Live {
 pub struct Edge {
     /// Exchanged by a reload.
     pub live: ArcSwap<Live>,
-    /// storaged.
-    pub store: Store,
-    /// storaged's log, as far as it was seen.
-    pub witness: Witness,
-    /// Holds while storaged is reachable.
-    pub tunnel: Condition,
+    /// The storageds, and which of them has what.
+    pub upstreams: Upstreams,
     /// Stopping.
     pub drain: Drain,
     /// Counters.
     pub metrics: Metrics,
     /// Lock-outs and rates.
     pub gate: Gate,
-    /// Lock-outs that storaged is still to be told of.
-    pub untold: Untold,
     /// What became of the last requests.
     pub recent: Recent,
     /// Balancers that are asked whose connection they pass on.
@@ -92,7 +84,8 @@ impl Edge {
         let (head, body) = request.into_parts();
         let handler = handler(&head);
         let place = Arc::clone(&self.places).try_acquire_owned().ok();
-        let refused = place.is_none().then_some(Refusal::Busy);
+        let is_full = self.metrics.buffered_bytes.get() >= BUFFERED_BYTES;
+        let refused = (place.is_none() || is_full).then_some(Refusal::Busy);
         let mut track = Track::new(
             &self.metrics,
             &self.recent,
@@ -156,7 +149,8 @@ impl Edge {
             self.metrics.lockouts.with_label_values(&[by.label()]).inc();
             let seconds = limits.auth_cooloff.as_secs();
             let until_ms = self.clock.unix_milliseconds() + seconds * 1000;
-            self.untold.add(Gate::lockout(caller, by, until_ms));
+            let lockout = Gate::lockout(caller, by, until_ms);
+            self.upstreams.iter().for_each(|upstream| upstream.untold.add(lockout));
             tracing::warn!(by = by.label(), seconds, "locked out after failed attempts");
         }
     }
@@ -179,10 +173,10 @@ impl Edge {
         response
     }
 
-    fn policy(&self) -> Policy {
+    fn policy(&self, upstream: Option<&Upstream>) -> Policy {
         Policy {
             max_body_bytes: self.live.load().limits.max_body_bytes,
-            tunnel_up: self.tunnel.holds(),
+            tunnel_up: upstream.is_some_and(Upstream::is_up),
             draining: self.drain.is_draining(),
         }
     }
@@ -198,68 +192,82 @@ impl Edge {
         // There is one, and each plan takes it once at most.
         let mut body = || body.take().ok_or(Refusal::IncompleteBody);
         let live = self.live.load_full();
+        // A target that is none is refused by the plan, whoever would be asked.
+        let target = Target::parse(head.uri.path());
+        let upstream = match target.as_ref().map(|target| self.upstreams.whose(target)) {
+            Ok(Whose::One(upstream)) => Some(upstream),
+            Ok(Whose::Each) => return self.each(client, head, &live, request_id).await,
+            Ok(Whose::Unknown) => None,
+            Err(_) => Some(self.upstreams.first()),
+        };
+        let policy = self.policy(upstream.map(AsRef::as_ref));
+        // Of one that is not known the plan asks nothing: it is not up.
+        let upstream = upstream.unwrap_or(self.upstreams.first());
+        let store = &upstream.store;
         bearer::refuse_early(head, &live.issuers, self.clock.unix_milliseconds() / 1000)?;
         let mut granted: Option<Permission> = None;
         let mut asker = None;
         // At most two turns: the head alone, then with storaged's answer.
         loop {
-            match (plan(head, granted.as_ref(), &self.policy()), asker.take()) {
+            match (plan(head, granted.as_ref(), &policy), asker.take()) {
                 (Plan::Refuse(refusal), _) => return Err(refusal),
                 (Plan::Page { known, with_body }, _) => return Ok(page::show(known, with_body)),
                 (Plan::Ask(proof, question), None) => {
-                    if matches!(question, PermissionRequest::Upload { .. }) && self.witness.refuses() {
+                    if matches!(question, PermissionRequest::Upload { .. }) && upstream.witness.refuses() {
                         return Err(Refusal::OtherHistory);
                     }
-                    let asking = Asker::new(&self.store, &live, client, request_id, proof);
+                    let asking = Asker::new(store, &live, client, request_id, proof);
                     granted = Some(asking.permission(&question).await?);
                     self.gate.succeeded(caller, &live.limits, self.clock.now());
                     asker = Some(asking);
                 }
                 (Plan::List(proof, page), _) => {
-                    return Asker::new(&self.store, &live, client, request_id, proof).list(&page).await;
+                    return Asker::new(store, &live, client, request_id, proof).list(&page).await;
                 }
                 (Plan::Show(proof, shown), _) => {
-                    return Asker::new(&self.store, &live, client, request_id, proof).show(&shown).await;
+                    return Asker::new(store, &live, client, request_id, proof).show(&shown).await;
                 }
                 (Plan::Delete(proof, id, reason), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
+                    let asker = Asker::new(store, &live, client, request_id, proof);
                     return asker.delete(id, reason.as_deref()).await;
                 }
-                (Plan::Discover, _) => return Ok(resumable::discover(live.limits.max_body_bytes)),
-                (Plan::Begin(..) | Plan::Append(..) | Plan::Form(..), _) if self.witness.refuses() => {
+                (Plan::Discover(allow), _) => {
+                    return Ok(resumable::discover(allow, live.limits.max_body_bytes));
+                }
+                (Plan::Begin(..) | Plan::Append(..) | Plan::Form(..), _) if upstream.witness.refuses() => {
                     return Err(Refusal::OtherHistory);
                 }
                 (Plan::Begin(proof, beginning), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
+                    let asker = Asker::new(store, &live, client, request_id, proof);
                     return resumable::begin(&asker, *beginning, body()?).await;
                 }
                 (Plan::Append(proof, addition), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
+                    let asker = Asker::new(store, &live, client, request_id, proof);
                     return resumable::add(&asker, addition, body()?).await;
                 }
                 (Plan::Form(proof, form), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
+                    let asker = Asker::new(store, &live, client, request_id, proof);
                     return form_upload::receive(&asker, form, body()?, live.limits.idle_timeout).await;
                 }
                 (Plan::Look(proof, id), _) => {
                     let dialect = Dialect::of(&head.headers)?;
-                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
+                    let asker = Asker::new(store, &live, client, request_id, proof);
                     return resumable::look(&asker, id, dialect).await;
                 }
                 (Plan::GiveUp(proof, id), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
+                    let asker = Asker::new(store, &live, client, request_id, proof);
                     return resumable::give_up(&asker, id).await;
                 }
                 (Plan::Presign(proof, file), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
+                    let asker = Asker::new(store, &live, client, request_id, proof);
                     return links::presign(&asker, file, body()?, live.limits.idle_timeout).await;
                 }
                 (Plan::Unsign(proof, id), _) => {
-                    let asker = Asker::new(&self.store, &live, client, request_id, proof);
+                    let asker = Asker::new(store, &live, client, request_id, proof);
                     return links::revoke(&asker, id).await;
                 }
                 (Plan::Link(visit), _) => {
-                    let asker = Asker::with_link(&self.store, &live, client, request_id, *visit.link.clone());
+                    let asker = Asker::with_link(store, &live, client, request_id, *visit.link.clone());
                     return links::visit(&asker, &visit).await;
                 }
                 (Plan::Receive(reception), Some(asker)) => {
@@ -268,7 +276,7 @@ impl Edge {
                 (Plan::NotModified(file), Some(_)) => return Ok(Store::not_modified(&file)),
                 (Plan::Send(transmission), Some(asker)) => {
                     let proof = bearer::proof(head)?;
-                    let later = |file| self.later(&live, client, request_id, proof, file);
+                    let later = |file| later(upstream, &live, client, request_id, proof, file);
                     return asker.download(transmission, later).await;
                 }
                 // `plan` asks once, and gives the other plans only with an answer.
@@ -278,6 +286,42 @@ impl Edge {
                 }
             }
         }
+    }
+}
+
+impl Edge {
+    /// Answers what every storaged has something to tell of.
+    async fn each(
+        &self,
+        client: IpAddr,
+        head: &Parts,
+        live: &Live,
+        request_id: &RequestId,
+    ) -> Result<Response<Payload>, Refusal> {
+        bearer::refuse_early(head, &live.issuers, self.clock.unix_milliseconds() / 1000)?;
+        let policy = Policy { tunnel_up: self.upstreams.any_up(), ..self.policy(None) };
+        let (proof, shown) = match plan(head, None, &policy) {
+            Plan::Show(proof, shown) => (proof, shown),
+            Plan::Refuse(refusal) => return Err(refusal),
+            Plan::Discover(allow) => return Ok(resumable::discover(allow, live.limits.max_body_bytes)),
+            // `Whose::Each` is said of nothing else.
+            Plan::Page { .. }
+            | Plan::Ask(..)
+            | Plan::Presign(..)
+            | Plan::Unsign(..)
+            | Plan::Link(_)
+            | Plan::List(..)
+            | Plan::Delete(..)
+            | Plan::Begin(..)
+            | Plan::Append(..)
+            | Plan::Look(..)
+            | Plan::GiveUp(..)
+            | Plan::Form(..)
+            | Plan::Receive(_)
+            | Plan::NotModified(_)
+            | Plan::Send(_) => return Err(Refusal::NoRoute),
+        };
+        each::show(&self.upstreams, live, client, request_id, (proof, shown)).await
     }
 }
 
@@ -297,26 +341,24 @@ async fn linger(mut body: Incoming) {
     let _ = tokio::time::timeout(LINGER_TIME, discard).await;
 }
 
-impl Edge {
-    /// Asks for a stretch of a file when the stretches before it have been sent.
-    fn later(
-        self: &Arc<Self>,
-        live: &Arc<Live>,
-        client: IpAddr,
-        request_id: &RequestId,
-        proof: Proof,
-        file: FileMeta,
-    ) -> Box<dyn Fn(ByteRange) -> Fetched + Send> {
-        let (edge, live, request_id) = (Arc::clone(self), Arc::clone(live), request_id.clone());
-        Box::new(move |range| {
-            let (edge, live, request_id) = (Arc::clone(&edge), Arc::clone(&live), request_id.clone());
-            let (proof, file) = (proof.clone(), file.clone());
-            Box::pin(async move {
-                let asker = Asker::new(&edge.store, &live, client, &request_id, proof);
-                asker.stretch(&file, Some(range)).await
-            })
+/// Asks for a stretch of a file when the stretches before it have been sent.
+fn later(
+    upstream: &Arc<Upstream>,
+    live: &Arc<Live>,
+    client: IpAddr,
+    request_id: &RequestId,
+    proof: Proof,
+    file: FileMeta,
+) -> Box<dyn Fn(ByteRange) -> Fetched + Send> {
+    let (upstream, live, request_id) = (Arc::clone(upstream), Arc::clone(live), request_id.clone());
+    Box::new(move |range| {
+        let (upstream, live, request_id) = (Arc::clone(&upstream), Arc::clone(&live), request_id.clone());
+        let (proof, file) = (proof.clone(), file.clone());
+        Box::pin(async move {
+            let asker = Asker::new(&upstream.store, &live, client, &request_id, proof);
+            asker.stretch(&file, Some(range)).await
         })
-    }
+    })
 }
 
 /// Whether a part of the body is still to come.

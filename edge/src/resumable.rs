@@ -27,7 +27,7 @@ const TUS_EXTENSIONS: &str =
     "creation,creation-with-upload,creation-defer-length,checksum,expiration,termination";
 
 /// `OPTIONS`: which uploads are taken.
-pub(crate) fn discover(max_bytes: Option<u64>) -> Response<Payload> {
+pub(crate) fn discover(allow: &str, max_bytes: Option<u64>) -> Response<Payload> {
     let mut response = Response::new(Payload::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
     let fields = response.headers_mut();
@@ -35,7 +35,7 @@ pub(crate) fn discover(max_bytes: Option<u64>) -> Response<Payload> {
     insert(fields, HeaderName::from_static("tus-version"), TUS_VERSION);
     insert(fields, HeaderName::from_static("tus-extension"), TUS_EXTENSIONS);
     insert(fields, HeaderName::from_static("tus-checksum-algorithm"), "sha256");
-    insert(fields, header::ALLOW, "DELETE, GET, HEAD, OPTIONS, PATCH, POST");
+    insert(fields, header::ALLOW, allow);
     insert(fields, HeaderName::from_static("accept-patch"), "application/partial-upload");
     let limit = match max_bytes {
         None => "min-size=0".to_owned(),
@@ -239,11 +239,12 @@ mod tests {
 
     #[test]
     fn discovery_tells_both_kinds_of_client_the_limit() {
-        let fields = discover(Some(1000)).headers().clone();
+        let fields = discover("OPTIONS, POST", Some(1000)).headers().clone();
         assert_eq!(
             (&fields["tus-max-size"], &fields["upload-limit"]),
             (&"1000".parse().unwrap(), &"max-size=1000".parse().unwrap())
         );
-        assert!(!discover(None).headers().contains_key("tus-max-size"));
+        assert_eq!(fields["allow"], "OPTIONS, POST");
+        assert!(!discover("OPTIONS, POST", None).headers().contains_key("tus-max-size"));
     }
 }

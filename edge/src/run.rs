@@ -27,13 +27,13 @@ use crate::config::{Config, Environment, Users};
 use crate::control::Control;
 use crate::gate::Gate;
 use crate::limits::WORKERS;
-use crate::lockouts::Untold;
 use crate::metrics::Metrics;
 use crate::recent::Recent;
 use crate::request::{Edge, Live};
 use crate::store::Store;
 use crate::store_client::StoreClient;
 use crate::tls::Tls;
+use crate::upstream::{Upstream, Upstreams};
 use crate::witness::Witness;
 use crate::{events, listen, lockouts, tunnel};
 
@@ -81,8 +81,8 @@ pub struct Start {
     pub tls: Option<Tls>,
     /// The identity providers.
     pub issuers: Issuers,
-    /// storaged's log, from the floor on.
-    pub witness: Witness,
+    /// Each storaged's log, from the floor on, in the order of the configuration.
+    pub witnesses: Vec<Witness>,
     /// Open sockets.
     pub listeners: Listeners,
     /// Where metrics are gathered.
@@ -118,17 +118,16 @@ async fn serve(
         internal_key,
         tls,
         issuers,
-        witness,
+        witnesses,
         listeners,
         registry,
         process,
     } = start;
     let readiness = Readiness::new();
     let serving = readiness.condition("serving", true);
-    let store_well = readiness.condition("store", false);
     let metrics = Metrics::new(&registry)?;
     let live = Live { limits: config.limits, internal_key, tls, issuers };
-    let edge = edge(&config, live, witness, &readiness, metrics);
+    let edge = edge(&config, live, witnesses, &readiness, metrics);
     edge.metrics.reload_successful.set(1);
     edge.metrics
         .reload_success_timestamp
@@ -137,9 +136,13 @@ async fn serve(
     // None of these ends while edge serves; one that does takes the daemon with it, for an edge that no
     // longer watches its tunnel or accepts its clients must not look alive.
     let mut tasks = JoinSet::new();
-    let events = Arc::new(tokio::sync::Notify::new());
-    tasks.spawn(tunnel::watch(Arc::clone(&edge), store_well, Arc::clone(&events)));
-    tasks.spawn(lockouts::mirror(Arc::clone(&edge)));
+    let mut events = Vec::new();
+    for upstream in edge.upstreams.iter() {
+        let event = Arc::new(tokio::sync::Notify::new());
+        tasks.spawn(tunnel::watch(Arc::clone(&edge), Arc::clone(upstream), Arc::clone(&event)));
+        tasks.spawn(lockouts::mirror(Arc::clone(&edge), Arc::clone(upstream)));
+        events.push(event);
+    }
     if let Some(socket) = listeners.events {
         tasks.spawn(events::listen(socket, users.wgd.map(|user| user.uid), events));
     }
@@ -186,33 +189,32 @@ async fn serve(
     }
 }
 
-/// Puts the shared state together; tests do it the same way.
+/// Puts the shared state together; tests do it the same way. There is a witness for each storaged of the configuration.
 pub fn edge(
     config: &Config,
     live: Live,
-    witness: Witness,
+    witnesses: Vec<Witness>,
     readiness: &Readiness,
     metrics: Metrics,
 ) -> Arc<Edge> {
-    let client = StoreClient::new(config.services, metrics.clone());
-    let store = Store {
-        client,
-        name: config.name.clone(),
-        role: config.role,
-        process_id: std::process::id(),
-        clock: Clock,
-        metrics: metrics.clone(),
-    };
+    let (tunnel, store_well) = (readiness.condition("tunnel", false), readiness.condition("store", false));
+    let mut upstreams = config.upstreams.all.iter().zip(witnesses).map(|(rules, witness)| {
+        let counts = metrics.of_upstream(&rules.name);
+        let client = StoreClient::new(rules.address, counts.clone());
+        let store = Store::new(client, config.name.clone(), config.role, metrics.clone(), counts);
+        metrics.log_records.with_label_values(&[&rules.name]);
+        metrics.log_refused.with_label_values(&[&rules.name]);
+        Upstream::new(rules.name.clone(), rules.cohorts.clone(), store, witness)
+    });
+    let first = upstreams.next().expect("a configuration names a storaged, and each has its witness");
+    let upstreams = Upstreams::new(first, upstreams.collect(), tunnel, store_well);
     metrics.certificate_in_use(live.tls.as_ref());
     Arc::new(Edge {
         live: ArcSwap::from_pointee(live),
-        store,
-        witness,
-        tunnel: readiness.condition("tunnel", false),
+        upstreams,
         drain: Drain::new(config.limits.drain_timeout),
         metrics,
         gate: Gate::default(),
-        untold: Untold::default(),
         recent: Recent::default(),
         proxies: config.proxies.clone(),
         places: Arc::new(Semaphore::new(config.limits.max_requests)),

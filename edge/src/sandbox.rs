@@ -1,7 +1,7 @@
 //! What edge may still do once it is sealed, line by line with the reason.
 //!
 //! There is no `openat`, no `execve`, no `memfd_create`, no `clone`: the threads that run are all
-//! there will be. New sockets are TCP to storaged's port alone (Landlock holds the port).
+//! there will be. New sockets are TCP to the storageds' ports alone (Landlock holds the port).
 
 use daemon::sandbox::{BASE, HANDED_IN_FILES, SERVE, TOKIO};
 use linux::Confinement;
@@ -45,7 +45,7 @@ pub fn confinement(config: &Config, users: &Users) -> Confinement {
         forbid_file_writes: true,
         files: Vec::new(),
         tcp_bind: Vec::new(),
-        tcp_connect: vec![config.services.port()],
+        tcp_connect: config.upstreams.ports(),
         require_all: config.profile == Profile::Production,
     }
 }

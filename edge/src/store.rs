@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,13 +21,13 @@ use store_proto::headers::{
 };
 use store_proto::{
     Capability, ContentDigest, EdgeName, FileId, FileMeta, Permission, PermissionRequest, ProblemBody,
-    ProblemKind, Proof, RequestContext, RequestId, ServerRole, UploadReceipt, routes,
+    ProblemKind, Proof, RequestContext, RequestId, ServerRole, StoreHealth, UploadReceipt, routes,
 };
 use tokio::time::{sleep, timeout};
 
 use crate::answer::Payload;
 use crate::limits::{COMMIT_TIMEOUT, PERMISSION_TIMEOUT, PROOF_OF_LIFE};
-use crate::metrics::{Metrics, Side, UpstreamFailure};
+use crate::metrics::{Metrics, Side, UpstreamFailure, UpstreamMetrics};
 use crate::parts::{Fetched, Layout, PartsBody};
 use crate::plan::{Digests, Page, Reception, Shown, Transmission};
 use crate::range::ByteRange;
@@ -50,6 +51,9 @@ pub struct Store {
     pub clock: Clock,
     /// Counters.
     pub metrics: Metrics,
+    /// Those of this one.
+    pub counts: UpstreamMetrics,
+    mark: AtomicU64,
 }
 
 /// Asks on behalf of one request of one user.
@@ -89,13 +93,44 @@ pub enum Health {
     Away,
 }
 
+/// No store's mark: they have 32 bits.
+const UNKNOWN_MARK: u64 = u64::MAX;
+
 impl Store {
+    /// One that was not asked anything yet.
+    pub fn new(
+        client: Arc<StoreClient>,
+        name: EdgeName,
+        role: ServerRole,
+        metrics: Metrics,
+        counts: UpstreamMetrics,
+    ) -> Store {
+        let mark = AtomicU64::new(UNKNOWN_MARK);
+        Store { client, name, role, process_id: std::process::id(), clock: Clock, metrics, counts, mark }
+    }
+
+    /// What the ids that it makes begin with, once it has said so.
+    pub fn mark(&self) -> Option<[u8; 4]> {
+        u32::try_from(self.mark.load(Ordering::Acquire)).ok().map(u32::to_be_bytes)
+    }
+
+    fn learn_mark(&self, store: FileId) {
+        let mark = u64::from(u32::from_be_bytes(store.mark()));
+        let before = self.mark.swap(mark, Ordering::AcqRel);
+        if before != mark && before != UNKNOWN_MARK {
+            tracing::error!(address = %self.client.address(), "ANOTHER STORE answers here than before");
+        }
+    }
+
     /// Asks whether storaged is usable. Any complete answer is a proof of life.
     pub async fn health(&self) -> Health {
         let live_enough = async {
             let request = || self.request(Method::GET, routes::HEALTH).body(empty());
             let collected = self.ask(request).await?.collect().await?;
             let health = health_of(collected.head.status, &collected.body);
+            if let Ok(told) = serde_json::from_slice::<StoreHealth>(&collected.body) {
+                self.learn_mark(told.store);
+            }
             self.client.note_answer();
             collected.settle().await;
             Ok::<_, StoreError>(health)
@@ -114,7 +149,7 @@ impl Store {
         let started = self.clock.now();
         let result = self.client.send(request).await;
         let elapsed = self.clock.now().saturating_duration_since(started);
-        self.metrics.upstream_request_duration.observe(elapsed.as_secs_f64());
+        self.counts.request_duration.observe(elapsed.as_secs_f64());
         result
     }
 
@@ -137,7 +172,7 @@ impl Store {
     }
 
     fn failed(&self, error: &StoreError) -> Refusal {
-        self.metrics.upstream_failed(error.failure());
+        self.counts.failed(error.failure());
         tracing::debug!(%error, "request to storaged");
         match error {
             StoreError::Connect(_) | StoreError::Broken(_) => Refusal::TunnelUnavailable,
@@ -146,12 +181,12 @@ impl Store {
     }
 
     fn slow(&self) -> Refusal {
-        self.metrics.upstream_failed(UpstreamFailure::Timeout);
+        self.counts.failed(UpstreamFailure::Timeout);
         Refusal::StoreTimeout
     }
 
     fn not_understood(&self, what: &'static str) -> Refusal {
-        self.metrics.upstream_failed(UpstreamFailure::Answer);
+        self.counts.failed(UpstreamFailure::Answer);
         tracing::warn!(what, "storaged's answer is not understood");
         Refusal::StoreAnswer
     }
@@ -174,6 +209,11 @@ impl Store {
             tracing::warn!(
                 "storaged does not accept this edge: check its name, its peer and the internal key"
             );
+        }
+        if kind == store_proto::ProblemKind::WrongStore {
+            // It is not asked of another: which one has a cohort is said by the configuration alone.
+            self.counts.failed(UpstreamFailure::Misdirected);
+            tracing::warn!(address = %self.client.address(), "storaged says that the request is not for it");
         }
         // What speaks about the request is for the client; what speaks about storaged's insides is not.
         let about_the_request = status.is_client_error() || status == StatusCode::INSUFFICIENT_STORAGE;
@@ -457,11 +497,16 @@ impl<'a> Asker<'a> {
         Ok(json_answer(told))
     }
 
-    async fn json(&self, method: Method, path: &str) -> Result<Response<Payload>, Refusal> {
+    /// Starts a question that can be asked twice.
+    pub(crate) async fn begin_again(&self, method: Method, path: &str) -> Result<Exchange, Refusal> {
         let request = || self.request(method.clone(), path).body(empty());
         let sent =
             timeout(PERMISSION_TIMEOUT, self.store.ask(request)).await.map_err(|_| self.store.slow())?;
-        let exchange = sent.map_err(|error| self.store.failed(&error))?;
+        sent.map_err(|error| self.store.failed(&error))
+    }
+
+    async fn json(&self, method: Method, path: &str) -> Result<Response<Payload>, Refusal> {
+        let exchange = self.begin_again(method, path).await?;
         if exchange.response.status() != StatusCode::OK {
             return Err(self.refused(exchange).await);
         }

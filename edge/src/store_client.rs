@@ -25,7 +25,7 @@ use crate::circuit::Signs;
 use crate::limits::{
     ANSWER_BYTES, CONNECT_TIMEOUT, FRAME_BYTES, POOLED_CONNECTIONS, POOLED_IDLE, TCP_USER_TIMEOUT,
 };
-use crate::metrics::{Metrics, UpstreamFailure};
+use crate::metrics::{UpstreamFailure, UpstreamMetrics};
 use crate::stream::Outgoing;
 
 mod heard;
@@ -41,7 +41,7 @@ pub struct StoreClient {
     heard: Arc<AtomicU64>,
     answered: AtomicU64,
     clock: Clock,
-    metrics: Metrics,
+    metrics: UpstreamMetrics,
 }
 
 #[derive(Debug)]
@@ -78,7 +78,7 @@ impl StoreError {
 
 impl StoreClient {
     /// A client without connections.
-    pub fn new(address: SocketAddr, metrics: Metrics) -> Arc<StoreClient> {
+    pub fn new(address: SocketAddr, metrics: UpstreamMetrics) -> Arc<StoreClient> {
         Arc::new(StoreClient {
             address,
             idle: Mutex::default(),
@@ -192,7 +192,7 @@ impl StoreClient {
 
     fn count_idle(&self) {
         let idle = i64::try_from(self.idle().len()).unwrap_or(i64::MAX);
-        self.metrics.upstream_connections.with_label_values(&["idle"]).set(idle);
+        self.metrics.idle.set(idle);
     }
 }
 
@@ -213,7 +213,7 @@ pub struct Lease {
 
 impl Lease {
     fn new(client: &Arc<StoreClient>, sender: SendRequest<Outgoing>, generation: u64) -> Lease {
-        client.metrics.upstream_connections.with_label_values(&["busy"]).inc();
+        client.metrics.busy.inc();
         Lease { client: Arc::clone(client), sender: Some(sender), generation }
     }
 
@@ -240,7 +240,7 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.client.metrics.upstream_connections.with_label_values(&["busy"]).dec();
+        self.client.metrics.busy.dec();
     }
 }
 
@@ -265,8 +265,13 @@ pub struct Collected {
 impl Exchange {
     /// Reads the whole answer, which must be small.
     pub async fn collect(self) -> Result<Collected, StoreError> {
+        self.collect_up_to(ANSWER_BYTES).await
+    }
+
+    /// Reads the whole answer, of so many bytes at most.
+    pub async fn collect_up_to(self, bytes: usize) -> Result<Collected, StoreError> {
         let (head, body) = self.response.into_parts();
-        let body = Limited::new(body, ANSWER_BYTES).collect().await.map_err(|_| StoreError::Answer)?;
+        let body = Limited::new(body, bytes).collect().await.map_err(|_| StoreError::Answer)?;
         Ok(Collected { head, body: body.to_bytes(), lease: self.lease })
     }
 

@@ -1,11 +1,10 @@
-//! Watches storaged: sends health requests, ticks the circuit, and acts on its changes.
+//! Watches each storaged: sends health requests, ticks its circuit, and acts on the changes.
 
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use daemon::readiness::Condition;
 use store_proto::ProblemKind;
 use tokio::sync::Notify;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -14,11 +13,11 @@ use crate::circuit::{Change, Circuit};
 use crate::limits::{PROBE_INTERVAL, PROBES, PROOF_OF_LIFE, TICK};
 use crate::request::Edge;
 use crate::store::Health;
+use crate::upstream::Upstream;
 use crate::witness::Witness;
 
-/// Runs until the runtime ends. `store_well` follows what the health requests say; `events` asks
-/// for one at once.
-pub async fn watch(edge: Arc<Edge>, store_well: Condition, events: Arc<Notify>) -> io::Result<()> {
+/// Watches one of them until the runtime ends; `events` asks for a health request at once.
+pub async fn watch(edge: Arc<Edge>, upstream: Arc<Upstream>, events: Arc<Notify>) -> io::Result<()> {
     let mut circuit = Circuit::new(edge.clock.now());
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -31,58 +30,73 @@ pub async fn watch(edge: Arc<Edge>, store_well: Condition, events: Arc<Notify>) 
     loop {
         tokio::select! {
             _ = tick.tick() => {
-                let change = circuit.tick(edge.clock.now(), edge.store.client.signs());
-                act(&edge, change);
+                let change = circuit.tick(edge.clock.now(), upstream.store.client.signs());
+                act(&edge, &upstream, change);
             }
             () = hello.as_mut(), if first => {
                 first = false;
-                if !edge.tunnel.holds() {
-                    tracing::info!("storaged does not answer yet; requests are refused until it does");
+                if !upstream.is_up() {
+                    tracing::info!(upstream = upstream.name, "storaged does not answer yet; requests are refused until it does");
                 }
             }
-            _ = probe.tick() => start_probe(&edge, &store_well, &probing, &said),
-            () = events.notified() => start_probe(&edge, &store_well, &probing, &said),
+            _ = probe.tick() => start_probe(&edge, &upstream, &probing, &said),
+            () = events.notified() => start_probe(&edge, &upstream, &probing, &said),
         }
     }
 }
 
-fn act(edge: &Edge, change: Change) {
+fn act(edge: &Edge, upstream: &Upstream, change: Change) {
     match change {
         Change::None => {}
         Change::Opened => {
-            edge.tunnel.set(false);
-            edge.metrics.upstream_up.set(0);
-            edge.store.client.abort_all();
-            tracing::warn!("no sign of life from storaged: refusing requests, streams aborted");
+            edge.upstreams.set_up(upstream, false);
+            upstream.store.counts.up.set(0);
+            upstream.store.client.abort_all();
+            tracing::warn!(
+                upstream = upstream.name,
+                "no sign of life from storaged: refusing requests, streams aborted"
+            );
         }
         Change::Closed => {
-            edge.tunnel.set(true);
-            edge.metrics.upstream_up.set(1);
-            tracing::info!("storaged answers");
+            edge.upstreams.set_up(upstream, true);
+            upstream.store.counts.up.set(1);
+            tracing::info!(upstream = upstream.name, "storaged answers");
         }
     }
 }
 
 /// `said`: whether it is known to the log that storaged is not well.
-fn start_probe(edge: &Arc<Edge>, store_well: &Condition, probing: &Arc<AtomicUsize>, said: &Arc<AtomicBool>) {
+fn start_probe(
+    edge: &Arc<Edge>,
+    upstream: &Arc<Upstream>,
+    probing: &Arc<AtomicUsize>,
+    said: &Arc<AtomicBool>,
+) {
     if probing.fetch_add(1, Ordering::AcqRel) >= PROBES {
         probing.fetch_sub(1, Ordering::AcqRel);
         return;
     }
-    let (edge, store_well, probing, said) =
-        (Arc::clone(edge), store_well.clone(), Arc::clone(probing), Arc::clone(said));
+    let (edge, upstream) = (Arc::clone(edge), Arc::clone(upstream));
+    let (probing, said) = (Arc::clone(probing), Arc::clone(said));
     tokio::spawn(async move {
-        let health = edge.store.health().await;
+        let health = upstream.store.health().await;
         probing.fetch_sub(1, Ordering::AcqRel);
-        store_well.set(health == Health::Well);
+        edge.upstreams.set_well(&upstream, health == Health::Well);
         if health == Health::Well {
-            Witness::look(&edge).await;
+            Witness::look(&edge, &upstream).await;
         }
         match health {
-            Health::Well if said.swap(false, Ordering::AcqRel) => tracing::info!("storaged is well"),
+            Health::Well if said.swap(false, Ordering::AcqRel) => {
+                tracing::info!(upstream = upstream.name, "storaged is well")
+            }
             Health::Unwell { status, problem } if !said.swap(true, Ordering::AcqRel) => {
                 let problem = problem.map_or("unknown", ProblemKind::name);
-                tracing::warn!(status, problem, "storaged answers, but is not well");
+                tracing::warn!(
+                    upstream = upstream.name,
+                    status,
+                    problem,
+                    "storaged answers, but is not well"
+                );
             }
             Health::Well | Health::Unwell { .. } | Health::Away => {}
         }

@@ -19,7 +19,8 @@ fn the_floor_is_a_checkpoint_of_the_configured_log() {
         let config = Config::parse("edge.toml", &lines, &Environment::default());
         let config = config.map_err(|error| error.to_string())?;
         assert!(config.to_string().contains("checkpoint_floor_file = "), "it is printed");
-        edge::acquire::witness(&config).map_err(|error| format!("{error:#}"))
+        let witnesses = edge::acquire::witnesses(&config).map_err(|error| format!("{error:#}"));
+        witnesses.map(|mut all| all.remove(0))
     };
     let key = format!("log_key = \"{}\"\n", log.key());
     let witness = acquire(&key, &log.checkpoint()).unwrap();
@@ -36,7 +37,7 @@ fn the_floor_is_a_checkpoint_of_the_configured_log() {
 }
 
 fn seen(edge: &TestEdge) -> Option<u64> {
-    edge.edge.witness.standing().seen.map(|seen| seen.unverified().size)
+    edge.witness().standing().seen.map(|seen| seen.unverified().size)
 }
 
 fn show(fake: &Fake, log: FakeLog) {
@@ -59,18 +60,19 @@ async fn uploads_are_refused_while_the_log_has_lost_records() {
     until("the log is followed", || seen(&edge) == Some(33)).await;
 
     show(&fake, FakeLog::of(0..32));
-    until("the rollback is seen", || edge.edge.witness.refuses()).await;
+    until("the rollback is seen", || edge.witness().refuses()).await;
     let refused = put(&edge).await;
     assert_eq!(refused.status, 503);
     assert!(String::from_utf8_lossy(&refused.body).contains("ledger-unavailable"), "{}", refused.head);
     assert_eq!(seen(&edge), Some(33), "the highest stays");
     let metrics = &edge.edge.metrics;
     until("it is counted", || metrics.log_faults.with_label_values(&["rollback"]).get() > 0).await;
-    assert_eq!((metrics.log_refused.get(), metrics.log_records.get()), (1, 33));
+    let of = |all: &prometheus::IntGaugeVec| all.with_label_values(&["services"]).get();
+    assert_eq!((of(&metrics.log_refused), of(&metrics.log_records)), (1, 33));
     assert_eq!(fake.state.completed.load(std::sync::atomic::Ordering::SeqCst), 1, "no byte was sent on");
 
     show(&fake, FakeLog::of(0..34));
-    until("the first history is back", || !edge.edge.witness.refuses()).await;
+    until("the first history is back", || !edge.witness().refuses()).await;
     assert_eq!(put(&edge).await.status, 201);
 }
 
@@ -81,7 +83,7 @@ async fn uploads_are_refused_while_the_log_is_forked() {
     let edge = TestEdge::start(&fake, "").await;
     until("the first checkpoint is adopted", || seen(&edge) == Some(20)).await;
     show(&fake, FakeLog::of((0..19).chain(100..140)));
-    until("the fork is seen", || edge.edge.witness.refuses()).await;
+    until("the fork is seen", || edge.witness().refuses()).await;
     assert_eq!(put(&edge).await.status, 503);
     until("it is counted", || edge.edge.metrics.log_faults.with_label_values(&["fork"]).get() > 0).await;
 }
@@ -93,16 +95,16 @@ async fn a_restored_store_waits_for_the_operator() {
     let edge = TestEdge::start(&fake, "").await;
     until("the first checkpoint is adopted", || seen(&edge) == Some(20)).await;
     show(&fake, FakeLog { epoch: 1, ..FakeLog::of((0..9).chain(100..104)) });
-    until("the new epoch is seen", || edge.edge.witness.refuses()).await;
+    until("the new epoch is seen", || edge.witness().refuses()).await;
     assert_eq!(put(&edge).await.status, 503);
     // The look that is under way may clear what is offered for a moment.
     let mut accepted = false;
     until("it is accepted", || {
-        accepted = accepted || edge.edge.witness.accept(1).is_ok();
+        accepted = accepted || edge.witness().accept(1).is_ok();
         accepted
     })
     .await;
-    until("uploads are taken", || !edge.edge.witness.refuses()).await;
+    until("uploads are taken", || !edge.witness().refuses()).await;
     assert_eq!(put(&edge).await.status, 201);
     assert_eq!(seen(&edge), Some(13));
 }
@@ -118,6 +120,6 @@ async fn with_a_configured_key_no_upload_is_taken_before_its_checkpoint() {
     until("another key is refused", || faults.with_label_values(&["signature"]).get() > 0).await;
     assert_eq!(put(&edge).await.status, 503);
     show(&fake, FakeLog::of(0..5));
-    until("the right key is taken", || !edge.edge.witness.refuses()).await;
+    until("the right key is taken", || !edge.witness().refuses()).await;
     assert_eq!(put(&edge).await.status, 201);
 }

@@ -7,7 +7,7 @@ mod common;
 use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
-use common::{Fake, GET, TestEdge, authorization, until};
+use common::{Fake, GET, PUT, TestEdge, authorization, until};
 use edge::gate::By;
 use store_proto::Token;
 
@@ -88,4 +88,26 @@ async fn a_lock_out_is_told_to_storaged_and_outlives_a_restart() {
     until("they hold again", || again.edge.gate.locked_out(daemon::Clock.now()) == 2).await;
     let good = format!("{GET}{}\r\n", authorization());
     assert_eq!(again.connect().await.ask(&good).await.kind(), "locked-out");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beyond_the_bytes_that_edge_holds_in_all_nothing_new_begins_and_what_runs_goes_on() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let mut slow = edge.connect().await;
+    slow.send(format!("{PUT}{}Content-Length: 10\r\n\r\nhello", authorization())).await;
+    until("it is under way", || fake.state.received.load(SeqCst) == 5).await;
+    // As if so many others held all that there is.
+    edge.edge.metrics.buffered_bytes.add(edge::limits::BUFFERED_BYTES);
+    let refused =
+        edge.connect().await.ask(format!("{PUT}{}Content-Length: 5\r\n\r\n", authorization())).await;
+    assert_eq!((refused.status, refused.kind().as_str()), (503, "overloaded"));
+    assert!(refused.header("retry-after").is_some());
+    slow.send("world").await;
+    assert_eq!(slow.read().await.status, 201);
+    edge.edge.metrics.buffered_bytes.sub(edge::limits::BUFFERED_BYTES);
+    let taken =
+        edge.connect().await.ask(format!("{PUT}{}Content-Length: 5\r\n\r\nhello", authorization())).await;
+    assert_eq!(taken.status, 201);
+    until("nothing is held any more", || edge.edge.metrics.buffered_bytes.get() == 0).await;
 }

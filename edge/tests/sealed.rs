@@ -68,7 +68,7 @@ async fn every_thread_is_locked_down_and_says_so() {
     for line in [
         "edge_lockdown{layer=\"seccomp\"} 1",
         "edge_lockdown{layer=\"no_file_writes\"} 1",
-        "edge_upstream_up 1",
+        "edge_upstream_up{upstream=\"services\"} 1",
         "edge_buffered_bytes 0",
         "edge_local_payload_bytes 0",
         "process_resident_memory_bytes ",

@@ -34,6 +34,12 @@ pub(crate) const TLOG: Library =
 /// Resumable uploads by tus, for the scenarios with clients.
 pub(crate) const TUSPY: Library = Library { name: "tuspy", requirement: "tuspy==1.1.0", options: &[] };
 
+/// Requests made from the document of the API, for the scenarios that examine it.
+pub(crate) const SCHEMATHESIS: Library =
+    Library { name: "schemathesis", requirement: "schemathesis==4.32.5", options: &[] };
+/// What a server's TLS offers, likewise.
+pub(crate) const SSLYZE: Library = Library { name: "sslyze", requirement: "sslyze==6.3.1", options: &[] };
+
 const PYTHON: [Program; 1] = [Program { name: "python3", package: "python3-venv" }];
 
 /// Makes an environment, unless it is there.

@@ -69,7 +69,7 @@ pub(crate) const SUITES: [Suite; 10] = [
     },
     Suite {
         name: "injection",
-        about: "what a client says is data: in heads, queries, reports and terminals",
+        about: "what a client says is data: in heads, queries, logs, reports and terminals",
         aliases: &["test_sql_injection_security"],
         tests: &[
             (
@@ -85,6 +85,14 @@ pub(crate) const SUITES: [Suite; 10] = [
                     "what_would_change_the_meaning_of_a_put_is_refused",
                 ],
             ),
+            (
+                "edge/tests/log_injection.rs",
+                &[
+                    "no_name_header_or_token_breaks_a_line",
+                    "nothing_that_a_client_says_stands_in_the_usual_log",
+                ],
+            ),
+            ("tests/netns/tests/refusals.rs", &["what_a_client_says_breaks_no_log_and_stands_in_none"]),
             ("edge/src/form.rs", &["what_is_not_one_file_at_the_end_is_refused"]),
             (
                 "storaged/src/report/tests.rs",

@@ -75,7 +75,9 @@ pub(crate) fn scenarios(
     variables: &[(&str, &str)],
 ) -> Result<()> {
     const SUITE: &str = "namespace scenarios";
-    python::provide(&python::TUSPY)?;
+    for library in [&python::TUSPY, &python::SCHEMATHESIS, &python::SSLYZE] {
+        python::provide(library)?;
+    }
     packages::require(&javascript::CHROMIUM)?;
     for library in [&javascript::TUS, &javascript::UPPY] {
         javascript::provide(library)?;

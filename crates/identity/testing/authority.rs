@@ -59,7 +59,15 @@ impl Authority {
         params.distinguished_name = rcgen::DistinguishedName::new();
         params.distinguished_name.push(DnType::CommonName, "server");
         params.subject_alt_names = vec![SanType::IpAddress(address)];
+        params.subject_alt_names.push(SanType::DnsName("localhost".try_into().unwrap()));
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+        params.use_authority_key_identifier_extension = true;
+        // As long as those of today's authorities.
+        let (now, day) =
+            (std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap(), std::time::Duration::from_secs(86_400));
+        params.not_before = date_time_ymd(1970, 1, 1) + now - day;
+        params.not_after = date_time_ymd(1970, 1, 1) + now + 60 * day;
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer()).unwrap();
         Client { der: certificate.der().to_vec(), pem: certificate.pem(), key }

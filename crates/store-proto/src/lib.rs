@@ -40,7 +40,7 @@ pub use log_proof::{ConsistencyProof, InclusionProof};
 pub use logical_path::{LogicalPath, PathError};
 pub use names::{Cohort, EdgeName, FileId, FileType, NameError, RequestId, UserName};
 pub use permission::{FileSelector, Permission, PermissionRequest, UploadPermission};
-pub use policy::{Action, Role, ServerRole};
+pub use policy::{Action, Role, ServerRole, StoreHealth};
 pub use problem::{ProblemBody, ProblemKind};
 pub use receipt::Receipt;
 pub use token::{Token, TokenDigest, TokenError};

@@ -125,7 +125,7 @@ fn is_lower_alphanumeric(c: u8) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit()
 }
 
-/// A stored file: 128 random bits, written as 32 lower-case hexadecimal digits.
+/// A stored file, an upload or a link: 16 bytes, of which 12 at least are random, written as 32 lower-case hexadecimal digits.
 ///
 /// No name, path or time is in it, so it may stand in logs and on the backend.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -148,6 +148,19 @@ impl FileId {
     /// The 16 bytes.
     pub fn as_bytes(&self) -> &[u8; 16] {
         &self.0
+    }
+
+    /// What all ids that one store makes begin with: its own id's first bytes. Of the 16 bytes 12 are left to chance.
+    pub fn mark(&self) -> [u8; 4] {
+        let [a, b, c, d, ..] = self.0;
+        [a, b, c, d]
+    }
+
+    /// The same id, as this store makes it.
+    #[must_use]
+    pub fn made_by(mut self, store: FileId) -> Self {
+        self.0[..4].copy_from_slice(&store.mark());
+        self
     }
 }
 
@@ -205,6 +218,13 @@ mod tests {
         assert_eq!(FileId::parse(&id.to_string()), Ok(id));
         assert!(FileId::parse(&id.to_string().to_uppercase()).is_err());
         assert!(FileId::parse("../../etc/passwd").is_err());
+    }
+
+    #[test]
+    fn an_id_begins_as_its_stores_does() {
+        let store = FileId::from_bytes([7; 16]);
+        let id = FileId::from_bytes([0xab; 16]).made_by(store);
+        assert_eq!((id.mark(), &id.as_bytes()[4..]), (store.mark(), &[0xab; 12][..]));
     }
 
     #[test]

@@ -2,6 +2,17 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::FileId;
+
+/// The answer of a store that is well.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreHealth {
+    /// Always `ok`: what is not is a problem.
+    pub status: String,
+    /// The store's own id, as which each id that it makes begins.
+    pub store: FileId,
+}
+
 /// What a user wants to do with a cohort.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

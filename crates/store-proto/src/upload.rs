@@ -29,7 +29,7 @@ pub struct NewUpload {
 /// How far an upload is: the answer to `POST`, `PATCH` and `GET`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UploadState {
-    /// Its id: 128 random bits, and of use to the user who began it alone.
+    /// Its id: cannot be guessed, and is of use to the user who began it alone.
     pub upload_id: FileId,
     /// Bytes that are durable; the sender goes on here.
     pub offset: u64,

@@ -33,9 +33,23 @@ pub struct RawConfig {
     pub(super) log_key: Option<String>,
     pub(super) checkpoint_floor_file: Option<String>,
     #[serde(default)]
+    pub(super) upstream: Vec<RawUpstream>,
+    #[serde(default)]
     pub(super) issuer: Vec<RawIssuer>,
     #[serde(default)]
     pub(super) limits: RawLimits,
+}
+
+/// One `[[upstream]]`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawUpstream {
+    pub(super) name: Option<String>,
+    pub(super) url: Option<String>,
+    #[serde(default)]
+    pub(super) cohorts: Vec<String>,
+    pub(super) log_key: Option<String>,
+    pub(super) checkpoint_floor_file: Option<String>,
 }
 
 /// The `[limits]` table.

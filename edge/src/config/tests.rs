@@ -21,7 +21,7 @@ fn message(text: &str) -> String {
 #[test]
 fn a_small_file_gets_the_defaults() {
     let config = parse(GOOD).unwrap();
-    assert_eq!(config.services, "10.100.0.11:8001".parse().unwrap());
+    assert_eq!(config.upstreams.all[0].address, "10.100.0.11:8001".parse().unwrap());
     assert_eq!(config.listen, "0.0.0.0:8000".parse().unwrap());
     assert_eq!(config.profile, Profile::Production);
     assert_eq!(config.metrics_listen, Some("127.0.0.1:9587".parse().unwrap()));
@@ -111,7 +111,7 @@ fn the_environment_goes_before_the_file() {
     let text = "name = \"web1\"\nplain_http = true\nrole = \"web\"\n";
     let config = Config::parse("edge.toml", text, &environment).unwrap();
     assert_eq!(config.role, ServerRole::Testing);
-    assert_eq!(config.services.port(), 7);
+    assert_eq!(config.upstreams.ports(), [7]);
     assert!(!config.to_string().contains("0123456789abcdef"));
 }
 
@@ -173,8 +173,45 @@ fn every_key_is_documented() {
     use crate::documented;
     let refusal = |text| Config::parse("x", text, &Environment::default()).unwrap_err().to_string();
     let mut keys = documented::keys(&refusal("zz = 1\n"), "");
-    keys.retain(|key| !["limits", "issuer"].contains(&key.as_str()));
+    keys.retain(|key| !["limits", "issuer", "upstream"].contains(&key.as_str()));
     keys.extend(documented::keys(&refusal("[limits]\nzz = 1\n"), "limits."));
     keys.extend(documented::keys(&refusal("[[issuer]]\nzz = 1\n"), "issuer."));
+    keys.extend(documented::keys(&refusal("[[upstream]]\nzz = 1\n"), "upstream."));
     documented::compare(documented::table(documented::section("edge"), "key in"), keys);
+}
+
+#[test]
+fn several_storageds_have_cohorts_of_their_own() {
+    let top = GOOD.replace("services_url = \"http://10.100.0.11:8001\"\n", "");
+    let upstream = |name: &str, host: u8, cohorts: &str| {
+        format!(
+            "[[upstream]]\nname = \"{name}\"\nurl = \"http://10.100.0.{host}:8001\"\ncohorts = [{cohorts}]\n"
+        )
+    };
+    let north = upstream("north", 11, "\"c5\", \"c6\"");
+    let config = parse(&format!("{top}{north}{}", upstream("south", 12, "\"c7\""))).unwrap();
+    assert_eq!(config.upstreams.all.len(), 2);
+    assert_eq!(parse(&config.to_string()).unwrap(), config);
+    let moved = parse(&format!("{top}{north}{}", upstream("south", 12, ""))).unwrap();
+    assert_eq!(config.needs_restart(&moved), ["upstream"]);
+    for (text, part) in [
+        (format!("{GOOD}{north}"), "services_url: stands beside [[upstream]]"),
+        (format!("{top}{north}{}", upstream("north", 12, "")), "upstream[1].name: \"north\" stands twice"),
+        (format!("{top}{north}{}", upstream("south", 11, "")), "upstream[1].url: is that of \"north\" too"),
+        (
+            format!("{top}{north}{}", upstream("south", 12, "\"c6\"")),
+            "upstream[1].cohorts: \"c6\" is of \"north\" already",
+        ),
+        (format!("{top}{}", upstream("north", 11, "\"C5\"")), "upstream[0].cohorts: "),
+        (format!("{top}{}", north.replace("10.100.0.11", "192.0.2.1")), "upstream[0].url: "),
+        (format!("{top}[[upstream]]\n"), "upstream[0].name: is missing"),
+        (
+            format!("{top}{north}checkpoint_floor_file = \"f\"\n"),
+            "upstream[0].checkpoint_floor_file: needs log_key",
+        ),
+        (top.clone(), "services_url: is missing"),
+    ] {
+        let message = message(&text);
+        assert!(message.contains(part), "{part:?} in:\n{message}");
+    }
 }

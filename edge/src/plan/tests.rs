@@ -100,7 +100,7 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
         Plan::Show(_, Shown::Uploads) => "show uploads".to_owned(),
         Plan::Show(_, Shown::Upload(id)) => format!("show upload {id}"),
         Plan::Delete(_, id, reason) => format!("delete {id}: {}", reason.as_deref().unwrap_or("-")),
-        Plan::Discover => "discover".to_owned(),
+        Plan::Discover(_) => "discover".to_owned(),
         Plan::Begin(_, beginning) => {
             let Beginning { new, dialect, first } = *beginning;
             let last = if first.is_last { ", the last" } else { "" };

@@ -1,7 +1,5 @@
 //! Asks storaged for its newest checkpoint and for the proof that it continues the one before.
 
-use std::sync::Arc;
-
 use http::{Method, StatusCode};
 use store_proto::headers::CULVERT_LOG_KEY;
 use store_proto::{ConsistencyProof, routes};
@@ -12,29 +10,33 @@ use crate::limits::PERMISSION_TIMEOUT;
 use crate::request::Edge;
 use crate::store::Store;
 use crate::store_client::Collected;
+use crate::upstream::Upstream;
 
 impl Witness {
     /// Looks once, unless a look is under way. An answer that does not come changes nothing: that storaged is there is
     /// the circuit's concern.
-    pub async fn look(edge: &Arc<Edge>) {
-        let witness = &edge.witness;
+    pub async fn look(edge: &Edge, upstream: &Upstream) {
+        let witness = &upstream.witness;
         let Ok(_asking) = witness.asking.try_lock() else { return };
         let before = witness.standing().fault;
-        let Some(result) = ask(witness, &edge.store).await else { return };
+        let Some(result) = ask(witness, &upstream.store).await else { return };
         let standing = witness.standing();
         if let Some(seen) = &standing.seen {
             let size = i64::try_from(seen.unverified().size).unwrap_or(i64::MAX);
-            edge.metrics.log_records.set(size);
+            edge.metrics.log_records.with_label_values(&[&upstream.name]).set(size);
         }
-        edge.metrics.log_refused.set(i64::from(witness.refuses()));
+        edge.metrics.log_refused.with_label_values(&[&upstream.name]).set(i64::from(witness.refuses()));
         match (result, before) {
             (Err(fault), before) => {
                 edge.metrics.log_faults.with_label_values(&[fault.label()]).inc();
                 if before.as_ref() != Some(&fault) {
-                    tracing::error!(%fault, "THE STORE SHOWS ANOTHER HISTORY than before: uploads are refused");
+                    tracing::error!(upstream = upstream.name, %fault, "THE STORE SHOWS ANOTHER HISTORY than before: uploads are refused");
                 }
             }
-            (Ok(()), Some(_)) => tracing::info!("the store shows its first history again: uploads are taken"),
+            (Ok(()), Some(_)) => tracing::info!(
+                upstream = upstream.name,
+                "the store shows its first history again: uploads are taken"
+            ),
             (Ok(()), None) => {}
         }
     }

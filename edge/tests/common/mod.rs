@@ -64,6 +64,8 @@ pub struct FakeState {
     pub log: Mutex<Option<log::FakeLog>>,
     /// An upload is answered with 507 after this many bytes, if not 0.
     pub full_after: AtomicU64,
+    /// Its id's first byte, and so that of all it makes.
+    pub store: AtomicU64,
     /// What edge told of lock-outs.
     pub lockouts: Mutex<Vec<store_proto::Lockout>>,
     pub last_context: Mutex<Option<RequestContext>>,
@@ -143,7 +145,9 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
     let path = request.uri().path().to_owned();
     if path == store_proto::routes::HEALTH {
         state.health.fetch_add(1, Ordering::SeqCst);
-        return Ok(json(200, &serde_json::json!({"status": "ok"})));
+        let store = u8::try_from(state.store.load(Ordering::SeqCst)).unwrap();
+        let store = FileId::from_bytes([store; 16]);
+        return Ok(json(200, &store_proto::StoreHealth { status: "ok".into(), store }));
     }
     if path.starts_with("/internal/v1/ledger/") {
         let shown = state.log.lock().unwrap();
@@ -206,6 +210,10 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
                 }
                 PermissionRequest::List { .. } => json(200, &Permission::List {}),
             }
+        }
+        store_proto::routes::POLICY => {
+            let name = format!("of-{}", state.store.load(Ordering::SeqCst));
+            json(200, &serde_json::json!({"user": "ada", "cohorts": [{ "cohort": name }]}))
         }
         store_proto::routes::CAPABILITIES => {
             let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -346,7 +354,7 @@ pub struct TestEdge {
 impl TestEdge {
     pub async fn start(fake: &Fake, limits: &str) -> TestEdge {
         let test = Self::start_without_waiting(fake.address, limits);
-        until("the circuit closes", || test.edge.tunnel.holds()).await;
+        until("the circuit closes", || test.edge.upstreams.any_up()).await;
         test
     }
 
@@ -358,15 +366,31 @@ impl TestEdge {
         let lines =
             format!("tls_certificate_file = \"{path}/chain.pem\"\ntls_key_file = \"{path}/key.pem\"\n");
         let test = Self::of_text(&config_text(fake.address, limits).replace("plain_http = true\n", &lines));
-        until("the circuit closes", || test.edge.tunnel.holds()).await;
+        until("the circuit closes", || test.edge.upstreams.any_up()).await;
         (test, folder)
     }
 
     /// With lines that go before the limits.
     pub async fn start_with(fake: &Fake, lines: &str) -> TestEdge {
         let test = Self::of_text(&format!("{lines}{}", config_text(fake.address, "")));
-        until("the circuit closes", || test.edge.tunnel.holds()).await;
+        until("the circuit closes", || test.edge.upstreams.any_up()).await;
         test
+    }
+
+    /// In front of several, with the cohorts of each.
+    pub fn before(upstreams: &[(&str, SocketAddr, &[&str])]) -> TestEdge {
+        let text = config_text(upstreams[0].1, "");
+        let text =
+            text.lines().filter(|line| !line.starts_with("services_url")).collect::<Vec<_>>().join("\n");
+        let table = |(name, address, cohorts): &(&str, SocketAddr, &[&str])| {
+            format!("\n[[upstream]]\nname = {name:?}\nurl = \"http://{address}\"\ncohorts = {cohorts:?}\n")
+        };
+        Self::of_text(&(text + &upstreams.iter().map(table).collect::<String>()))
+    }
+
+    /// The only storaged's log.
+    pub fn witness(&self) -> &edge::witness::Witness {
+        &self.edge.upstreams.first().witness
     }
 
     pub fn start_without_waiting(services: SocketAddr, limits: &str) -> TestEdge {
@@ -377,12 +401,13 @@ impl TestEdge {
         let config = Config::parse("edge.toml", text, &Environment::default()).unwrap();
         let metrics = Metrics::new(&Registry::new()).unwrap();
         let readiness = Readiness::new();
-        let witness = edge::witness::Witness::new(config.log_key.clone(), None);
+        let witnesses = config.upstreams.all.iter();
+        let witnesses = witnesses.map(|one| edge::witness::Witness::new(one.log_key.clone(), None)).collect();
         let tls = edge::acquire::tls(&config, daemon::Clock.unix_milliseconds() / 1000).unwrap();
         let issuers = edge::acquire::issuers(&config).unwrap();
         let live =
             edge::request::Live { limits: config.limits, internal_key: KEY.parse().unwrap(), tls, issuers };
-        let edge = edge::run::edge(&config, live, witness, &readiness, metrics);
+        let edge = edge::run::edge(&config, live, witnesses, &readiness, metrics);
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -391,9 +416,11 @@ impl TestEdge {
             listener,
             Heartbeat::new(Arc::new(Notify::nobody())),
         ));
-        tokio::spawn(edge::lockouts::mirror(Arc::clone(&edge)));
-        let events = Arc::new(tokio::sync::Notify::new());
-        tokio::spawn(edge::tunnel::watch(Arc::clone(&edge), readiness.condition("store", false), events));
+        for upstream in edge.upstreams.iter() {
+            tokio::spawn(edge::lockouts::mirror(Arc::clone(&edge), Arc::clone(upstream)));
+            let events = Arc::new(tokio::sync::Notify::new());
+            tokio::spawn(edge::tunnel::watch(Arc::clone(&edge), Arc::clone(upstream), events));
+        }
         TestEdge { address, edge }
     }
 

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde_json::json;
@@ -22,6 +23,8 @@ pub struct Program {
     folder: TempDir,
     pub public: SocketAddr,
     metrics: SocketAddr,
+    /// All that it wrote to its standard error.
+    pub log: Arc<Mutex<String>>,
 }
 
 pub fn free_port() -> SocketAddr {
@@ -51,12 +54,17 @@ impl Program {
         let encryption = format!(
             "tls_certificate_file = \"{path}/chain.pem\"\ntls_key_file = \"{path}/key.pem\"\n{lines}"
         );
-        Self::start_in(folder, &encryption, fake, None).await
+        Self::start_in(folder, &encryption, fake, None, &[]).await
     }
 
     /// With a listener, it is handed in as systemd does it, and the configured address is not bound.
     pub async fn start_as(fake: &Fake, handed_in: Option<std::net::TcpListener>) -> Program {
-        Self::start_in(tempfile::tempdir().unwrap(), "plain_http = true\n", fake, handed_in).await
+        Self::start_in(tempfile::tempdir().unwrap(), "plain_http = true\n", fake, handed_in, &[]).await
+    }
+
+    /// With these arguments beside the configuration.
+    pub async fn start_logging(fake: &Fake, arguments: &[&str]) -> Program {
+        Self::start_in(tempfile::tempdir().unwrap(), "plain_http = true\n", fake, None, arguments).await
     }
 
     async fn start_in(
@@ -64,6 +72,7 @@ impl Program {
         lines: &str,
         fake: &Fake,
         handed_in: Option<std::net::TcpListener>,
+        arguments: &[&str],
     ) -> Program {
         let (public, metrics) = (free_port(), free_port());
         write(&folder.path().join("key"), KEY);
@@ -77,7 +86,11 @@ impl Program {
         write(&folder.path().join("edge.toml"), &text);
         let config = folder.path().join("edge.toml");
         let mut child = match handed_in {
-            None => command(&config),
+            None => {
+                let mut plain = command(&config);
+                plain.args(arguments);
+                plain
+            }
             Some(listener) => {
                 let script = "export LISTEN_PID=$$; exec \"$0\" --config \"$1\" 3<&0 0</dev/null";
                 let mut shell = Command::new("/bin/sh");
@@ -90,14 +103,21 @@ impl Program {
         .spawn()
         .unwrap();
         let mut stderr = child.stderr.take().unwrap();
-        // Its lines appear with those of the test that they belong to.
+        let log: Arc<Mutex<String>> = Arc::default();
+        let kept = Arc::clone(&log);
+        // Its lines appear with those of the test that they belong to, unless they are what the test is about.
+        let shown = arguments.is_empty();
         tokio::spawn(async move {
-            let mut text = vec![0; 4096];
+            let (mut text, mut whole) = (vec![0; 4096], Vec::new());
             while let Ok(length @ 1..) = stderr.read(&mut text).await {
-                eprint!("{}", String::from_utf8_lossy(&text[..length]));
+                if shown {
+                    eprint!("{}", String::from_utf8_lossy(&text[..length]));
+                }
+                whole.extend_from_slice(&text[..length]);
+                *kept.lock().unwrap() = String::from_utf8_lossy(&whole).into_owned();
             }
         });
-        let program = Program { child, folder, public, metrics };
+        let program = Program { child, folder, public, metrics, log };
         for _ in 0..500 {
             if TcpStream::connect(metrics).await.is_ok()
                 && program.scrape("/readyz").await.starts_with("HTTP/1.1 200")

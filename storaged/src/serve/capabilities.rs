@@ -20,6 +20,7 @@ use crate::limits::VOUCHED_LINK_SECONDS;
 use crate::policy::{Policy, Rights, User};
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
+use crate::serve::incoming::new_id;
 use crate::serve::permissions::{read_json, unreadable};
 use crate::serve::routes::{deny, deny_file};
 use crate::store::Store;
@@ -52,7 +53,7 @@ pub async fn create(
         let refusal = deny(store, Denial::Malformed, admitted.origin.clone(), None, None).await;
         return Err(Refusal { detail: Some(detail), ..refusal });
     }
-    let id = tables::random_id().map_err(|error| Refusal::because(ProblemKind::Internal, error))?;
+    let id = new_id(store)?;
     let now_ms = store.clock.unix_milliseconds();
     let expires_s = now_ms / 1000 + asked.expires_in;
     let link = Link {

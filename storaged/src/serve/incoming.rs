@@ -102,9 +102,15 @@ impl From<NoPlace> for Refusal {
     }
 }
 
-/// 128 random bits, for a file, an object or an upload.
+/// 128 random bits, for an object.
 pub(super) fn random_id() -> Result<FileId, Refusal> {
     tables::random_id().map_err(|error| Refusal::because(ProblemKind::Internal, error))
+}
+
+/// For what users name by it, a file, an upload or a link: begins as the store's own id does, so that an edge with
+/// several stores finds the one that made it.
+pub(super) fn new_id(store: &Store) -> Result<FileId, Refusal> {
+    random_id().map(|id| id.made_by(store.keys.store().0))
 }
 
 /// How a body's next bytes came.

@@ -7,7 +7,7 @@ use http::header::{ALLOW, HeaderValue};
 use http::{HeaderName, Method, Response, StatusCode};
 use hyper::Request;
 use hyper::body::Incoming;
-use store_proto::{Cohort, FileId, LogicalPath, ProblemKind, ServerRole, routes};
+use store_proto::{Cohort, FileId, LogicalPath, ProblemKind, ServerRole, StoreHealth, routes};
 
 use crate::access_monitor::Access;
 use crate::denial::Denial;
@@ -305,7 +305,8 @@ async fn health(store: &Arc<Store>, source: IpAddr) -> Answer {
     if !store.has_volume() {
         return answer::problem(Refusal::of(ProblemKind::BackendUnavailable));
     }
-    answer::json(StatusCode::OK, &serde_json::json!({"status": "ok"}))
+    let health = StoreHealth { status: "ok".to_owned(), store: store.keys.store().0 };
+    answer::json(StatusCode::OK, &health)
 }
 
 /// Refuses somebody who could not show who they are.

@@ -32,7 +32,7 @@ use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
 use crate::serve::incoming::{
-    self, Next, UploadError, in_time, linger, next_frame, over_quota, parse_etag, publish, random_id,
+    self, Next, UploadError, in_time, linger, new_id, next_frame, over_quota, parse_etag, publish, random_id,
 };
 use crate::serve::log;
 use crate::serve::patience::Patience;
@@ -222,7 +222,7 @@ impl Upload {
 
     /// Draws ids and keys, and makes the intent durable.
     async fn begin(&self) -> Result<(Standing, Key256), Refusal> {
-        let (file_id, object) = (random_id()?, random_id()?);
+        let (file_id, object) = (new_id(&self.store)?, random_id()?);
         let Wanted { origin, announced, content, cohort: rules, .. } = &self.wanted;
         let cohort = &announced.cohort;
         let (_, record_key) = self.store.keys.new_file_key(cohort, file_id, crate::keys::RECORD_SLOT)?;

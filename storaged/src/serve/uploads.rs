@@ -28,7 +28,7 @@ use crate::limits::{PREEMPTION_WAIT, TRANSFER_WAIT, UPLOADS_PER_USER};
 use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, AnswerBody, Refusal};
-use crate::serve::incoming::{linger, over_quota, random_id};
+use crate::serve::incoming::{linger, new_id, over_quota};
 use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::{read_json, refuse_certain_conflict, unreadable};
@@ -93,7 +93,7 @@ async fn create(
         return Err(no_place(store, error, admitted.origin.clone(), &new.cohort).await);
     }
     let user = admitted.origin.user.clone().ok_or(Refusal::of(ProblemKind::Internal))?;
-    let (upload, file_id) = (random_id()?, random_id()?);
+    let (upload, file_id) = (new_id(store)?, new_id(store)?);
     let (_, record_key) = store.keys.new_file_key(&new.cohort, file_id, crate::keys::RECORD_SLOT)?;
     let length = new.length;
     let command = Command::Create {

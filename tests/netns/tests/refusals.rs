@@ -26,6 +26,7 @@ fn main() -> ExitCode {
         Scenario::new("a_wrong_token_is_refused_before_the_body", wrong_token).needs(PROGRAMS),
         Scenario::new("bad_paths_and_cohorts_are_refused", bad_targets).needs(PROGRAMS),
         Scenario::new("the_public_listener_serves_nothing_private", nothing_private).needs(PROGRAMS),
+        Scenario::new("what_a_client_says_breaks_no_log_and_stands_in_none", hostile_words).needs(PROGRAMS),
     ])
 }
 
@@ -166,6 +167,56 @@ fn nothing_private(scene: &Scene) -> Result<()> {
     }
     for port in [9586, 9587, 9588, 8001] {
         ensure!(client.connect(Place::Outer, at(address::WEB_PUBLIC, port)).is_err(), "port {port} is open");
+    }
+    Ok(())
+}
+
+/// Found again wherever it turns up.
+const MARK: &str = "zq7mark";
+
+fn hostile_words(scene: &Scene) -> Result<()> {
+    let culvert = Culvert::start(&scene.lab)?;
+    let tricks =
+        ["%0d%0azq7mark", "%1b%5b31mzq7mark", "%22%2c%22level%22%3a%22ERROR%22zq7mark", "%e2%80%aezq7mark"];
+    for trick in tricks {
+        for (method, path) in [
+            ("PUT", format!("/v1/cohorts/{COHORT}/files/{trick}")),
+            ("GET", format!("/v1/cohorts/{COHORT}/files?cursor={trick}")),
+            ("GET", format!("/v1/cohorts/{trick}/files/a.csv")),
+            ("GET", format!("/p/{trick}")),
+        ] {
+            let request = Request::new(method, &path).token(&culvert.token);
+            let answer = request.send(&culvert.lab().client, Place::Outer, culvert.public())?;
+            // A name with quotes is a name; what it may not do is written below.
+            ensure!(answer.status < 500, "{method} {path}: {}", answer.status);
+        }
+    }
+    for header in [
+        "Culvert-Reason",
+        "Culvert-File-Type",
+        "Upload-Metadata",
+        "Repr-Digest",
+        "User-Agent",
+        "Idempotency-Key",
+    ] {
+        for trick in ["\u{1b}[31mzq7mark", "\",\"level\":\"ERROR\",\"x\":\"zq7mark", "{\"zq7mark\":1}"] {
+            let request = culvert.request("PUT", "a.csv").header(header, trick);
+            request.send_body(&culvert.lab().client, Place::Outer, culvert.public(), 1, &mut &b"x"[..])?;
+        }
+    }
+    let wrong = Request::new("GET", &format!("/v1/cohorts/{COHORT}/files/zq7mark.csv")).token("zq7mark");
+    wrong.send(&culvert.lab().client, Place::Outer, culvert.public())?.expect(401)?;
+    // A name that is allowed, in a record and in no log.
+    culvert.put("zq7mark.csv", 1, &mut &b"x"[..])?.expect(201)?;
+    culvert.get("zq7mark.csv")?.expect(200)?;
+    ensure!(culvert.trail()?.iter().any(|record| record.to_string().contains(MARK)), "the trail has no name");
+    for daemon in culvert.daemons() {
+        for line in daemon.log().lines() {
+            let read: Value =
+                serde_json::from_str(&line).with_context(|| format!("{}: {line:?}", daemon.label()))?;
+            ensure!(read["level"].is_string() && !line.contains(MARK), "{}: {line}", daemon.label());
+            ensure!(!line.contains(culvert.token.as_str()), "{} logs a token", daemon.label());
+        }
     }
     Ok(())
 }

@@ -19,10 +19,15 @@ pub struct Edge {
 impl Store {
     /// Starts an edge, and waits until it is ready. `name` tells several apart; to storaged they are one.
     pub fn start_edge(&self, name: &str, limits: &str) -> Result<Edge> {
+        self.start_edge_with(name, "plain_http = true\n", limits)
+    }
+
+    /// The same with its lines of TLS, whose files are there.
+    pub fn start_edge_with(&self, name: &str, encryption: &str, limits: &str) -> Result<Edge> {
         let (public, metrics) = (free_address()?, free_address()?);
         let folder = self.layout.folder.display();
         let text = format!(
-            "name = \"{EDGE}\"\nrole = \"testing\"\nprofile = \"lab\"\nplain_http = true\nlisten = \"{public}\"\n\
+            "name = \"{EDGE}\"\nrole = \"testing\"\nprofile = \"lab\"\n{encryption}listen = \"{public}\"\n\
              services_url = \"http://{}\"\ninternal_api_key_file = \"{folder}/internal.key\"\n\
              metrics_listen = \"{metrics}\"\nadmin_socket = \"{folder}/{name}.sock\"\n\
              events_socket = \"{folder}/{name}.events\"\n[limits]\n{limits}\n",
