@@ -243,7 +243,7 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
     let keys: Arc<dyn crate::keys::KeyStore> = Arc::new(keys);
     make_ledger(&ledger_path, store_id, &keys, options.role)?;
     seed(&ledger_path, &keys, options.role, wishes)?;
-    for path in [&options.state_dir, &ledger_path] {
+    for path in [&options.state_dir, &ledger_path, &ledger_path.with_file_name(ledger::AHEAD_FILE)] {
         give(path, options.owner)?;
     }
     if let Some(parent) = options.internal_key_path.parent() {
@@ -269,7 +269,8 @@ pub fn run(options: InitOptions) -> Result<InitReport, InitError> {
 fn refuse_existing(options: &InitOptions, ledger: &Path) -> Result<(), InitError> {
     let markers = options.volumes.iter().map(|new| new.path.join(volume::MARKER));
     let files = [&options.config_path, &options.internal_key_path].into_iter().cloned();
-    for path in files.chain(keys::files(options)).chain([ledger.to_owned()]).chain(markers) {
+    let ledger = [ledger.to_owned(), ledger.with_file_name(ledger::AHEAD_FILE)];
+    for path in files.chain(keys::files(options)).chain(ledger).chain(markers) {
         if path.symlink_metadata().is_ok() {
             return Err(InitError::Exists(path));
         }
@@ -508,7 +509,7 @@ mod tests {
         let (config, _) = Config::load(&report.config_path, &Environment::default()).unwrap();
         let root = crate::keys::RootKey::read(&config.fixed.root_key_file).unwrap();
         let keys = Arc::new(crate::keys::Keys::open(&config.fixed.state_dir, root).unwrap());
-        let ledger::Opened { database, store } = ledger::open(&report.ledger_path).unwrap();
+        let ledger::Opened { database, store, ahead: _ahead } = ledger::open(&report.ledger_path).unwrap();
         assert_eq!(store, report.store_id);
         let reader = Reader::new(database, keys);
         assert_eq!(reader.record(0).unwrap().unwrap().action, Action::AdminInit);

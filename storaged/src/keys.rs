@@ -89,8 +89,22 @@ pub trait KeyStore: Send + Sync + fmt::Debug {
         slot: u32,
     ) -> Result<(Key256, KeyChange), KeysError>;
 
-    /// Makes a group of changes durable, all or none. Committing a change again changes nothing.
-    fn commit(&self, changes: &[KeyChange]) -> Result<(), KeysError>;
+    /// Makes a group of changes, all or none; until [`settle`](Self::settle) they are in memory alone, and whoever calls
+    /// this has them elsewhere, with this mark. Marks grow. Committing a change again changes nothing.
+    fn commit_ahead(&self, mark: u64, changes: &[KeyChange]) -> Result<(), KeysError>;
+
+    /// The mark of the last changes that are here.
+    fn mark(&self) -> Result<u64, KeysError>;
+
+    /// Makes durable what is in memory alone.
+    fn settle(&self) -> Result<(), KeysError>;
+
+    /// Both.
+    #[cfg(test)]
+    fn commit(&self, changes: &[KeyChange]) -> Result<(), KeysError> {
+        self.commit_ahead(self.mark()?, changes)?;
+        self.settle()
+    }
 
     /// The key in a slot of a file. None: destroyed, or never there.
     fn file_key(&self, file: FileId, slot: u32) -> Result<Option<Key256>, KeysError>;

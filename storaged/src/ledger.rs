@@ -6,6 +6,7 @@
 //! The layout is described in `docs/formats/ledger.md`.
 
 pub mod access;
+pub(crate) mod ahead;
 pub mod application;
 pub mod audit;
 pub mod backup;
@@ -24,13 +25,13 @@ pub mod intents;
 pub mod journal;
 pub mod log;
 pub mod moment;
-mod new_keys;
 pub mod note;
 pub mod partial;
 pub mod read;
 pub mod record;
 pub mod recover;
 pub(crate) mod redo;
+pub(crate) mod remembered;
 pub(crate) mod seal;
 pub mod state;
 pub mod tables;
@@ -42,6 +43,7 @@ pub mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use ahead::{BringError, SetBack};
 pub use application::Application;
 pub use command::{Area, Ask, Command, Outcome};
 pub use files::FileRow;
@@ -62,6 +64,10 @@ use redb::{Database, ReadableDatabase as _, StorageBackend};
 
 use crate::database_file::{self, DatabaseFile};
 use crate::keys::KeyStore;
+use crate::ledger::ahead::{Ahead, Wrapping};
+
+/// The log ahead of a ledger, beside it.
+pub const AHEAD_FILE: &str = "ledger.ahead";
 
 /// Why a ledger cannot be made or opened.
 #[derive(Debug, thiserror::Error)]
@@ -99,12 +105,31 @@ pub enum OpenError {
 }
 
 /// A ledger whose format was checked.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Opened {
-    /// The database.
+    /// The database, which may lack what stands in the log ahead of it.
     pub database: Arc<Database>,
     /// Whose it is.
     pub store: StoreId,
+    pub(crate) ahead: Ahead,
+}
+
+impl Opened {
+    /// A ledger in memory.
+    #[cfg(test)]
+    pub(crate) fn in_memory(database: Arc<Database>, store: StoreId) -> Opened {
+        Opened { database, store, ahead: Ahead::in_memory() }
+    }
+
+    /// Brings the databases to where the log ahead of them ends. Says so if the ledger was set back.
+    pub fn bring_forward(&mut self, keys: &Arc<dyn KeyStore>) -> Result<Option<SetBack>, BringError> {
+        self.ahead.bring_forward(&Wrapping::new(self.store, Arc::clone(keys)), &self.database)
+    }
+
+    /// Forgets what stands in the log ahead: it is of a history that does not count any more.
+    pub fn forget_ahead(&mut self) -> std::io::Result<()> {
+        self.ahead.forget()
+    }
 }
 
 /// Makes the ledger of a new store, with its first record.
@@ -127,8 +152,10 @@ pub fn open(path: &Path) -> Result<Opened, OpenError> {
     }
     let database = DatabaseFile::open(path).and_then(|file| builder().create_with_backend(file));
     let database = database.map_err(|error| database_error(path, error.into()))?;
+    let ahead = path.with_file_name(AHEAD_FILE);
+    let opened = Ahead::open(&ahead, path).map_err(|error| database_error(&ahead, redb::Error::Io(error)))?;
     sync_name(path)?;
-    check(path, database)
+    check(path, database, opened)
 }
 
 fn make(path: &Path) -> Result<Database, redb::DatabaseError> {
@@ -156,11 +183,11 @@ fn builder() -> redb::Builder {
     database_file::builder("the ledger", CACHE_BYTES)
 }
 
-fn check(path: &Path, database: Database) -> Result<Opened, OpenError> {
+fn check(path: &Path, database: Database, ahead: Ahead) -> Result<Opened, OpenError> {
     let transaction = database.begin_read().map_err(|error| database_error(path, error.into()))?;
     let store = tables::check_format(&transaction).map_err(|error| format_error(path, &error))?;
     drop(transaction);
-    Ok(Opened { database: Arc::new(database), store })
+    Ok(Opened { database: Arc::new(database), store, ahead })
 }
 
 fn format_error(path: &Path, error: &CorruptError) -> OpenError {

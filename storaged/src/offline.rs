@@ -11,7 +11,7 @@ use receipt::note::LogKey;
 use crate::config::{Config, Environment};
 use crate::init::LEDGER_FILE;
 use crate::keys::{KeyStore, Keys, OpenKeysError, RootKey, RootKeyError};
-use crate::ledger::{self, CorruptError, OpenError, Reader, StoreId, checkpoint};
+use crate::ledger::{self, BringError, CorruptError, OpenError, Reader, StoreId, checkpoint};
 
 /// Why a store cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +28,9 @@ pub enum OfflineError {
     /// The ledger cannot be opened: damage, or a storaged that runs.
     #[error(transparent)]
     Ledger(#[from] OpenError),
+    /// What the ledger's file lacks cannot be brought to it.
+    #[error(transparent)]
+    Bring(#[from] BringError),
     /// Keys and ledger are of different stores.
     #[error("the keys are of store {keys}, the ledger is of store {ledger}")]
     Strangers {
@@ -77,10 +80,13 @@ pub(crate) fn open(
     state_dir: &Path,
     root_key: &str,
 ) -> Result<(ledger::Opened, Arc<dyn KeyStore>), OfflineError> {
-    let opened = ledger::open(&state_dir.join(LEDGER_FILE))?;
+    let mut opened = ledger::open(&state_dir.join(LEDGER_FILE))?;
     let keys = Keys::open(state_dir, RootKey::read(root_key)?)?;
     if keys.store() != opened.store {
         return Err(OfflineError::Strangers { keys: keys.store(), ledger: opened.store });
     }
-    Ok((opened, Arc::new(keys)))
+    let keys: Arc<dyn KeyStore> = Arc::new(keys);
+    // A ledger that was set back is looked at as it is.
+    opened.bring_forward(&keys)?;
+    Ok((opened, keys))
 }

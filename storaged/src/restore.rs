@@ -208,7 +208,7 @@ impl Observer for Unwatched {
 /// volumes, unclaimed; so does what its open operations were writing when it was copied, for they may have ended well.
 pub fn new_epoch(config: &Path, environment: &Environment, wanted: NewEpoch) -> Result<Opened, RestoreError> {
     let (Config { fixed, .. }, _) = Config::load(config, environment)?;
-    let (opened, keys) = offline::open(&fixed.state_dir, &fixed.root_key_file)?;
+    let (mut opened, keys) = offline::open(&fixed.state_dir, &fixed.root_key_file)?;
     let reader = ledger::Reader::new(Arc::clone(&opened.database), Arc::clone(&keys));
     let snapshot = reader.snapshot()?;
     let own = snapshot.checkpoint()?;
@@ -222,6 +222,11 @@ pub fn new_epoch(config: &Path, environment: &Environment, wanted: NewEpoch) -> 
     let (old_size, old_root) = seen.into_iter().max_by_key(|(size, _)| *size).expect("its own is among them");
     let epoch_before = own.unverified().epoch;
     let journal_aside = set_journal_aside(&fixed.journal_mirror, epoch_before + 1)?;
+    opened.forget_ahead().map_err(|error| RestoreError::File {
+        step: "begin anew",
+        path: fixed.state_dir.join(ledger::AHEAD_FILE),
+        error,
+    })?;
     let time = LedgerTime::new(daemon::Clock);
     let (ledger, writer) =
         Ledger::start(opened, keys, None, crate::host::describe(fixed.role), time, Unwatched)?;

@@ -111,11 +111,12 @@ fn keys_are_rotated_and_shredded_by_a_sealed_daemon() {
         let add = |byte| {
             let file = FileId::from_bytes([byte; 16]);
             let (key, change) = keys.new_file_key(&cohort, file, 0).unwrap();
-            keys.commit(&[change]).unwrap();
+            keys.commit_ahead(keys.mark().unwrap(), &[change]).unwrap();
             (file, key)
         };
         let (lives, gone) = (add(1), add(2));
-        keys.commit(&[KeyChange::Destroy { file: gone.0 }]).unwrap();
+        keys.commit_ahead(keys.mark().unwrap(), &[KeyChange::Destroy { file: gone.0 }]).unwrap();
+        keys.settle().unwrap();
         (lives, gone)
     };
     let running = made.start();

@@ -60,7 +60,8 @@ pub fn make(
     written: &AtomicU64,
 ) -> Result<Made, MakeError> {
     let standing = keys.stand_still();
-    let (snapshot, exported) = ledger.between_groups(|| (ledger.reader().snapshot(), keys.export(&standing)));
+    let (snapshot, exported) =
+        ledger.between_groups(|| (ledger.reader().whole_snapshot(), keys.export(&standing)));
     let (snapshot, exported) = (snapshot?, exported?);
     let checkpoint = snapshot.checkpoint()?;
     let head = Head {

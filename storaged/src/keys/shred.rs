@@ -15,7 +15,7 @@ use store_proto::Cohort;
 use vault::{Key256, wrap};
 
 use super::rewrap::CohortKeys;
-use super::store::{Head, Home, KEYS_FILE, NEW_KEYS_FILE, begin, head, new_database, write_head};
+use super::store::{Head, Home, KEYS_FILE, NEW_KEYS_FILE, begin, head, mark, new_database, write_head};
 use super::tables::{self, KekRow, Tables};
 use super::{Keys, KeysError, epoch};
 
@@ -136,6 +136,9 @@ impl Keys {
         let transaction = begin(fresh)?;
         let Head { store_keys, .. } = head(&state.database)?;
         write_head(&transaction, self.store, epoch, store_keys.into_iter())?;
+        transaction
+            .open_table(tables::META)?
+            .insert(tables::META_MARK, mark(&state.database)?.to_be_bytes().as_slice())?;
         {
             let mut tables = Tables::open(&transaction)?;
             for (cohort, version, kek) in tables::all_keks(&old.open_table(tables::KEKS)?)? {

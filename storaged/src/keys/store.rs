@@ -1,13 +1,15 @@
 //! The keys in `keys.redb`, or in memory for who needs no disk.
 //!
-//! **Invariant:** one change of the tables at a time, each group in one durable transaction; the database and
-//! the epoch key that opens it are swapped together, behind one lock that every reader holds while it reads.
+//! **Invariant:** one change of the tables at a time, each group in one transaction, which is durable or which the log
+//! ahead of the ledger repeats; the database and the epoch key that opens it are swapped together, behind one lock
+//! that every reader holds while it reads.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::fs::OpenOptions;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 
 use daemon::Clock;
@@ -44,6 +46,8 @@ pub struct Keys {
     protection: Protection,
     /// Held by whoever changes the tables, for the whole change.
     writing: Mutex<()>,
+    /// Something is in memory alone.
+    unsettled: AtomicBool,
     pub(super) state: RwLock<State>,
     /// Where the next batch of re-wrapping looks first.
     pub(super) cursor: Mutex<[u8; 16]>,
@@ -161,6 +165,7 @@ impl Keys {
             clock: Clock,
             protection: secrets.protection().clone(),
             writing: Mutex::new(()),
+            unsettled: AtomicBool::new(false),
             state: RwLock::new(State { database, epoch, secrets, newest: Mutex::default() }),
             cursor: Mutex::default(),
             copying: Mutex::default(),
@@ -231,28 +236,28 @@ impl KeyStore for Keys {
         Ok((key, KeyChange::Insert(Box::new(insertion))))
     }
 
-    fn commit(&self, changes: &[KeyChange]) -> Result<(), KeysError> {
-        if changes.is_empty() {
-            return Ok(());
-        }
+    fn commit_ahead(&self, mark: u64, changes: &[KeyChange]) -> Result<(), KeysError> {
         let _writing = self.write_lock();
         let state = self.read();
-        let transaction = begin(&state.database)?;
-        {
-            let mut tables = Tables::open(&transaction)?;
-            for change in changes {
-                match change {
-                    KeyChange::Insert(insertion) => self.insert(&state, &mut tables, insertion)?,
-                    KeyChange::Destroy { file } => {
-                        tables.remove_file_keys(*file, 0..=u32::MAX, true)?;
-                    }
-                    KeyChange::DestroySlot { file, slot } => {
-                        tables.remove_file_keys(*file, *slot..=*slot, false)?;
-                    }
-                }
-            }
-        }
+        let mut transaction = state.database.begin_write()?;
+        transaction.set_durability(Durability::None)?;
+        self.change(&state, &transaction, changes)?;
+        transaction.open_table(tables::META)?.insert(tables::META_MARK, mark.to_be_bytes().as_slice())?;
+        self.unsettled.store(true, Ordering::Relaxed);
         transaction.commit()?;
+        Ok(())
+    }
+
+    fn mark(&self) -> Result<u64, KeysError> {
+        mark(&self.read().database)
+    }
+
+    fn settle(&self) -> Result<(), KeysError> {
+        let _writing = self.write_lock();
+        if self.unsettled.load(Ordering::Relaxed) {
+            begin(&self.read().database)?.commit()?;
+            self.unsettled.store(false, Ordering::Relaxed);
+        }
         Ok(())
     }
 
@@ -270,6 +275,27 @@ impl KeyStore for Keys {
 }
 
 impl Keys {
+    fn change(
+        &self,
+        state: &State,
+        transaction: &WriteTransaction,
+        changes: &[KeyChange],
+    ) -> Result<(), KeysError> {
+        let mut tables = Tables::open(transaction)?;
+        for change in changes {
+            match change {
+                KeyChange::Insert(insertion) => self.insert(state, &mut tables, insertion)?,
+                KeyChange::Destroy { file } => {
+                    tables.remove_file_keys(*file, 0..=u32::MAX, true)?;
+                }
+                KeyChange::DestroySlot { file, slot } => {
+                    tables.remove_file_keys(*file, *slot..=*slot, false)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Usually one row. When the cohort's key was replaced since the key was drawn, or this is another copy of
     /// the keys than the one it was drawn for, the key is wrapped anew under what counts here.
     fn insert(&self, state: &State, tables: &mut Tables<'_>, new: &Insertion) -> Result<(), KeysError> {
@@ -393,7 +419,17 @@ pub(super) fn unwrap_file_key(
 pub(super) fn begin(database: &Database) -> Result<WriteTransaction, KeysError> {
     let mut transaction = database.begin_write()?;
     transaction.set_durability(Durability::Immediate)?;
+    // A start after a crash then need not read all of it.
+    transaction.set_quick_repair(true);
     Ok(transaction)
+}
+
+/// How far these tables are.
+pub(super) fn mark(database: &Database) -> Result<u64, KeysError> {
+    let meta = database.begin_read()?.open_table(tables::META)?;
+    let Some(row) = meta.get(tables::META_MARK)? else { return Ok(0) };
+    let bytes = row.value().try_into().map_err(|_| KeysError::Corrupt("the mark".into()))?;
+    Ok(u64::from_be_bytes(bytes))
 }
 
 fn builder() -> redb::Builder {

@@ -25,6 +25,8 @@ pub const FILE_KEYS: TableDefinition<'_, (&[u8; 16], u32), &[u8]> = TableDefinit
 pub(super) const META_FORMAT_VERSION: &str = "format_version";
 pub(super) const META_STORE_ID: &str = "store_id";
 pub(super) const META_EPOCH: &str = "epoch";
+/// How far the log ahead of the ledger is done in these tables.
+pub(super) const META_MARK: &str = "mark";
 
 /// A version of a cohort's key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,11 +13,11 @@ use crate::ledger::access::Book;
 use crate::ledger::checkpoint::Signer;
 use crate::ledger::log;
 use crate::ledger::record::{Action, Host, Origin, Phase, Record};
-use crate::ledger::redo::{Changed, Place, Redo, Write};
+use crate::ledger::redo::{Place, Redo, Write};
 use crate::ledger::seal::{Seal, Under};
 use crate::ledger::state::{Keyed, Row, Rows, StateTable, View};
 use crate::ledger::tables::{
-    CorruptError, Counter, META_CHECKPOINT, META_GROUP, Tables, by_file_key, encode, unmirrored_aad,
+    CorruptError, Counter, META_CHECKPOINT, META_GROUP, Tables, by_file_key, encode,
 };
 
 /// Where the next record goes.
@@ -179,15 +179,12 @@ impl<'a, 'txn> Application<'a, 'txn> {
         self.write(Place::Meta, name.as_bytes().to_vec(), Some(value.to_vec()))
     }
 
-    /// Signs the tree as it is now, and remembers for the mirror what was changed.
+    /// Signs the tree as it is now, and says what was changed.
     pub(crate) fn end_group(&mut self, group: u64, signer: &Signer) -> Result<Redo, CorruptError> {
         let checkpoint = signer.sign(&self.position.edge, self.position.epoch)?;
         self.fact(META_CHECKPOINT, checkpoint.as_str().as_bytes())?;
         self.fact(META_GROUP, &group.to_le_bytes())?;
-        let redo = std::mem::take(&mut self.redo);
-        let changed = self.seal.seal(Under::Store, &unmirrored_aad(group), &Changed::encode(&redo))?;
-        self.tables.unmirrored.insert(group, changed.as_slice())?;
-        Ok(redo)
+        Ok(std::mem::take(&mut self.redo))
     }
 
     /// Begins the next epoch: the checkpoint of this group carries it.

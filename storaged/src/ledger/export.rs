@@ -11,8 +11,8 @@ use redb::backends::FileBackend;
 use redb::{Database, Durability};
 
 use super::read::Snapshot;
-use super::redo::Place;
-use super::seal::Opened;
+use super::redo::{Changed, Place};
+use super::seal::{Opened, Under};
 use super::tables::{BY_FILE, CorruptError, META, RECORDS, STATE, TILES, Tables, UNMIRRORED, unmirrored_aad};
 use super::{OpenError, builder, database_error};
 use crate::backup::Part;
@@ -29,11 +29,16 @@ impl Snapshot {
         match part {
             Part::Records | Part::Unmirrored => {
                 let definition = if part == Part::Records { RECORDS } else { UNMIRRORED };
+                let mut last = None;
                 for row in
                     transaction.open_table(definition).map_err(table)?.range::<u64>(..).map_err(storage)?
                 {
                     let (key, value) = row.map_err(storage)?;
                     each(&key.value().to_be_bytes(), value.value())?;
+                    last = Some(key.value());
+                }
+                if part == Part::Unmirrored {
+                    self.rows_to_be(last, each)?;
                 }
             }
             Part::Tiles => {
@@ -75,6 +80,17 @@ impl Snapshot {
             | Part::StoreKeys
             | Part::Keks
             | Part::FileKeys) => {}
+        }
+        Ok(())
+    }
+
+    /// The rows of `unmirrored` that the writer has in memory.
+    fn rows_to_be<E: From<CorruptError>>(&self, last: Option<u64>, each: Each<'_, E>) -> Result<(), E> {
+        let group = self.group()?;
+        for frame in self.remembered_behind(last).filter(|frame| frame.last <= group) {
+            let changed = Changed::encode(&frame.redo()?);
+            let row = self.seal.seal(Under::Store, &unmirrored_aad(frame.last), &changed)?;
+            each(&frame.last.to_be_bytes(), &row)?;
         }
         Ok(())
     }

@@ -51,9 +51,31 @@ pub(crate) struct Frame {
     pub(crate) redo: Redo,
 }
 
+/// A frame as its bytes: made once for the log ahead and for the mirror.
+#[derive(Debug)]
+pub(crate) struct Coded {
+    pub(crate) first: u64,
+    pub(crate) last: u64,
+    size: u64,
+    root: Hash,
+    pub(crate) plain: Zeroizing<Vec<u8>>,
+}
+
+impl Coded {
+    /// What it changed.
+    pub(crate) fn redo(&self) -> Result<Redo, CorruptError> {
+        Ok(Frame::decode(&self.plain)?.redo)
+    }
+}
+
 impl Frame {
+    pub(crate) fn coded(&self) -> Coded {
+        let Frame { first, last, size, root, .. } = *self;
+        Coded { first, last, size, root, plain: self.encode() }
+    }
+
     fn encode(&self) -> Zeroizing<Vec<u8>> {
-        let mut to = Encoder::default();
+        let mut to = Encoder(Vec::with_capacity(128 + self.redo.bytes()));
         to.number(self.first);
         to.number(self.last);
         to.0.push(u8::from(self.more));
@@ -66,7 +88,7 @@ impl Frame {
         Zeroizing::new(to.0)
     }
 
-    fn decode(bytes: &[u8]) -> Result<Frame, CorruptError> {
+    pub(crate) fn decode(bytes: &[u8]) -> Result<Frame, CorruptError> {
         let mut from = Decoder(bytes);
         let (first, last) = (from.number()?, from.number()?);
         let more = from.byte()? != 0;
@@ -391,7 +413,7 @@ impl Journal {
     }
 
     /// Appends frames and makes them durable.
-    pub(crate) fn append(&mut self, frames: &[&Frame]) -> Result<(), JournalError> {
+    pub(crate) fn append(&mut self, frames: &[&Coded]) -> Result<(), JournalError> {
         let Some(last) = frames.last() else { return Ok(()) };
         if let Some((path, bytes)) = self.whole.take() {
             let file = cut(&path, bytes)?;
@@ -403,7 +425,7 @@ impl Journal {
         let mut chain = self.chain;
         let mut bytes = Vec::new();
         for frame in frames {
-            let sealed = self.envelope.seal(chain, &frame.encode())?;
+            let sealed = self.envelope.seal(chain, &frame.plain)?;
             let length = u32::try_from(sealed.len()).expect("frames are far below 4 GiB");
             bytes.extend_from_slice(&length.to_be_bytes());
             bytes.extend_from_slice(&sealed);

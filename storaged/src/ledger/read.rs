@@ -17,11 +17,13 @@ use crate::ledger::application::Position;
 use crate::ledger::checkpoint;
 use crate::ledger::files::{self, FileRow, OBJECTS, PartRow};
 use crate::ledger::intents::{self, INTENTS, IntentKind, IntentRow};
+use crate::ledger::journal::Coded;
 use crate::ledger::log::{self, Content, Entry, OpenRecord};
 use crate::ledger::moment::{self, TimeHold};
 use crate::ledger::partial::{self, PARTIAL, PartialRow};
 use crate::ledger::record::Record;
 use crate::ledger::redo::{Changed, Place, index_key, name_key};
+use crate::ledger::remembered::Remembered;
 use crate::ledger::seal::{Opened, Seal};
 use crate::ledger::state::{Keyed, Rows, StateTable, View};
 use crate::ledger::tables::{
@@ -36,6 +38,7 @@ use crate::limits::{MAX_VERSIONS, UPLOADS_BATCH};
 pub struct Reader {
     database: Arc<Database>,
     seal: Seal,
+    remembered: Arc<Remembered>,
 }
 
 /// The state as it was at one moment; it never waits for the writer and never changes.
@@ -43,6 +46,8 @@ pub struct Snapshot {
     pub(super) transaction: ReadTransaction,
     state: ReadOnlyTable<&'static [u8], &'static [u8]>,
     pub(super) seal: Seal,
+    /// Of a whole one: what is not in `unmirrored` yet.
+    remembered: Vec<Arc<Coded>>,
 }
 
 /// The log's own tables at one moment.
@@ -85,14 +90,25 @@ pub struct Totals {
 impl Reader {
     /// Reads this database.
     pub fn new(database: Arc<Database>, keys: Arc<dyn KeyStore>) -> Reader {
-        Reader { database, seal: Seal::new(keys) }
+        Reader { database, seal: Seal::new(keys), remembered: Arc::default() }
+    }
+
+    /// What the writer remembers for the mirror.
+    pub(crate) fn remembered(&self) -> &Arc<Remembered> {
+        &self.remembered
     }
 
     /// The state of this moment, for several questions with one answer.
     pub fn snapshot(&self) -> Result<Snapshot, CorruptError> {
         let transaction = self.begin()?;
         let state = transaction.open_table(STATE)?;
-        Ok(Snapshot { transaction, state, seal: self.seal.clone() })
+        Ok(Snapshot { transaction, state, seal: self.seal.clone(), remembered: Vec::new() })
+    }
+
+    /// The same, for whoever asks what the mirror lacks.
+    pub(crate) fn whole_snapshot(&self) -> Result<Snapshot, CorruptError> {
+        let (snapshot, remembered) = self.remembered.with(|| self.snapshot());
+        Ok(Snapshot { remembered, ..snapshot? })
     }
 
     /// The same, for whoever reads many records in a row: keys of files are asked for once.
@@ -342,7 +358,8 @@ impl Snapshot {
     /// The oldest group that is remembered for the mirror.
     pub(crate) fn first_unmirrored(&self) -> Result<Option<u64>, CorruptError> {
         let unmirrored = self.transaction.open_table(UNMIRRORED)?;
-        Ok(unmirrored.first()?.map(|(group, _)| group.value()))
+        let in_table = unmirrored.first()?.map(|(group, _)| group.value());
+        Ok(in_table.or_else(|| self.remembered.first().map(|frame| frame.last)))
     }
 
     /// What is remembered of these groups.
@@ -356,7 +373,17 @@ impl Snapshot {
                 Opened::Destroyed(file) => return Err(CorruptError::KeyGone(file)),
             }
         }
+        let in_table = found.last().map(|(group, _)| *group);
+        for frame in self.remembered_behind(in_table).filter(|frame| (first..=last).contains(&frame.last)) {
+            found.push((frame.last, Changed::of(frame.redo()?)));
+        }
         Ok(found)
+    }
+
+    /// What is remembered behind the last row of `unmirrored`, up to this snapshot.
+    pub(crate) fn remembered_behind(&self, in_table: Option<u64>) -> impl Iterator<Item = &Coded> {
+        let behind = move |frame: &&Coded| in_table.is_none_or(|last| frame.last > last);
+        self.remembered.iter().map(Arc::as_ref).filter(behind)
     }
 
     /// The bytes of any row.

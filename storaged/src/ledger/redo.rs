@@ -69,6 +69,11 @@ pub(crate) struct Changed {
 }
 
 impl Changed {
+    pub(crate) fn of(redo: Redo) -> Changed {
+        let places = redo.writes.into_iter().map(|write| (write.place, write.key)).collect();
+        Changed { places, keys: redo.keys }
+    }
+
     pub(crate) fn encode(redo: &Redo) -> Vec<u8> {
         let mut to = Encoder::default();
         to.keys(&redo.keys);

@@ -16,7 +16,8 @@ use crate::keys::{KeyStore, KeysError};
 use crate::ledger::application::{Application, Position};
 use crate::ledger::checkpoint::Signer;
 use crate::ledger::record::Record;
-use crate::ledger::seal::Seal;
+use crate::ledger::redo::{Changed, Redo};
+use crate::ledger::seal::{Seal, Under};
 
 /// The version of the whole layout; `meta.format_version`.
 pub const FORMAT_VERSION: u32 = 3;
@@ -119,13 +120,21 @@ impl<'txn> Tables<'txn> {
         })
     }
 
-    /// Forgets what the journal mirror has.
-    pub(crate) fn forget_mirrored(&mut self, group: u64) -> Result<(), CorruptError> {
+    /// Remembers for the mirror what a group changed.
+    pub(crate) fn remember(&mut self, seal: &Seal, group: u64, redo: &Redo) -> Result<(), CorruptError> {
+        let row = seal.seal(Under::Store, &unmirrored_aad(group), &Changed::encode(redo))?;
+        self.unmirrored.insert(group, row.as_slice())?;
+        Ok(())
+    }
+
+    /// Forgets what the journal mirror has, and says whether it lacks something.
+    pub(crate) fn forget_mirrored(&mut self, group: u64) -> Result<bool, CorruptError> {
         loop {
             let first = self.unmirrored.first()?.map(|(first, _)| first.value());
-            match first.filter(|first| *first <= group) {
-                Some(mirrored) => drop(self.unmirrored.remove(mirrored)?),
-                None => return Ok(()),
+            match first {
+                Some(mirrored) if mirrored <= group => drop(self.unmirrored.remove(mirrored)?),
+                Some(_) => return Ok(true),
+                None => return Ok(false),
             }
         }
     }
@@ -151,7 +160,8 @@ pub(crate) fn initialize(
         app.fact(META_FORMAT_VERSION, &FORMAT_VERSION.to_le_bytes())?;
         app.fact(META_STORE_ID, store.0.as_bytes())?;
         app.append(first)?;
-        app.end_group(1, &signer)?;
+        let redo = app.end_group(1, &signer)?;
+        tables.remember(&seal, 1, &redo)?;
     }
     transaction.commit().map_err(redb::Error::from)?;
     Ok(())

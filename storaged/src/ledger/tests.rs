@@ -1,5 +1,6 @@
 //! The ledger against a model, and on a disk that fails.
 
+mod ahead;
 mod crash;
 mod damaged;
 mod end_of_life;
@@ -31,7 +32,7 @@ pub(super) fn fresh_keys() -> Keys {
 pub(super) fn fresh_ledger(keys: &Keys, time: &TestTime) -> Ledger {
     let database = open_on(InMemoryBackend::new()).unwrap();
     tables::initialize(&database, STORE, keys, first_record()).unwrap();
-    let opened = Opened { database: Arc::new(database), store: STORE };
+    let opened = Opened::in_memory(Arc::new(database), STORE);
     Ledger::start(opened, Arc::clone(keys), None, Host::default(), time.clone(), Silent).unwrap().0
 }
 

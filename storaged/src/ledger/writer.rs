@@ -1,8 +1,8 @@
 //! The one thread that writes the ledger.
 //!
-//! **Invariant:** a command is answered after the transaction that holds it is durable, or with
-//! [`LedgerUnavailable`]. Commands that wait together are committed together, so that a sync is paid
-//! once per group and not once per command; the queue is bounded.
+//! **Invariant:** a command is answered, and can be read, after its group is durable — in the log ahead of the
+//! databases, or in both of them — or with [`LedgerUnavailable`]. Commands that wait together are committed
+//! together, so that a sync is paid once per group and not once per command; the queue is bounded.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,21 +12,22 @@ use std::time::Duration;
 
 use receipt::note::LogKey;
 use receipt::{Parts, Receipt};
-use redb::{Database, Durability};
+use redb::{Database, Durability, WriteTransaction};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::keys::{KeyChange, KeyStore, KeysError};
 use crate::ledger::Opened;
 use crate::ledger::access::Book;
+use crate::ledger::ahead::{Ahead, BringError, NotAhead, SetBack, Wrapping};
 use crate::ledger::application::{Application, Position};
 use crate::ledger::checkpoint::{self, Signer};
 use crate::ledger::command::{Area as _, Ask, Command, Outcome};
 use crate::ledger::journal::mirror::Mirror;
-use crate::ledger::journal::{Envelope, Frame, JournalError};
+use crate::ledger::journal::{Coded, Envelope, Frame, JournalError};
 use crate::ledger::moment::{self, Moment};
-use crate::ledger::new_keys;
 use crate::ledger::read::{Proof, Reader};
 use crate::ledger::record::Host;
+use crate::ledger::remembered::Remembered;
 use crate::ledger::seal::Seal;
 use crate::ledger::tables::{CorruptError, Tables};
 use crate::limits::{
@@ -60,8 +61,6 @@ pub trait Time: Send + 'static {
 #[derive(Debug, Clone)]
 pub struct Ledger {
     queue: mpsc::Sender<Request>,
-    /// For commands that bring keys: they go through here to the queue.
-    with_keys: mpsc::Sender<Request>,
     reader: Reader,
     usable: Arc<AtomicBool>,
     log_key: LogKey,
@@ -73,12 +72,10 @@ pub struct Ledger {
 
 /// A command on its way to the writer.
 #[derive(Debug)]
-pub(super) struct Request {
-    pub(super) command: Command,
+struct Request {
+    command: Command,
     /// With the group that holds it.
     answer: oneshot::Sender<Result<(Outcome, u64), LedgerUnavailable>>,
-    /// The keys that it brings are not durable: it must not be carried out.
-    pub(super) lacks_keys: bool,
 }
 
 type Answer = oneshot::Receiver<Result<(Outcome, u64), LedgerUnavailable>>;
@@ -102,7 +99,11 @@ impl Ledger {
         time: impl Time,
         observer: impl Observer,
     ) -> Result<(Ledger, JoinHandle<()>), StartError> {
-        let Opened { database, store } = opened;
+        let mut opened = opened;
+        if let Some(set_back) = opened.bring_forward(&keys)? {
+            return Err(set_back.into());
+        }
+        let Opened { database, store, ahead } = opened;
         let reader = Reader::new(Arc::clone(&database), Arc::clone(&keys));
         let snapshot = reader.snapshot()?;
         let signer = Signer::new(store, keys.as_ref())?;
@@ -119,17 +120,20 @@ impl Ledger {
             }
             None => None,
         };
-        let seal = Seal::new(Arc::clone(&keys));
+        let wrapping = Wrapping::new(store, Arc::clone(&keys));
+        let seal = Seal::new(keys);
         let handle = mirror.as_ref().map(|(mirror, _)| mirror.clone());
         let boot_id = host.boot_id.clone();
         let (queue, requests) = mpsc::channel(LEDGER_QUEUE);
-        let (with_keys, _ends_before_the_writer) =
-            new_keys::start(keys, queue.clone()).map_err(StartError::Thread)?;
         let usable = Arc::new(AtomicBool::new(true));
         let usable_here = Arc::clone(&usable);
         let whole_group = Arc::new(Mutex::new(()));
         let writer = Writer {
             database,
+            ahead,
+            wrapping,
+            remembered: Arc::clone(reader.remembered()),
+            in_table: true,
             seal,
             signer,
             group,
@@ -146,15 +150,14 @@ impl Ledger {
             .name("ledger".into())
             .spawn(move || writer.run(requests))
             .map_err(StartError::Thread)?;
-        let ledger =
-            Ledger { queue, with_keys, reader, usable, log_key, mirror: handle, boot_id, whole_group };
+        let ledger = Ledger { queue, reader, usable, log_key, mirror: handle, boot_id, whole_group };
         Ok((ledger, thread))
     }
 
     /// Waits until the command is durable: in the ledger, and for those that say so in the journal mirror too.
     pub async fn submit<C: Ask>(&self, command: C) -> Result<C::Outcome, LedgerUnavailable> {
         let (request, waits, answer) = self.request(command.into_command())?;
-        self.door(&request).send(request).await.map_err(|_| LedgerUnavailable)?;
+        self.queue.send(request).await.map_err(|_| LedgerUnavailable)?;
         let (outcome, group) = answer.await.map_err(|_| LedgerUnavailable)??;
         if let (true, Some(mirror)) = (waits, &self.mirror) {
             mirror.wait(group).await?;
@@ -170,7 +173,7 @@ impl Ledger {
     /// As [`submit_blocking`](Self::submit_blocking), for a command of any area.
     pub(crate) fn submit_any_blocking(&self, command: Command) -> Result<Outcome, LedgerUnavailable> {
         let (request, waits, answer) = self.request(command)?;
-        self.door(&request).blocking_send(request).map_err(|_| LedgerUnavailable)?;
+        self.queue.blocking_send(request).map_err(|_| LedgerUnavailable)?;
         let (outcome, group) = answer.blocking_recv().map_err(|_| LedgerUnavailable)??;
         if let (true, Some(mirror)) = (waits, &self.mirror) {
             mirror.wait_blocking(group)?;
@@ -184,11 +187,7 @@ impl Ledger {
             return Err(LedgerUnavailable);
         }
         let (answer, outcome) = oneshot::channel();
-        Ok((Request { command, answer, lacks_keys: false }, waits, outcome))
-    }
-
-    fn door(&self, request: &Request) -> &mpsc::Sender<Request> {
-        if request.command.new_keys().is_empty() { &self.queue } else { &self.with_keys }
+        Ok((Request { command, answer }, waits, outcome))
     }
 
     /// Whether what deletes because of a date may believe the clock now. A ledger that cannot be read trusts nothing.
@@ -255,9 +254,9 @@ impl Ledger {
         look()
     }
 
-    /// Whether the last commit was durable and there are threads for the next.
+    /// Whether the last commit was durable and there is a thread for the next.
     pub fn is_usable(&self) -> bool {
-        self.usable.load(Ordering::Relaxed) && !self.with_keys.is_closed()
+        self.usable.load(Ordering::Relaxed)
     }
 }
 
@@ -278,6 +277,12 @@ pub enum StartError {
     /// The journal mirror cannot be used, or does not fit.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What the databases lack cannot be brought to them.
+    #[error(transparent)]
+    Bring(#[from] BringError),
+    /// The ledger is older than the log ahead of it.
+    #[error(transparent)]
+    SetBack(#[from] SetBack),
     /// No thread.
     #[error("start the ledger's thread: {0}")]
     Thread(std::io::Error),
@@ -288,11 +293,7 @@ pub enum StartError {
 /// waits.
 ///
 /// Returns how many share a group now; who left is soon forgotten.
-pub(super) fn gather(
-    group: &mut Vec<Request>,
-    requests: &mut mpsc::Receiver<Request>,
-    usual: usize,
-) -> usize {
+fn gather(group: &mut Vec<Request>, requests: &mut mpsc::Receiver<Request>, usual: usize) -> usize {
     for step in 0..=LEDGER_GATHER_STEPS {
         if step > 0 {
             std::thread::sleep(LEDGER_GATHER_STEP);
@@ -312,6 +313,11 @@ pub(super) fn gather(
 
 struct Writer<T, O> {
     database: Arc<Database>,
+    ahead: Ahead,
+    wrapping: Wrapping,
+    remembered: Arc<Remembered>,
+    /// The table `unmirrored` may have rows.
+    in_table: bool,
     seal: Seal,
     signer: Signer,
     group: u64,
@@ -349,18 +355,22 @@ impl<T: Time, O: Observer> Writer<T, O> {
         while let Some(first) = requests.blocking_recv() {
             group.push(first);
             usual = gather(&mut group, &mut requests, usual);
-            let (lacking, whole) = group.drain(..).partition(|request: &Request| request.lacks_keys);
-            self.commit(whole);
-            self.refuse(lacking);
+            self.commit(std::mem::take(&mut group));
+        }
+        // What redb's own end would make durable one after the other.
+        if self.ahead.is_needed()
+            && let Err(error) = self.settle()
+        {
+            tracing::warn!(%error, "the next start does the last groups again");
         }
     }
 
-    fn refuse(&self, group: Vec<Request>) {
-        if group.is_empty() {
-            return;
+    fn refuse(&self, group: Vec<Request>, error: &CommitError) {
+        if !matches!(error, CommitError::Damaged(_)) {
+            self.usable.store(false, Ordering::Relaxed);
         }
-        self.usable.store(false, Ordering::Relaxed);
         self.observer.failed(group.len());
+        tracing::error!(%error, commands = group.len(), "ledger commit failed");
         for request in group {
             let _ = request.answer.send(Err(LedgerUnavailable));
         }
@@ -396,35 +406,38 @@ impl<T: Time, O: Observer> Writer<T, O> {
                 self.commit(group);
                 self.commit(rest);
             }
-            Err(error) => {
-                if !matches!(error, CommitError::Damaged(_)) {
-                    self.usable.store(false, Ordering::Relaxed);
-                }
-                self.observer.failed(count);
-                tracing::error!(%error, commands = count, "ledger commit failed");
-                for request in group {
-                    let _ = request.answer.send(Err(LedgerUnavailable));
-                }
+            Err(error @ CommitError::NewKeys(_)) => {
+                // Who brings none can still be recorded: a denial, say.
+                let (bringing, rest) =
+                    group.into_iter().partition(|request| !request.command.new_keys().is_empty());
+                self.commit(rest);
+                self.refuse(bringing, &error);
             }
+            Err(error) => self.refuse(group, &error),
         }
     }
 
-    /// The group, whose new keys are durable, then what it destroys, then the ledger: a row or record is never
-    /// durable without the key that opens it, and never says of a key that it is gone while it is there.
+    /// The group's new keys into memory, its rows into an open transaction; then all of it, and what it destroys, is
+    /// made durable by one write; then it can be read. So a row or record is never durable without the key that opens
+    /// it, and no answer says of a key that it is gone while it is there.
     ///
-    /// The position moves only with a durable transaction.
+    /// The position moves only with a durable group.
     fn transact(&mut self, requests: &[Request]) -> Result<Committed, CommitError> {
         let whole_group = Arc::clone(&self.whole_group);
         let _whole = whole_group.lock().unwrap_or_else(PoisonError::into_inner);
         let group = self.group + 1;
+        let mark = self.ahead.next_mark();
         let keys = self.seal.keys();
         let new: Vec<KeyChange> =
             requests.iter().flat_map(|request| request.command.new_keys()).cloned().collect();
+        if !new.is_empty() {
+            keys.commit_ahead(mark.inserted(), &new).map_err(CommitError::NewKeys)?;
+        }
         let mut transaction = self.database.begin_write()?;
-        transaction.set_durability(Durability::Immediate)?;
+        transaction.set_durability(Durability::None)?;
         let mut position = self.position.clone();
         let mut outcomes = Vec::with_capacity(requests.len());
-        let (redo, book) = {
+        let (redo, book, destroyed) = {
             let mut tables = Tables::open(&transaction).map_err(CorruptError::Table)?;
             let now_ms = self.time.wall_ms();
             let seal = self.seal.remembering();
@@ -440,17 +453,62 @@ impl<T: Time, O: Observer> Writer<T, O> {
             let destroyed = std::mem::take(&mut app.destroyed);
             let book = app.book.take();
             if let Some((mirror, _)) = &self.mirror {
-                tables.forget_mirrored(mirror.mirrored())?;
+                self.remembered.drop_mirrored(mirror.mirrored());
+                if self.in_table {
+                    self.in_table = tables.forget_mirrored(mirror.mirrored())?;
+                }
             }
-            if !destroyed.is_empty() {
-                keys.commit(&destroyed)?;
-            }
-            (redo, book)
+            (redo, book, destroyed)
         };
-        transaction.commit()?;
+        let destroy = || match destroyed.is_empty() {
+            true => Ok(()),
+            false => keys.commit_ahead(mark.destroyed(), &destroyed),
+        };
         let (size, root) = (position.edge.size(), position.edge.root());
-        let frame = Frame { first: group, last: group, more: false, size, root, redo };
+        let frame = Arc::new(Frame { first: group, last: group, more: false, size, root, redo }.coded());
+        let appended = self.ahead.append(&self.wrapping, mark, &frame.plain);
+        self.remembered.add(Arc::clone(&frame));
+        match appended {
+            Ok(()) => {
+                transaction.commit()?;
+                // After the record of it: whoever finds a key gone finds the record that says so.
+                destroy()?;
+                self.ahead.taken();
+            }
+            Err(why) => {
+                if !matches!(why, NotAhead::Full) {
+                    tracing::warn!(error = %why, "the log ahead cannot be written; the databases are made durable instead");
+                }
+                destroy()?;
+                keys.settle()?;
+                self.make_durable(transaction, group)?;
+            }
+        }
         Ok(Committed { outcomes, position, frame, book })
+    }
+
+    /// Makes both databases durable, the keys first.
+    fn settle(&mut self) -> Result<(), CommitError> {
+        self.seal.keys().settle()?;
+        self.make_durable(self.database.begin_write()?, self.group)
+    }
+
+    /// With what the mirror may lack of the groups up to this one, and with what a start after a crash needs to know of the file, so that it need
+    /// not read all of it.
+    fn make_durable(&mut self, mut transaction: WriteTransaction, group: u64) -> Result<(), CommitError> {
+        {
+            let mut tables = Tables::open(&transaction).map_err(CorruptError::Table)?;
+            for frame in self.remembered.all().iter().filter(|frame| frame.last <= group) {
+                tables.remember(&self.seal, frame.last, &frame.redo()?)?;
+                self.in_table = true;
+            }
+        }
+        transaction.set_durability(Durability::Immediate)?;
+        transaction.set_quick_repair(true);
+        transaction.commit()?;
+        self.remembered.clear();
+        self.ahead.begin_anew();
+        Ok(())
     }
 }
 
@@ -458,7 +516,7 @@ impl<T: Time, O: Observer> Writer<T, O> {
 struct Committed {
     outcomes: Vec<Outcome>,
     position: Position,
-    frame: Frame,
+    frame: Arc<Coded>,
     book: Option<Book>,
 }
 
@@ -474,6 +532,8 @@ enum CommitError {
     /// One command met a row that is damaged; the disk and the other rows may be well.
     #[error(transparent)]
     Damaged(CorruptError),
+    #[error(transparent)]
+    NewKeys(KeysError),
     #[error(transparent)]
     Keys(#[from] KeysError),
     #[error(transparent)]

@@ -174,13 +174,13 @@ fn ledger(scene: &Scene) -> Result<()> {
     let daemon = store.start()?;
     let mut client = store.connect()?;
     let before = client.store("before", b"before")?;
-    let fault = Fault {
-        call: "fdatasync",
-        error: "EIO",
-        nth: 1,
-        lasting: true,
-        file: Some(store.layout().state.join("ledger.redb")),
-    };
+    // The log ahead alone: each group goes to the databases durably instead.
+    let ahead = Some(store.layout().state.join("ledger.ahead"));
+    let fault = Fault { call: "fdatasync", error: "EIO", nth: 1, lasting: true, file: ahead };
+    let faulty = fault.strike(&daemon, &folder.join("strace-ahead"))?;
+    let meanwhile = client.store("meanwhile", b"meanwhile")?;
+    ensure!(faulty.lift()? > 0, "no call failed");
+    let fault = Fault { call: "fdatasync", error: "EIO", nth: 1, lasting: true, file: None };
     let faulty = fault.strike(&daemon, &folder.join("strace"))?;
     let answer = store.connect()?.put("during", b"during");
     let answer = answer.with_context(|| format!("storaged said:\n{}", daemon.log()))?;
@@ -194,6 +194,7 @@ fn ledger(scene: &Scene) -> Result<()> {
     let daemon = store.start()?;
     let sent = |bytes: &[u8]| Sent { sha256: sha256(bytes), size: bytes.len() as u64, seed: 0 };
     told.acknowledged.insert("before".to_owned(), (before.file_id, sent(b"before")));
+    told.acknowledged.insert("meanwhile".to_owned(), (meanwhile.file_id, sent(b"meanwhile")));
     told.refused.insert("during".to_owned(), (503, String::new(), sent(b"during")));
     store.keep_acknowledged(&mut told)?;
     daemon.stop().map(drop)

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use crate::ledger::journal::{Envelope, Frame, Journal, JournalError, OnDisk};
+use crate::ledger::journal::{Coded, Envelope, Frame, Journal, JournalError, OnDisk};
 use crate::ledger::read::{Reader, Snapshot};
 use crate::ledger::redo::{Redo, Write};
 use crate::ledger::writer::LedgerUnavailable;
@@ -41,7 +41,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct Queue {
-    frames: VecDeque<Frame>,
+    frames: VecDeque<Arc<Coded>>,
     bytes: usize,
     /// Somebody waits for one of them.
     awaited: bool,
@@ -81,10 +81,10 @@ impl Mirror {
     }
 
     /// Hands a committed group over; it never waits. `awaited`: somebody waits for it to be mirrored.
-    pub(crate) fn push(&self, frame: Frame, awaited: bool) {
+    pub(crate) fn push(&self, frame: Arc<Coded>, awaited: bool) {
         let mut queue = self.shared.lock();
         queue.awaited |= awaited;
-        let bytes = frame.redo.bytes();
+        let bytes = frame.plain.len();
         if queue.behind || queue.bytes + bytes > JOURNAL_QUEUE_BYTES {
             queue.frames.clear();
             queue.bytes = 0;
@@ -180,7 +180,7 @@ struct Worker {
 }
 
 enum Work {
-    Frames(Vec<Frame>),
+    Frames(Vec<Arc<Coded>>),
     CatchUp,
     End,
 }
@@ -251,12 +251,12 @@ impl Worker {
         }
     }
 
-    fn append(&mut self, frames: &[Frame]) -> Result<u64, JournalError> {
+    fn append(&mut self, frames: &[Arc<Coded>]) -> Result<u64, JournalError> {
         let Some(journal) = &mut self.journal else { return self.catch_up() };
         let mirrored = journal.end().map(|end| end.group);
         // What a catching-up took from the ledger may be in the queue as well.
-        let new: Vec<&Frame> =
-            frames.iter().filter(|frame| mirrored.is_none_or(|mirrored| frame.last > mirrored)).collect();
+        let is_new = |frame: &&Coded| mirrored.is_none_or(|mirrored| frame.last > mirrored);
+        let new: Vec<&Coded> = frames.iter().map(Arc::as_ref).filter(is_new).collect();
         match (new.first(), mirrored) {
             (None, _) => return Ok(mirrored.unwrap_or(0)),
             (Some(next), Some(mirrored)) if next.first != mirrored + 1 => return self.catch_up(),
@@ -273,7 +273,7 @@ impl Worker {
             None => Journal::open(&self.directory, self.envelope.clone(), self.on_disk)?,
         };
         let journal = self.journal.insert(journal);
-        let snapshot = self.reader.snapshot()?;
+        let snapshot = self.reader.whole_snapshot()?;
         let group = snapshot.group()?;
         if let (OnDisk::OnceSynced, Some(end), Some(left)) =
             (self.on_disk, journal.end(), journal.left_behind())
@@ -314,7 +314,7 @@ impl Worker {
             }
             let more = writes.peek().is_some();
             let redo = Redo { writes: part, keys: std::mem::take(&mut keys) };
-            journal.append(&[&Frame { first, last: group, more, size, root, redo }])?;
+            journal.append(&[&Frame { first, last: group, more, size, root, redo }.coded()])?;
             if !more {
                 return Ok(group);
             }

@@ -1,7 +1,7 @@
 //! Bringing an older copy of ledger and keys forward, from the journal.
 //!
-//! **Invariant:** each change of the journal is done once, in order, onto the state that it followed, and the
-//! tree must then have the head that was signed at the time; else that change is not committed.
+//! **Invariant:** each change of the journal is done in order, onto the state that it followed, and the tree must
+//! then have the head that was signed at the time; else that change is not committed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,9 +29,24 @@ pub struct Replayed {
     pub left_behind: Option<LeftBehind>,
 }
 
+/// Changes that are made durable together. A crash before that costs doing them again.
+const STEP: u64 = 1000;
+
 /// Does again what the journal in `directory` holds beyond this ledger and these keys. Nobody else may have
 /// them open. What was done stays done if a later frame is damaged: the error says where it stopped.
 pub fn replay(
+    directory: &Path,
+    database: &Arc<Database>,
+    store: StoreId,
+    keys: &Arc<dyn KeyStore>,
+) -> Result<Replayed, JournalError> {
+    let replayed = replay_all(directory, database, store, keys);
+    let settled = settle(database, keys);
+    let replayed = replayed?;
+    settled.map(|()| replayed)
+}
+
+fn replay_all(
     directory: &Path,
     database: &Arc<Database>,
     store: StoreId,
@@ -86,6 +101,9 @@ pub fn replay(
             replayed.groups += change.last - group;
             replayed.records = change.size;
             group = change.last;
+            if replayed.groups.is_multiple_of(STEP) {
+                settle(database, keys)?;
+            }
         }
         if newest {
             replayed.left_behind = LeftBehind::look(path, whole)?;
@@ -95,18 +113,33 @@ pub fn replay(
     Ok(replayed)
 }
 
+fn lost(error: redb::Error) -> CorruptError {
+    CorruptError::Row(error.to_string())
+}
+
+/// Makes both durable, the keys first.
+fn settle(database: &Database, keys: &Arc<dyn KeyStore>) -> Result<(), JournalError> {
+    keys.settle().map_err(CorruptError::from)?;
+    let mut transaction = database.begin_write().map_err(|error| lost(error.into()))?;
+    transaction.set_durability(Durability::Immediate).map_err(|error| lost(error.into()))?;
+    transaction.set_quick_repair(true);
+    transaction.commit().map_err(|error| lost(error.into()))?;
+    Ok(())
+}
+
 fn redo(database: &Database, keys: &Arc<dyn KeyStore>, change: &Frame) -> Result<(), JournalError> {
     let Redo { writes, keys: changes } = &change.redo;
     // Keys first, as when it was done for the first time.
     if !changes.is_empty() {
-        keys.commit(changes).map_err(|error| match matches!(error, KeysError::EpochGone) {
-            true => JournalError::Shredded { group: change.last },
-            false => CorruptError::from(error).into(),
+        keys.commit_ahead(keys.mark().map_err(CorruptError::from)?, changes).map_err(|error| {
+            match matches!(error, KeysError::EpochGone) {
+                true => JournalError::Shredded { group: change.last },
+                false => CorruptError::from(error).into(),
+            }
         })?;
     }
-    let lost = |error: redb::Error| CorruptError::Row(error.to_string());
     let mut transaction = database.begin_write().map_err(|error| lost(error.into()))?;
-    transaction.set_durability(Durability::Immediate).map_err(|error| lost(error.into()))?;
+    transaction.set_durability(Durability::None).map_err(|error| lost(error.into()))?;
     {
         let mut tables = Tables::open(&transaction).map_err(CorruptError::Table)?;
         for write in writes {

@@ -8,6 +8,7 @@ use redb::StorageBackend;
 use store_proto::FileId;
 
 use super::*;
+use crate::ledger::ahead::Ahead;
 use crate::ledger::recover::recover;
 
 #[test]
@@ -39,7 +40,7 @@ fn crash_at_each_operation(uploads: u8, seeds: u64, step: usize) {
             );
             points += 1;
         }
-        if !disks.ledger.failed() && !disks.keys.failed() {
+        if ![&disks.ledger, &disks.ahead, &disks.keys].iter().any(|disk| disk.failed()) {
             break;
         }
         failures += 1;
@@ -47,16 +48,18 @@ fn crash_at_each_operation(uploads: u8, seeds: u64, step: usize) {
     assert!(failures > 100, "only {failures} operations were tried, {points} crashes");
 }
 
-/// The ledger's storage and the keys', which fail together.
+/// The storage of the ledger, of the log ahead of it and of the keys, which fail together.
 struct Disks {
     ledger: Disk,
+    ahead: Disk,
     keys: Disk,
 }
 
 impl Disks {
     fn new(fail_at: usize) -> Disks {
         let left = Arc::new(AtomicUsize::new(fail_at));
-        Disks { ledger: Disk::with(Arc::clone(&left)), keys: Disk::with(left) }
+        let disk = || Disk::with(Arc::clone(&left));
+        Disks { ledger: disk(), ahead: disk(), keys: disk() }
     }
 }
 
@@ -67,7 +70,7 @@ fn a_ledger_that_cannot_sync_refuses_and_says_so() {
     let database = open_on(disk.clone()).unwrap();
     tables::initialize(&database, STORE, &keys, first_record()).unwrap();
     let (ledger, _) = Ledger::start(
-        Opened { database: Arc::new(database), store: STORE },
+        Opened { database: Arc::new(database), store: STORE, ahead: Ahead::over(disk.beside()).unwrap() },
         Arc::clone(&keys),
         None,
         Host::default(),
@@ -101,7 +104,8 @@ fn work(disks: &Disks, root: &keys::Keys, uploads: u8) -> Acknowledged {
         return acknowledged;
     }
     acknowledged.initialized = true;
-    let opened = Opened { database: Arc::new(database), store: STORE };
+    let Ok(ahead) = Ahead::over(disks.ahead.clone()) else { return acknowledged };
+    let opened = Opened { database: Arc::new(database), store: STORE, ahead };
     let started =
         Ledger::start(opened, Arc::clone(&keys), None, Host::default(), TestTime::default(), Silent);
     let Ok((ledger, writer)) = started else { return acknowledged };
@@ -140,7 +144,9 @@ fn check(disks: &Disks, root: &keys::Keys, acknowledged: &Acknowledged, context:
     if let Err(error) = tables::check_format(&redb::ReadableDatabase::begin_read(&database).unwrap()) {
         return lost(&error);
     }
-    let opened = Opened { database: Arc::new(database), store: STORE };
+    let ahead =
+        Ahead::over(disks.ahead.after_crash(seed)).unwrap_or_else(|error| panic!("{context}: {error}"));
+    let opened = Opened { database: Arc::new(database), store: STORE, ahead };
     let started =
         Ledger::start(opened, Arc::clone(&keys), None, Host::default(), TestTime::default(), Silent);
     let (ledger, _) = started.unwrap_or_else(|error| panic!("{context}: {error}"));
@@ -225,6 +231,11 @@ impl Disk {
 
     fn with(operations_left: Arc<AtomicUsize>) -> Disk {
         Disk(Arc::new(Mutex::new(State { operations_left, ..State::default() })))
+    }
+
+    /// Another one, which fails with this one.
+    pub(super) fn beside(&self) -> Disk {
+        Disk::with(Arc::clone(&self.0.lock().unwrap().operations_left))
     }
 
     /// From now on nothing can be written.

@@ -26,7 +26,7 @@ fn a_damaged_row_refuses_one_command_and_not_its_group() {
     let keys = fresh_keys();
     let database = Arc::new(open_on(InMemoryBackend::new()).unwrap());
     tables::initialize(&database, STORE, &keys, first_record()).unwrap();
-    let opened = Opened { database: Arc::clone(&database), store: STORE };
+    let opened = Opened::in_memory(Arc::clone(&database), STORE);
     let told = Told::default();
     let (ledger, _) =
         Ledger::start(opened, Arc::clone(&keys), None, Host::default(), TestTime::default(), told.clone())

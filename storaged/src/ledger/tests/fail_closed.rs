@@ -7,6 +7,7 @@ use receipt::merkle::empty_root;
 use super::crash::Disk;
 use super::*;
 use crate::ledger::access::Wish;
+use crate::ledger::ahead::Ahead;
 use crate::ledger::cleanup::{CleanupKind, Temporary};
 use crate::ledger::hold::Target;
 
@@ -43,7 +44,8 @@ fn nothing_is_done_that_cannot_be_recorded() {
         let keys = fresh_keys();
         let database = open_on(disk.clone()).unwrap();
         tables::initialize(&database, STORE, &keys, first_record()).unwrap();
-        let opened = Opened { database: Arc::new(database), store: STORE };
+        let ahead = Ahead::over(disk.beside()).unwrap();
+        let opened = Opened { database: Arc::new(database), store: STORE, ahead };
         let time = TestTime::default();
         let (ledger, writer) =
             Ledger::start(opened, Arc::clone(&keys), None, Host::default(), time, Silent).unwrap();

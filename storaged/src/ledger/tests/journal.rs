@@ -95,7 +95,7 @@ fn what_a_failed_sync_should_have_brought_to_the_disk_is_written_again() {
     let redo = crate::ledger::redo::Redo::default();
     let frame =
         Frame { first: end.group, last: end.group, more: false, size: end.size, root: end.root, redo };
-    journal.append(&[&frame]).unwrap();
+    journal.append(&[&frame.coded()]).unwrap();
     drop(journal);
     assert!(length() < before, "the new frame is shorter than the one whose place it takes");
     assert_eq!(open(OnDisk::OnceSynced).unwrap().end(), Some(end));
@@ -412,14 +412,14 @@ fn what_must_be_mirrored_is_refused_while_the_mirror_is_gone_and_the_rest_is_not
 }
 
 /// A ledger, its keys and its mirror in one folder.
-struct Lab {
-    folder: PathBuf,
+pub(super) struct Lab {
+    pub(super) folder: PathBuf,
     root: Arc<tempfile::TempDir>,
     key: zeroize::Zeroizing<String>,
 }
 
 impl Lab {
-    fn new() -> Lab {
+    pub(super) fn new() -> Lab {
         let root = Arc::new(tempfile::tempdir().unwrap());
         let folder = root.path().join("lab");
         std::fs::create_dir(&folder).unwrap();
@@ -441,7 +441,7 @@ impl Lab {
         keys::RootKey::read(path.to_str().unwrap()).unwrap()
     }
 
-    fn journal(&self) -> PathBuf {
+    pub(super) fn journal(&self) -> PathBuf {
         self.folder.join(".journal")
     }
 
@@ -452,12 +452,17 @@ impl Lab {
         files.pop().unwrap()
     }
 
-    fn open(&self) -> (Opened, Keys) {
-        let opened = open(&self.folder.join("ledger.redb")).unwrap();
-        (opened, Arc::new(keys::Keys::open(&self.folder, self.root_key()).unwrap()))
+    pub(super) fn open(&self) -> (Opened, Keys) {
+        let (opened, keys) = self.open_with_keys();
+        (opened, Arc::new(keys))
     }
 
-    fn copy(&self, name: &str) -> Lab {
+    pub(super) fn open_with_keys(&self) -> (Opened, keys::Keys) {
+        let opened = open(&self.folder.join("ledger.redb")).unwrap();
+        (opened, keys::Keys::open(&self.folder, self.root_key()).unwrap())
+    }
+
+    pub(super) fn copy(&self, name: &str) -> Lab {
         let folder = self.root.path().join(name);
         std::fs::create_dir(&folder).unwrap();
         for entry in std::fs::read_dir(&self.folder).unwrap() {
@@ -469,7 +474,7 @@ impl Lab {
         Lab { folder, root: Arc::clone(&self.root), key: self.key.clone() }
     }
 
-    fn start(&self) -> Result<(Ledger, Keys, std::thread::JoinHandle<()>), StartError> {
+    pub(super) fn start(&self) -> Result<(Ledger, Keys, std::thread::JoinHandle<()>), StartError> {
         self.start_patient(PATIENCE)
     }
 
@@ -493,7 +498,7 @@ impl Lab {
     }
 
     /// Some work, then an end in order.
-    fn run(&self, numbers: std::ops::Range<u8>) {
+    pub(super) fn run(&self, numbers: std::ops::Range<u8>) {
         let (ledger, keys, thread) = self.start().unwrap();
         work(&ledger, &keys, numbers);
         assert_eq!(ledger.mirror_lag(), 0, "the last command waits for the mirror");
@@ -527,7 +532,7 @@ impl Lab {
     }
 }
 
-fn work(ledger: &Ledger, keys: &Keys, numbers: std::ops::Range<u8>) {
+pub(super) fn work(ledger: &Ledger, keys: &Keys, numbers: std::ops::Range<u8>) {
     for number in numbers {
         if number % 5 == 4 {
             let mut id = [number; 16];
@@ -539,7 +544,7 @@ fn work(ledger: &Ledger, keys: &Keys, numbers: std::ops::Range<u8>) {
     }
 }
 
-fn upload(ledger: &Ledger, keys: &Keys, number: u8) -> FileId {
+pub(super) fn upload(ledger: &Ledger, keys: &Keys, number: u8) -> FileId {
     let id = FileId::from_bytes([0x80 ^ number; 16]);
     let begin = begin_upload(keys, "c", &format!("q{number}"), id);
     let upload::Outcome::Begun { intent, .. } = ledger.submit_blocking(begin).unwrap() else { panic!() };
@@ -549,7 +554,7 @@ fn upload(ledger: &Ledger, keys: &Keys, number: u8) -> FileId {
 }
 
 /// Every row of both is the same, and every key that the one has opens what the other holds.
-fn assert_same(one: &Lab, other: &Lab) {
+pub(super) fn assert_same(one: &Lab, other: &Lab) {
     let (one, keys) = one.open();
     let (other, other_keys) = other.open();
     let rows = |opened: &Opened| {

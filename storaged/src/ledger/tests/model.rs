@@ -60,7 +60,7 @@ fn run(steps: &[Step]) {
     tables::initialize(&database, STORE, &keys, first_record()).unwrap();
     let time = TestTime::default();
     let (ledger, _) = Ledger::start(
-        Opened { database: Arc::new(database), store: STORE },
+        Opened::in_memory(Arc::new(database), STORE),
         Arc::clone(&keys),
         None,
         Host::default(),

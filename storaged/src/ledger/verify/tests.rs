@@ -32,7 +32,7 @@ fn lab(keys: &Keys) -> Lab {
     let database = open_on(InMemoryBackend::new()).unwrap();
     tables::initialize(&database, STORE, keys, first_record()).unwrap();
     let database = Arc::new(database);
-    let opened = Opened { database: Arc::clone(&database), store: STORE };
+    let opened = Opened::in_memory(Arc::clone(&database), STORE);
     let (ledger, _) =
         Ledger::start(opened, Arc::clone(keys), None, Host::default(), TestTime::default(), Silent).unwrap();
     Lab { database, keys: Arc::clone(keys), ledger }
