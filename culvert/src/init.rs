@@ -116,8 +116,15 @@ pub(crate) fn run(command: &InitCommand, console: Console) -> Result<(), Failure
     let InitCommand::Storaged(arguments) = command;
     refuse_root(arguments)?;
     refuse_no_recovery(arguments)?;
+    let_the_daemon_pass();
     let report = storaged::init::run(options(arguments)).map_err(failure)?;
     if console.is_json() { console.json_line(&as_json(&report)) } else { console.line(&as_text(&report)) }
+}
+
+/// What is secret gets its mode by itself; the directories on the way to what is made for another user have to be open to
+/// that one, however careful root's umask is.
+pub(crate) fn let_the_daemon_pass() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::S_IWGRP | nix::sys::stat::Mode::S_IWOTH);
 }
 
 /// A configuration that storaged would refuse at its start is worth nothing. Where only root exists (a user

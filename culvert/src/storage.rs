@@ -207,6 +207,7 @@ fn add(arguments: &AddArguments, console: Console) -> Result<(), Failure> {
     let store = known["store_id"].as_str().and_then(|id| FileId::parse(id).ok());
     let store = StoreId(store.ok_or_else(|| fail("understand", &marker, &"it names no store"))?);
     let id = tables::random_id().map_err(|error| fail("draw an id for", path, &error))?;
+    crate::init::let_the_daemon_pass();
     NasVolume::create(name, path, store, id).map_err(|error| Failure::failed(error.to_string()))?;
     let owner = std::fs::metadata(first).map_err(|error| fail("look at", Path::new(first), &error))?;
     for part in ["", storaged::objects::volume::MARKER, "objects", "tmp"] {

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -115,6 +116,40 @@ fn a_volume_is_added_once_and_belongs_to_the_store() {
     assert_ne!(first["volume_id"], second["volume_id"]);
     assert_eq!(add("second").status.code(), Some(3), "refused");
     assert_eq!(fs::read_to_string(&config).unwrap().matches("[[volume]]").count(), 2);
+}
+
+#[test]
+fn what_is_made_can_be_reached_by_its_owner_whatever_the_umask() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let made = Command::new("sh")
+        .args(["-c", "umask 077; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_culvert")])
+        .args(["init", "storaged", "--profile", "lab", "--edge", "web1", "--config"])
+        .arg(at("etc/culvert/storaged.toml"))
+        .arg("--internal-key")
+        .arg(at("etc/culvert/internal.key"))
+        .arg("--state-dir")
+        .arg(at("lib/culvert/state"))
+        .arg("--volume")
+        .arg(format!("main={}", at("srv/culvert/volume").display()))
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let mode = |name: &str| fs::metadata(at(name)).unwrap().permissions().mode() & 0o777;
+    for passable in ["etc", "etc/culvert", "lib", "lib/culvert", "srv", "srv/culvert"] {
+        assert_eq!(mode(passable), 0o755, "{passable}");
+    }
+    for own in ["lib/culvert/state", "srv/culvert/volume", "srv/culvert/volume/objects"] {
+        assert_eq!(mode(own), 0o700, "{own}");
+    }
+    for (file, expected) in [
+        ("etc/culvert/storaged.toml", 0o640),
+        ("etc/culvert/internal.key", 0o640),
+        ("lib/culvert/state/ledger.redb", 0o600),
+        ("lib/culvert/state/keys.redb", 0o600),
+    ] {
+        assert_eq!(mode(file), expected, "{file}");
+    }
 }
 
 const IDENTITY: &str = "AGE-SECRET-KEY-1GQ9778VQXMMJVE8SK7J6VT8UJ4HDQAJUVSFCWCM02D8GEWQ72PVQ2Y5J33\n";
