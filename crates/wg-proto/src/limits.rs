@@ -73,8 +73,12 @@ pub mod our_choice {
     pub const CONTROL_RETRY: Duration = Duration::from_millis(250);
     /// The longest pause between two tries.
     pub const CONTROL_RETRY_MAX: Duration = Duration::from_secs(5);
-    /// A peer that has a session with us and has not answered a hello after this is no wgd.
+    /// A peer that has been heard since the first hello, and has not answered one after this, is no wgd. Another WireGuard
+    /// is heard after 10 s at the latest, by the keepalive that answers data (paper §6.5).
     pub const CONTROL_GREETING: Duration = Duration::from_secs(4);
+    /// A peer that has a session with us and is not heard at all for this long is not there. That its half of the session is
+    /// gone is noticed after 15 s (paper §6.5), and then come three handshakes.
+    pub const CONTROL_SILENT: Duration = Duration::from_secs(31);
     /// A peer that has not even made a session after this is not there: three handshakes.
     pub const CONTROL_UNREACHABLE: Duration = Duration::from_secs(16);
     /// A rotation that a peer puts off for this long is given up.

@@ -48,6 +48,10 @@ impl Timers {
         self.last_received = Some(now);
     }
 
+    pub(crate) fn was_heard_after(&self, then: Instant) -> bool {
+        self.last_received.is_some_and(|at| at > then)
+    }
+
     pub(crate) fn handshake_message_sent(&mut self, now: Instant) {
         self.handshake_sent = Some(now);
         self.keep_ticking(now);

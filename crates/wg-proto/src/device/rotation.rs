@@ -81,7 +81,9 @@ struct Member {
     alone: Option<RotationOutcome>,
     /// The new key is on our disk: there is no way back with this peer.
     kept: bool,
-    /// Since when a hello could have been answered.
+    /// When the first hello left with keys that the peer should have.
+    first_hello: Option<Instant>,
+    /// Since when a hello could have been answered: the peer has been heard.
     greeted: Option<Instant>,
     step: Step,
     since: Instant,
@@ -198,6 +200,7 @@ impl Member {
             preshared,
             alone: None,
             kept: false,
+            first_hello: None,
             greeted: None,
             step: Step::Greeting,
             since: now,

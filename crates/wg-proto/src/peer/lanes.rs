@@ -50,6 +50,11 @@ impl Peer {
         self.current.keys.own == own || self.next.as_ref().is_some_and(|next| next.lane.keys.own == own)
     }
 
+    /// Whether anything authentic has come from it since then.
+    pub(crate) fn was_heard_after(&self, then: std::time::Instant) -> bool {
+        self.timers.was_heard_after(then)
+    }
+
     /// Whether a packet can be sealed now.
     pub(crate) fn can_seal(&self) -> bool {
         self.a_lane_is_ready() || self.draining.iter().any(Session::is_ready)

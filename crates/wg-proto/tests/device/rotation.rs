@@ -563,6 +563,32 @@ fn a_peer_that_is_no_wgd_keeps_its_tunnel_and_the_verdict_says_so() {
 }
 
 #[test]
+fn a_peer_that_is_not_heard_is_not_taken_for_another_program() {
+    for kind in KINDS {
+        let mut rig = Rig::new();
+        rig.pair.cut = true;
+        rig.rotate(Left, kind, false);
+        rig.rest(Duration::from_secs(6));
+        rig.pair.cut = false;
+        let verdict = rig.run_until_over(Left);
+        assert!(verdict.is_complete(), "{kind:?}: {verdict:?}");
+        rig.run(Duration::from_millis(50));
+        rig.assert_agreed();
+
+        let mut rig = Rig::new();
+        rig.pair.cut = true;
+        rig.rotate(Left, kind, false);
+        rig.rest(Duration::from_secs(40));
+        let verdict = rig.verdicts[place(Left)].pop().expect("it was given up");
+        assert_eq!(verdict.peers[0].1, RotationOutcome::Unreachable, "{kind:?}");
+        assert!(verdict.kept.is_none() && rig.writes.is_empty(), "nothing was changed");
+        rig.pair.cut = false;
+        rig.run(Duration::from_millis(50));
+        rig.assert_it_carries();
+    }
+}
+
+#[test]
 fn what_programs_send_to_the_control_port_never_reaches_the_peer() {
     let mut rig = Rig::new();
     let id = wg_proto::RotationId::random().unwrap();

@@ -13,7 +13,7 @@ use super::{Job, Member, OwnKey, OwnStage, Retry, Step, TheirStep};
 use crate::control::{AnnouncedKey, Body, Refusal, RotationId};
 use crate::device::{Device, PeerId, present};
 use crate::identities::Generation;
-use crate::limits::our_choice::{CONTROL_GREETING, CONTROL_PATIENCE, CONTROL_UNREACHABLE};
+use crate::limits::our_choice::{CONTROL_GREETING, CONTROL_PATIENCE, CONTROL_SILENT, CONTROL_UNREACHABLE};
 use crate::peer::Keys;
 use crate::rotation::{
     Kept, KeptAs, KeptKey, RotateError, RotationKind, RotationOutcome, RotationOutput, RotationRequest,
@@ -222,20 +222,26 @@ impl Device {
         let theirs_first =
             self.rotations.theirs.get(&id).is_some_and(|it| !matches!(it.step, TheirStep::Settled { .. }));
         let reachable = self.address_of(id).is_some();
-        let can_seal = present(&mut self.peers, id).can_seal();
+        let peer = present(&mut self.peers, id);
+        let can_seal = peer.can_seal();
+        let heard_after = |since| peer.was_heard_after(since);
+        let member = self.rotations.job.as_ref().and_then(|job| job.members.get(&id));
+        // Keys alone say nothing: it may have died with its half of them.
+        let is_there = compromised || member.and_then(|member| member.first_hello).is_some_and(heard_after);
         let Some(job) = &mut self.rotations.job else { return };
         let own = job.own.as_ref().map(|own| (own.generation, own.secret.public_key()));
         let Some(member) = job.members.get_mut(&id).filter(|member| !member.is_over()) else { return };
         let waited = now.saturating_duration_since(member.since);
         if member.step == Step::Greeting && !can_seal {
-            member.greeted = None;
+            (member.first_hello, member.greeted) = (None, None);
         }
         let greeted = member.greeted.is_some_and(|since| now >= since + CONTROL_GREETING);
+        let patience = if can_seal { CONTROL_SILENT } else { CONTROL_UNREACHABLE };
         let in_vain = match member.step {
             // Of a pre-shared key's rotation it was a wgd once.
             Step::Greeting if member.kept && (!greeted || member.preshared.is_some()) => None,
             Step::Greeting if !reachable || greeted => Some(RotationOutcome::NotWgd),
-            Step::Greeting if waited >= CONTROL_UNREACHABLE => Some(RotationOutcome::Unreachable),
+            Step::Greeting if waited >= patience => Some(RotationOutcome::Unreachable),
             Step::Announcing | Step::Parked if member.kept => None,
             Step::Announcing | Step::Parked if compromised && waited >= CONTROL_GREETING => {
                 Some(RotationOutcome::Unreachable)
@@ -266,6 +272,9 @@ impl Device {
         match member.step {
             Step::Greeting => {
                 if can_seal {
+                    member.first_hello.get_or_insert(now);
+                }
+                if can_seal && is_there {
                     member.greeted.get_or_insert(now);
                 }
                 if member.retry.tries == 1 {
