@@ -51,12 +51,12 @@ struct Arena {
 /// When nothing can be mapped, or there is one already.
 pub fn open(_privileged: &Privileged, bytes: usize) -> io::Result<&'static Protection> {
     let blocks = (bytes / BLOCK_BYTES).min(MOST_BLOCKS);
-    let mut memory = SecretMemory::new(blocks * BLOCK_BYTES)?;
+    let memory = SecretMemory::new(blocks * BLOCK_BYTES)?;
     let mut arena = arena();
     if arena.is_some() {
         return Err(io::Error::new(io::ErrorKind::AlreadyExists, "the arena is open already"));
     }
-    let start = memory.as_mut_slice().as_mut_ptr() as usize;
+    let start = memory.start().as_ptr() as usize;
     let protection = PROTECTION.get_or_init(|| memory.protection().clone());
     *arena = Some(Arena { memory, taken: [0; MOST_BLOCKS / 64], blocks, free: blocks });
     END.store(start + blocks * BLOCK_BYTES, Ordering::Release);
@@ -162,8 +162,8 @@ impl Arena {
                 if length == wanted {
                     self.mark(first, wanted, true);
                     self.free -= wanted;
-                    let place = self.memory.as_mut_slice().get_mut(first * BLOCK_BYTES..)?;
-                    return NonNull::new(place.as_mut_ptr());
+                    // SAFETY: the block is one of the mapping's.
+                    return Some(unsafe { self.memory.start().add(first * BLOCK_BYTES) });
                 }
             }
             block += 1;
@@ -173,12 +173,11 @@ impl Arena {
 
     fn give_back(&mut self, pointer: *mut u8, layout: Layout) {
         let count = layout.size().div_ceil(BLOCK_BYTES).max(1);
-        let start = self.memory.as_mut_slice().as_mut_ptr() as usize;
-        let first = (pointer as usize - start) / BLOCK_BYTES;
-        let bytes = first * BLOCK_BYTES..(first + count) * BLOCK_BYTES;
-        for byte in self.memory.as_mut_slice().get_mut(bytes).into_iter().flatten() {
-            // SAFETY: a reference to one valid byte; volatile, for nobody reads it until it is given out again.
-            unsafe { ptr::write_volatile(byte, 0) };
+        let first = (pointer as usize - self.memory.start().as_ptr() as usize) / BLOCK_BYTES;
+        for at in 0..count * BLOCK_BYTES {
+            // SAFETY: these blocks were given out at `pointer`, and are its owner's until this call; volatile, for nobody
+            // reads them until they are given out again.
+            unsafe { ptr::write_volatile(pointer.add(at), 0) };
         }
         self.mark(first, count, false);
         self.free += count;

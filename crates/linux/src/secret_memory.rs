@@ -69,6 +69,11 @@ impl SecretMemory {
         &self.protection
     }
 
+    /// Where it begins, for whoever hands out parts of it and so must make no slice of the whole.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
     /// The bytes.
     pub fn as_slice(&self) -> &[u8] {
         // SAFETY: `new` mapped `bytes` readable bytes here, zeroed by the kernel, and only `drop` unmaps them.
