@@ -160,7 +160,7 @@ fn what_edge_holds_of_the_log_is_shown_and_a_fault_is_a_finding() {
     let output = culvert(&["checkpoint", "show", "--socket", path]);
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&output.stdout).contains("epoch 0") && text(&output.stdout).contains("uploads  taken"));
-    assert_eq!(server.join().unwrap().0, json!({"verb": "checkpoint.show", "args": {}}));
+    assert_eq!(server.join().unwrap().0, json!({"verb": "checkpoint.show", "args": {"upstream": null}}));
 
     std::fs::remove_file(&socket).unwrap();
     shown["fault"] = "records are gone".into();
@@ -173,9 +173,11 @@ fn what_edge_holds_of_the_log_is_shown_and_a_fault_is_a_finding() {
     std::fs::remove_file(&socket).unwrap();
     let done = json!({"epoch": 1, "records": 9, "records_before": 20});
     let server = admin(&socket, vec![json!({ "done": done })]);
-    let output = culvert(&["checkpoint", "accept", "--epoch", "1", "--socket", path]);
+    let arguments = ["checkpoint", "accept", "--epoch", "1", "--upstream", "west", "--socket", path];
+    let output = culvert(&arguments);
     assert!(text(&output.stdout).contains("accepted epoch 1 of 9 records, in the place of 20"));
-    assert_eq!(server.join().unwrap().0, json!({"verb": "checkpoint.accept", "args": {"epoch": 1}}));
+    let asked = json!({"verb": "checkpoint.accept", "args": {"epoch": 1, "upstream": "west"}});
+    assert_eq!(server.join().unwrap().0, asked);
 }
 
 #[test]
