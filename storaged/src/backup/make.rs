@@ -61,7 +61,7 @@ pub fn make(
 ) -> Result<Made, MakeError> {
     let standing = keys.stand_still();
     let (snapshot, exported) =
-        ledger.between_groups(|| (ledger.reader().whole_snapshot(), keys.export(&standing)));
+        ledger.reader().between_groups(|| (ledger.reader().whole_snapshot(), keys.export(&standing)));
     let (snapshot, exported) = (snapshot?, exported?);
     let checkpoint = snapshot.checkpoint()?;
     let head = Head {

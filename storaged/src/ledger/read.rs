@@ -1,6 +1,6 @@
 //! Reading the ledger: snapshots that never wait for the writer.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use receipt::checkpoint::SignedCheckpoint;
 use receipt::merkle::tile::{TileId, TileReader};
@@ -39,6 +39,8 @@ pub struct Reader {
     database: Arc<Database>,
     seal: Seal,
     remembered: Arc<Remembered>,
+    /// Held while a group goes from its keys to its rows.
+    whole_group: Arc<Mutex<()>>,
 }
 
 /// The state as it was at one moment; it never waits for the writer and never changes.
@@ -90,12 +92,24 @@ pub struct Totals {
 impl Reader {
     /// Reads this database.
     pub fn new(database: Arc<Database>, keys: Arc<dyn KeyStore>) -> Reader {
-        Reader { database, seal: Seal::new(keys), remembered: Arc::default() }
+        Reader { database, seal: Seal::new(keys), remembered: Arc::default(), whole_group: Arc::default() }
     }
 
     /// What the writer remembers for the mirror.
     pub(crate) fn remembered(&self) -> &Arc<Remembered> {
         &self.remembered
+    }
+
+    /// What the writer holds while it writes a group.
+    pub(crate) fn whole_group(&self) -> &Arc<Mutex<()>> {
+        &self.whole_group
+    }
+
+    /// Runs `look` while no group is under way, so that ledger and keys are those of one moment. The writer waits
+    /// for it: it should do no more than begin to read.
+    pub fn between_groups<T>(&self, look: impl FnOnce() -> T) -> T {
+        let _whole = self.whole_group.lock().unwrap_or_else(PoisonError::into_inner);
+        look()
     }
 
     /// The state of this moment, for several questions with one answer.

@@ -66,8 +66,6 @@ pub struct Ledger {
     log_key: LogKey,
     mirror: Option<Mirror>,
     boot_id: Option<String>,
-    /// Held while a group goes from its keys to its rows.
-    whole_group: Arc<Mutex<()>>,
 }
 
 /// A command on its way to the writer.
@@ -127,7 +125,6 @@ impl Ledger {
         let (queue, requests) = mpsc::channel(LEDGER_QUEUE);
         let usable = Arc::new(AtomicBool::new(true));
         let usable_here = Arc::clone(&usable);
-        let whole_group = Arc::new(Mutex::new(()));
         let writer = Writer {
             database,
             ahead,
@@ -144,13 +141,14 @@ impl Ledger {
             time,
             observer,
             usable: usable_here,
-            whole_group: Arc::clone(&whole_group),
+            whole_group: Arc::clone(reader.whole_group()),
+            behind: false,
         };
         let thread = std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || writer.run(requests))
             .map_err(StartError::Thread)?;
-        let ledger = Ledger { queue, reader, usable, log_key, mirror: handle, boot_id, whole_group };
+        let ledger = Ledger { queue, reader, usable, log_key, mirror: handle, boot_id };
         Ok((ledger, thread))
     }
 
@@ -247,13 +245,6 @@ impl Ledger {
         &self.log_key
     }
 
-    /// Runs `look` while no group is under way, so that ledger and keys are those of one moment. The writer waits
-    /// for it: it should do no more than begin to read.
-    pub fn between_groups<T>(&self, look: impl FnOnce() -> T) -> T {
-        let _whole = self.whole_group.lock().unwrap_or_else(PoisonError::into_inner);
-        look()
-    }
-
     /// Whether the last commit was durable and there is a thread for the next.
     pub fn is_usable(&self) -> bool {
         self.usable.load(Ordering::Relaxed)
@@ -330,6 +321,8 @@ struct Writer<T, O> {
     observer: O,
     usable: Arc<AtomicBool>,
     whole_group: Arc<Mutex<()>>,
+    /// A group is durable in the log ahead that memory does not have whole: only a new start helps.
+    behind: bool,
 }
 
 /// However the thread ends, nobody takes the ledger for usable afterwards.
@@ -413,7 +406,13 @@ impl<T: Time, O: Observer> Writer<T, O> {
                 self.commit(rest);
                 self.refuse(bringing, &error);
             }
-            Err(error) => self.refuse(group, &error),
+            Err(error) => {
+                if matches!(error, CommitError::Behind(_)) {
+                    // It is durable: at the end the mirror's table has it, and the log ahead still what the keys lack.
+                    (self.behind, self.group) = (true, self.group + 1);
+                }
+                self.refuse(group, &error);
+            }
         }
     }
 
@@ -425,6 +424,9 @@ impl<T: Time, O: Observer> Writer<T, O> {
     fn transact(&mut self, requests: &[Request]) -> Result<Committed, CommitError> {
         let whole_group = Arc::clone(&self.whole_group);
         let _whole = whole_group.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.behind {
+            return Err(CommitError::WasBehind);
+        }
         let group = self.group + 1;
         let mark = self.ahead.next_mark();
         let keys = self.seal.keys();
@@ -470,9 +472,9 @@ impl<T: Time, O: Observer> Writer<T, O> {
         self.remembered.add(Arc::clone(&frame));
         match appended {
             Ok(()) => {
-                transaction.commit()?;
-                // After the record of it: whoever finds a key gone finds the record that says so.
-                destroy()?;
+                // The keys after the record of it: whoever finds a key gone finds the record that says so.
+                let taken = transaction.commit().map_err(CommitError::from).and_then(|()| Ok(destroy()?));
+                taken.map_err(|error| CommitError::Behind(Box::new(error)))?;
                 self.ahead.taken();
             }
             Err(why) => {
@@ -538,6 +540,11 @@ enum CommitError {
     Keys(#[from] KeysError),
     #[error(transparent)]
     Commit(#[from] redb::CommitError),
+    /// The group is durable in the log ahead, and memory may have half of it: only a start does it again whole.
+    #[error("what is durable could not be taken over, and nothing more is recorded before a new start: {0}")]
+    Behind(Box<CommitError>),
+    #[error("an earlier group is durable and was not taken over: a new start does it again")]
+    WasBehind,
 }
 
 /// Whose error it is: the command's that met a damaged row, or the ledger's.

@@ -150,7 +150,7 @@ impl Lab {
         copy.args(["-c", in_order]).arg(crashed.path()).current_dir(self.folder.path());
         // While no group is committed: the copy takes time, and an object whose intent came after the ledger was copied
         // would be nobody's.
-        assert!(self.store.ledger.between_groups(|| copy.status()).unwrap().success());
+        assert!(self.store.ledger.reader().between_groups(|| copy.status()).unwrap().success());
         let config = crashed.path().join("storaged.toml");
         let text = std::fs::read_to_string(&config).unwrap();
         let (old, new) = (self.folder.path().display().to_string(), crashed.path().display().to_string());

@@ -1,11 +1,15 @@
 //! The log ahead: what a killed process leaves in it, and what is not taken from it.
 
 use std::os::unix::fs::FileExt as _;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
+
+use vault::Key256;
 
 use super::journal::{Lab, assert_same, upload, work};
 use super::*;
-use crate::keys::KeyChange;
-use crate::ledger::writer::StartError;
+use crate::keys::{KeyChange, KeyStore, KeysError, StorePurpose};
+use crate::ledger::writer::{MirrorPlace, StartError};
 
 fn ahead(lab: &Lab) -> std::path::PathBuf {
     lab.folder.join(AHEAD_FILE)
@@ -152,4 +156,88 @@ fn another_file_in_its_place_is_refused() {
     std::fs::write(ahead(&lab), b"something else, and longer than what stands at the beginning").unwrap();
     let error = open(&lab.folder.join("ledger.redb")).unwrap_err();
     assert!(error.to_string().contains(AHEAD_FILE), "{error}");
+}
+
+/// Keys that cannot be destroyed while a disk says so.
+#[derive(Debug)]
+struct Stuck {
+    keys: Keys,
+    fails: AtomicBool,
+}
+
+impl KeyStore for Stuck {
+    fn store_key(&self, purpose: StorePurpose) -> &Key256 {
+        self.keys.store_key(purpose)
+    }
+
+    fn new_file_key(
+        &self,
+        cohort: &Cohort,
+        file: FileId,
+        slot: u32,
+    ) -> Result<(Key256, KeyChange), KeysError> {
+        self.keys.new_file_key(cohort, file, slot)
+    }
+
+    fn commit_ahead(&self, mark: u64, changes: &[KeyChange]) -> Result<(), KeysError> {
+        let destroys = changes.iter().any(|change| matches!(change, KeyChange::Destroy { .. }));
+        if destroys && self.fails.swap(false, Ordering::Relaxed) {
+            return Err(KeysError::Corrupt("the disk does not answer".into()));
+        }
+        self.keys.commit_ahead(mark, changes)
+    }
+
+    fn mark(&self) -> Result<u64, KeysError> {
+        self.keys.mark()
+    }
+
+    fn settle(&self) -> Result<(), KeysError> {
+        self.keys.settle()
+    }
+
+    fn file_key(&self, file: FileId, slot: u32) -> Result<Option<Key256>, KeysError> {
+        self.keys.file_key(file, slot)
+    }
+}
+
+#[test]
+fn a_durable_group_that_was_taken_over_by_half_ends_the_writing_and_a_new_start_does_the_rest() {
+    let lab = Lab::new();
+    let (opened, keys) = lab.open();
+    let stuck = Arc::new(Stuck { keys, fails: AtomicBool::new(false) });
+    let keys = Arc::clone(&stuck) as Keys;
+    let mirror = Some(MirrorPlace { directory: lab.journal(), patience: Duration::from_secs(10) });
+    let (host, time) = (Host::default(), TestTime::default());
+    let (ledger, thread) = Ledger::start(opened, Arc::clone(&keys), mirror, host, time, Silent).unwrap();
+    let (file_id, other) = (upload(&ledger, &keys, 1), upload(&ledger, &keys, 2));
+    let decide = |file_id| {
+        let (origin, reason) = (Origin::default(), "case 1".to_owned());
+        deletion::Command::Decide { origin, file_id, reason, retention_days: None }
+    };
+    ledger.submit_blocking(decide(file_id)).unwrap();
+    stuck.fails.store(true, Ordering::Relaxed);
+    assert_eq!(ledger.submit_blocking(deletion::Command::DestroyKeys { file_id }), Err(LedgerUnavailable));
+    // The disk is well again; what is in memory is not.
+    assert_eq!(ledger.submit_blocking(decide(other)), Err(LedgerUnavailable));
+    assert!(!ledger.is_usable());
+    drop((ledger, keys, stuck));
+    thread.join().unwrap();
+    let (ledger, keys, thread) = lab.start().unwrap();
+    assert_eq!(keys.file_key(file_id, RECORD_SLOT).unwrap().map(drop), None);
+    assert!(keys.file_key(other, RECORD_SLOT).unwrap().is_some());
+    let mut found = Vec::new();
+    let walk = verify::verify(ledger.reader(), ledger.log_key(), &[], |event| {
+        found.extend(matches!(event, verify::Event::Finding(_)).then_some(event));
+        std::ops::ControlFlow::Continue(())
+    });
+    assert_eq!((found, walk.unwrap().destroyed > 0), (vec![], true));
+    let deletion::Outcome::At(row) =
+        ledger.submit_blocking(deletion::Command::DestroyKeys { file_id }).unwrap()
+    else {
+        panic!("it was decided")
+    };
+    assert!(matches!(row.step, deletion::Step::KeysDestroyed { .. }), "{:?}", row.step);
+    assert!(ledger.submit_blocking(decide(other)).is_ok());
+    drop((ledger, keys));
+    thread.join().unwrap();
 }

@@ -49,7 +49,7 @@ fn a_damaged_row_refuses_one_command_and_not_its_group() {
     transaction.commit().unwrap();
     *told.0.lock().unwrap() = Default::default();
 
-    let together: Vec<_> = ledger.between_groups(|| {
+    let together: Vec<_> = ledger.reader().between_groups(|| {
         let threads = intents.iter().zip(&ids).map(|(&intent, &id)| {
             let ledger = ledger.clone();
             std::thread::spawn(move || ledger.submit_blocking(finish_upload(intent, id, 1)))

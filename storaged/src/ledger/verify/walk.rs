@@ -362,6 +362,8 @@ impl<'a, T: FnMut(Event) -> ControlFlow<()>> Walk<'a, T> {
 
     /// A deletion that ended behind the checkpoint explains as well.
     fn judge_gone(&mut self) -> Result<(), CorruptError> {
+        // A group that is not through the log ahead loses its keys before its records can be read.
+        self.reader.between_groups(|| ());
         for (file, first) in std::mem::take(&mut self.unexplained) {
             let later = self.reader.about(file, self.edge.size(), usize::MAX)?;
             let explained = later.into_iter().any(|index| {
