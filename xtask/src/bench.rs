@@ -3,6 +3,7 @@
 //! Invariant: a figure is never a promise of a test. Machines are noisy: what counts are the ratios within a run.
 
 mod figures;
+mod lockdown;
 mod peers;
 mod process_time;
 mod store;
@@ -28,6 +29,8 @@ pub(crate) enum Bench {
     /// Files up and down the whole path, large, small, and among slow clients: rates, CPU per byte and memory of each
     /// daemon, beside nginx with Debian's wireguard-go and the machine's limits
     Transfer(transfer::Options),
+    /// What the lock-down costs: CPU of the daemons for files up and down, with seccomp and Landlock and without
+    Lockdown(lockdown::Options),
     /// storaged alone: files over loopback HTTP beside nginx, small files beside the bare loop, the ledger beside
     /// PostgreSQL, all beside the machine's limits
     Store(store::Options),
@@ -51,9 +54,11 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
             pace.args(["build", "--release", "--package", "wg-proto", "--example", "steps"]);
             ensure!(steps::run(&mut pace)?, "the program steps does not build");
         }
-        Bench::Peers(_) | Bench::Transfer(_) => {
-            if matches!(bench, Bench::Transfer(_)) {
-                transfer::provide()?;
+        Bench::Peers(_) | Bench::Transfer(_) | Bench::Lockdown(_) => {
+            match bench {
+                Bench::Transfer(_) => transfer::provide()?,
+                Bench::Lockdown(_) => lockdown::provide()?,
+                Bench::Peers(_) | Bench::Store(_) | Bench::Tunnel(_) => {}
             }
             build.args(["--package", "storaged", "--package", "culvert"]);
             build.args(["--package", "wgd", "--package", "edge"]);
@@ -67,7 +72,10 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     let programs = given.unwrap_or_else(|| steps::root().join("target/release").into_os_string());
     let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
     let tools = packages::tools_directory().into_os_string();
-    let variables = [("PATH", path), ("CULVERT_BIN_DIR", programs), ("CULVERT_TOOLS", tools)];
+    let mut variables = vec![("PATH", path), ("CULVERT_BIN_DIR", programs), ("CULVERT_TOOLS", tools)];
+    if matches!(bench, Bench::Lockdown(_)) {
+        variables.push(("CULVERT_PRELOAD", lockdown::LIBRARY.into()));
+    }
     world::run_inside_with(&arguments, &variables)
 }
 
@@ -77,6 +85,7 @@ pub(crate) fn run_inside(bench: &Bench, world: &World) -> Result<()> {
         Bench::Tunnel(options) => tunnel::run(options, world),
         Bench::Peers(options) => peers::run(options, world),
         Bench::Transfer(options) => transfer::run(options, world),
+        Bench::Lockdown(options) => lockdown::run(options, world),
         Bench::Store(options) => store::run(options, world),
     }
 }

@@ -59,10 +59,13 @@ enum Command {
         suite: Option<String>,
     },
     /// The namespace scenarios alone
-    Netns {
-        /// A part of scenario names
-        filter: Option<String>,
-    },
+    #[command(after_help = "Examples:\n  \
+        cargo xtask netns                                   all of them\n  \
+        cargo xtask netns rotation                          those whose names contain the word\n  \
+        cargo xtask netns --file transfer --file cut        those of two files\n  \
+        cargo xtask netns --release --file lockdown         with the programs as they are shipped\n  \
+        CULVERT_SLOW=1 cargo xtask netns --file store_crash those that wait, too")]
+    Netns(netns::Options),
     /// The contract with other tools, rule by rule, against wgd or another program
     #[command(after_help = "Examples:\n  \
         cargo xtask conformance                                every check, against wgd\n  \
@@ -133,7 +136,7 @@ fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Check => check::run()?,
         Command::Test { selection, suite } => return test::run(selection.as_deref(), suite.as_deref()),
-        Command::Netns { filter } => return netns::run(filter.as_deref()),
+        Command::Netns(options) => return netns::run(&options),
         Command::Conformance(options) => return conformance::run(&options),
         Command::Lockdown(options) => return lockdown::run(&options),
         Command::Release(options) => return release::run(&options),
@@ -155,7 +158,7 @@ fn run_inside(world: &World) -> Result<ExitCode> {
         Command::Bench { what } => bench::run_inside(&what, world)?,
         Command::Check
         | Command::Test { .. }
-        | Command::Netns { .. }
+        | Command::Netns(_)
         | Command::Packages(_)
         | Command::Lockdown(_)
         | Command::Release(_) => {

@@ -60,6 +60,13 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     sbom(&programs)
 }
 
+/// Builds all of them into `target/release`, and tells where that is.
+pub(crate) fn build_here() -> Result<PathBuf> {
+    let target = steps::root().join("target");
+    build(&steps::root(), &target, &PROGRAMS)?;
+    Ok(target.join("release"))
+}
+
 /// Builds as it is shipped: with the list of dependencies inside, and without a path of this machine.
 fn build(source: &Path, target: &Path, programs: &[&str]) -> Result<()> {
     let tools = provide(AUDITABLE)?;

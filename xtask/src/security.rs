@@ -388,7 +388,7 @@ fn run_suite(suite: &Suite, extent: Extent, results: &mut Results, path: &OsStr)
     for (package, names) in selected.iter().filter(|(_, names)| !names.is_empty()) {
         named += names.len() as u64;
         if *package == "culvert-netns" {
-            test::scenarios(results, path, names, &[])?;
+            test::scenarios(results, path, &test::Selection { filters: names, ..Default::default() })?;
         } else {
             let mut tests = steps::cargo();
             tests.args(["test", "--package", package, "--no-fail-fast"]);

@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 
 use crate::results::Results;
 use crate::{
-    conformance, hosts, javascript, lockdown, packages, probes, python, security, slow_tools, steps,
+    conformance, hosts, javascript, lockdown, packages, probes, python, release, security, slow_tools, steps,
 };
 
 /// What the scenarios start.
@@ -47,12 +47,19 @@ fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode
     tests.args(["test", "--workspace", "--exclude", "culvert-netns", "--no-fail-fast"]);
     tests.envs(variables.iter().copied());
     suite(&mut results, "unit tests", tests, &path, filters)?;
-    scenarios(&mut results, &path, filters, variables)?;
+    scenarios(&mut results, &path, &Selection { filters, variables, ..Selection::default() })?;
     conformance::suites(&mut results, filters)?;
     if !variables.is_empty() || is_slow() {
         hosts::suite(&mut results, filters)?;
     }
     if !variables.is_empty() && filters.is_empty() {
+        // What is claimed of the daemons is claimed of the programs that are shipped.
+        let files = &["lockdown", "captured", "verify_server"];
+        scenarios(
+            &mut results,
+            &path,
+            &Selection { files, variables, release: true, ..Selection::default() },
+        )?;
         let failed_before = results.failed();
         let holds = lockdown::holds()?;
         results.suite_ended("calls seen and calls allowed (cargo xtask lockdown)", holds, failed_before);
@@ -67,14 +74,24 @@ pub(crate) fn build_programs() -> Result<bool> {
     steps::run(&mut build)
 }
 
+/// Which scenarios, and of what.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Selection<'a> {
+    /// Those whose names contain one of these; all if there is none.
+    pub(crate) filters: &'a [&'a str],
+    /// Those in these files; all if there is none.
+    pub(crate) files: &'a [&'a str],
+    /// What they find in their environment.
+    pub(crate) variables: &'a [(&'a str, &'a str)],
+    /// With the programs as they are shipped.
+    pub(crate) release: bool,
+}
+
 /// Builds the programs that the scenarios start, runs the scenarios and adds what they report.
-pub(crate) fn scenarios(
-    results: &mut Results,
-    path: &OsStr,
-    filters: &[&str],
-    variables: &[(&str, &str)],
-) -> Result<()> {
-    const SUITE: &str = "namespace scenarios";
+pub(crate) fn scenarios(results: &mut Results, path: &OsStr, selection: &Selection<'_>) -> Result<()> {
+    let Selection { filters, files, variables, release } = *selection;
+    let name =
+        if release { "namespace scenarios with the programs as shipped" } else { "namespace scenarios" };
     for library in [&python::TUSPY, &python::SCHEMATHESIS, &python::SSLYZE] {
         python::provide(library)?;
     }
@@ -84,16 +101,19 @@ pub(crate) fn scenarios(
     }
     // Three daemons built once more: in the slow set.
     if (!variables.is_empty() || is_slow()) && !probes::provide()? {
-        results.suite_ended(SUITE, false, results.failed());
-        return Ok(());
-    }
-    if !build_programs()? {
-        results.suite_ended(SUITE, false, results.failed());
+        results.suite_ended(name, false, results.failed());
         return Ok(());
     }
     let mut tests = steps::cargo();
+    if release {
+        tests.env("CULVERT_BIN_DIR", release::build_here()?);
+    } else if !build_programs()? {
+        results.suite_ended(name, false, results.failed());
+        return Ok(());
+    }
     tests.args(["test", "--package", "culvert-netns", "--no-fail-fast"]).envs(variables.iter().copied());
-    suite(results, SUITE, tests, path, filters)
+    tests.args(files.iter().flat_map(|file| ["--test", file]));
+    suite(results, name, tests, path, filters)
 }
 
 /// Runs the tests of one cargo command whose names contain one of `filters`; all of them if there is none.

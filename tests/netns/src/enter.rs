@@ -76,6 +76,7 @@ pub(crate) fn enter_and_become(arguments: &[OsString]) -> Result<ExitCode> {
     }
     let (name, rest) = entry.command.split_first().context("an empty command")?;
     let mut command = crate::trace::command(name);
+    crate::preload::put_ahead(name, &mut command);
     command.args(rest).current_dir("/");
     if !names.is_empty() {
         command

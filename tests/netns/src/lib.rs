@@ -27,6 +27,7 @@ pub mod namespace;
 pub mod numbered;
 pub mod payload;
 pub mod power_cut;
+mod preload;
 pub mod process_status;
 pub mod program;
 pub mod reexec;
