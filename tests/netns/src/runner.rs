@@ -20,7 +20,7 @@ use crate::reexec::{self, Entered};
 use crate::wait;
 use crate::world::{Launched, World};
 
-/// Longest that a scenario of the quick set may take: the longest waits for WireGuard to give up (90 s).
+/// Longest that a scenario of the quick set may take, on a machine that is busy besides.
 const QUICK_BOUND: Duration = Duration::from_secs(180);
 
 /// Longest that a slow scenario may take: the longest waits for ten minutes.

@@ -31,7 +31,7 @@ fn main() -> ExitCode {
     let scenario =
         |name, run: fn(&Scene) -> Result<()>| Scenario::new(name, run).needs(&["wgd"]).expecting(EXPECTED);
     runner::main(&[
-        scenario("a_path_that_was_given_up_is_found_within_ten_seconds", given_up),
+        scenario("a_path_that_was_given_up_is_found_within_ten_seconds", given_up).slow(),
         scenario("ten_silent_minutes_are_over_within_ten_seconds", ten_minutes).slow(),
     ])
 }
