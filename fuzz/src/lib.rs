@@ -10,8 +10,12 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
 use identity::{Authorities, IssuerRules, Issuers, Keys};
+use redb::StorageBackend as _;
+use redb::backends::InMemoryBackend;
+use storaged::ledger::StoreId;
+use storaged::ledger::ahead::frame::{BLOCK_BYTES, CHAIN_START, Envelope, HEAD_BYTES, Walk};
 use store_proto::{
-    Capability, CapabilitySigner, ClientChain, ContentDigest, Jwt, LogicalPath, RequestContext,
+    Capability, CapabilitySigner, ClientChain, ContentDigest, FileId, Jwt, LogicalPath, RequestContext,
 };
 use vault::Key256;
 use vault::stream::{HEADER_BYTES, Layout, Opener};
@@ -51,6 +55,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("sealed_row", sealed_row),
     ("age_file", age_file),
     ("backup_pieces", backup_pieces),
+    ("log_ahead", log_ahead),
 ];
 
 /// The body of a `set=1` request: what is accepted can be applied, and the answer to `get=1` ends as it must.
@@ -499,6 +504,58 @@ pub fn age_file(data: &[u8]) {
         assert!(plain.len() < data.len(), "a file is longer than what is in it");
         assert_eq!(*plain, streamed);
     }
+}
+
+/// The log ahead of a ledger: what nobody sealed is no frame; of frames that were damaged anywhere, each that was not is
+/// found, and those behind the first damage are told from those before it.
+pub fn log_ahead(data: &[u8]) {
+    const FRAMES: u16 = 5;
+    let key = Key256::from_bytes([0x22; 32]);
+    let envelope = Envelope { store: StoreId(FileId::from_bytes([0x33; 16])), key: &key };
+    let first = usize::try_from(BLOCK_BYTES).expect("a block is small");
+    let mut junk = vec![0; first];
+    junk.extend_from_slice(data);
+    assert_eq!(frames_of(&junk, envelope), vec![]);
+
+    let mut whole = vec![0; first];
+    let mut places = Vec::new();
+    let mut before = CHAIN_START;
+    for group in 1..=FRAMES {
+        let mut plain = [u64::from(group).to_be_bytes(); 2].concat();
+        plain.resize(usize::from(group) * 1000, 0);
+        let sealed =
+            envelope.seal(u64::from(group) * 2, &before, &plain).expect("the system has random bytes");
+        places.push(whole.len()..whole.len() + HEAD_BYTES + plain.len() + vault::row::OVERHEAD_BYTES);
+        whole.extend_from_slice(&sealed.0);
+        before = sealed.1;
+    }
+    let mut damaged = whole.clone();
+    for (edit, _) in data.as_chunks::<3>().0.iter().zip(0..64) {
+        let place = usize::from(u16::from_be_bytes([edit[0], edit[1]])) % damaged.len();
+        damaged[place] ^= edit[2];
+    }
+    let is_whole: Vec<bool> =
+        places.iter().map(|place| damaged[place.clone()] == whole[place.clone()]).collect();
+    let follows = is_whole.iter().take_while(|is_whole| **is_whole).count();
+    let expected: Vec<(u64, bool)> = (0..usize::from(FRAMES))
+        .filter(|number| is_whole[*number])
+        .map(|number| (number as u64 + 1, number < follows))
+        .collect();
+    assert_eq!(frames_of(&damaged, envelope), expected);
+}
+
+/// Each frame's group, and whether it follows what is before it.
+fn frames_of(file: &[u8], envelope: Envelope<'_>) -> Vec<(u64, bool)> {
+    let storage = InMemoryBackend::new();
+    storage.set_len(file.len() as u64).expect("memory has room");
+    storage.write(0, file).expect("memory has room");
+    let mut walk = Walk::new(&storage, envelope).expect("memory can be read");
+    let mut found = Vec::new();
+    while let Some(frame) = walk.next_frame().expect("memory can be read") {
+        let (group, _) = frame.groups().expect("it was sealed with its groups");
+        found.push((group, walk.broken_at().is_none()));
+    }
+    found
 }
 
 /// What is inside a backup: what is taken for whole has as many bytes as its manifest counts.

@@ -6,7 +6,7 @@
 //! The layout is described in `docs/formats/ledger.md`.
 
 pub mod access;
-pub(crate) mod ahead;
+pub mod ahead;
 pub mod application;
 pub mod audit;
 pub mod backup;
@@ -43,7 +43,7 @@ pub mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use ahead::{BringError, SetBack};
+pub use ahead::{BringError, Gap};
 pub use application::Application;
 pub use command::{Area, Ask, Command, Outcome};
 pub use files::FileRow;
@@ -121,8 +121,8 @@ impl Opened {
         Opened { database, store, ahead: Ahead::in_memory() }
     }
 
-    /// Brings the databases to where the log ahead of them ends. Says so if the ledger was set back.
-    pub fn bring_forward(&mut self, keys: &Arc<dyn KeyStore>) -> Result<Option<SetBack>, BringError> {
+    /// Brings the databases to where the log ahead of them ends. Says so if groups are missing between the two.
+    pub fn bring_forward(&mut self, keys: &Arc<dyn KeyStore>) -> Result<Option<Gap>, BringError> {
         self.ahead.bring_forward(&Wrapping::new(self.store, Arc::clone(keys)), &self.database)
     }
 

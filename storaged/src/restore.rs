@@ -17,7 +17,9 @@ use crate::ledger::intents::IntentKind;
 use crate::ledger::journal::replay::{Replayed, replay};
 use crate::ledger::journal::{self, JournalError, LeftBehind};
 use crate::ledger::writer::{Observer, StartError};
-use crate::ledger::{self, CorruptError, Ending, Ledger, LedgerUnavailable, Origin, epoch, intents, partial};
+use crate::ledger::{
+    self, CorruptError, Ending, Gap, Ledger, LedgerUnavailable, Origin, epoch, intents, partial,
+};
 use crate::metrics::LedgerTime;
 use crate::offline::{self, OfflineError};
 
@@ -116,6 +118,11 @@ pub enum Doubt {
          --seen SIZE:ROOT compares it"
     )]
     LeftBehind(LeftBehind),
+    /// Neither has the log ahead what is missing, which is damaged, nor the journal.
+    #[error(
+        "{0}. The journal mirror does not have it: bring the whole mirror, or go on without what is missing with --new-epoch"
+    )]
+    Ahead(Gap),
     /// Somebody has seen more.
     #[error(
         "a log of {seen} records was seen signed, and this one has {records}: the last of them are missing. Bring the \
@@ -139,15 +146,20 @@ pub fn replay_mirror(
     known: Known,
 ) -> Result<Forward, RestoreError> {
     let (Config { fixed, .. }, _) = Config::load(config, environment)?;
-    let (opened, keys) = offline::open(&fixed.state_dir, &fixed.root_key_file)?;
+    let (mut opened, keys) = offline::open(&fixed.state_dir, &fixed.root_key_file)?;
+    let reader = ledger::Reader::new(Arc::clone(&opened.database), Arc::clone(&keys));
     let replayed = replay(&fixed.journal_mirror, &opened.database, opened.store, &keys)?;
-    let snapshot = ledger::Reader::new(Arc::clone(&opened.database), Arc::clone(&keys)).snapshot()?;
-    let (group, records) = (snapshot.group()?, snapshot.position()?.edge.size());
+    let group = reader.snapshot()?.group()?;
     let end = journal::end(&fixed.journal_mirror, opened.store, &keys)?;
     let reaches = end.is_some_and(|end| end.group == group);
+    // Behind what could not be read of the log ahead may stand what the journal does not have.
+    let gap = opened.bring_forward(&keys).map_err(OfflineError::Bring)?;
+    let snapshot = reader.snapshot()?;
+    let records = snapshot.position()?.edge.size();
     let doubt = match (known.seen, &replayed.left_behind) {
         (Some((seen, _)), _) if seen > records => Some(Doubt::Behind { seen, records }),
         (Some((seen, root)), _) if snapshot.root(seen)? != root => Some(Doubt::OtherHistory(seen)),
+        _ if gap.is_some() => gap.map(Doubt::Ahead),
         _ if !reaches => Some(Doubt::Short),
         (_, Some(left)) if !known.torn_end => Some(Doubt::LeftBehind(left.clone())),
         _ => None,

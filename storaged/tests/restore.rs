@@ -108,6 +108,46 @@ async fn a_damaged_frame_in_the_midst_of_the_mirror_is_not_taken_for_its_torn_en
     assert_eq!(lab.store.ledger.reader().checkpoint().unwrap().as_str(), log.as_str());
 }
 
+/// A frame of the log ahead is damaged, and others stand behind it, in what a killed storaged left.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_log_ahead_is_refused_by_name_and_mended_from_the_mirror() {
+    let lab = Lab::start().await;
+    let mut files = Vec::new();
+    for number in 0..4 {
+        files.push(id(&lab.upload(&format!("f{number}"), "acknowledged").send().await));
+    }
+    let log = lab.store.ledger.reader().checkpoint().unwrap();
+    let state = lab.folder.path().join("state");
+    let killed = lab.folder.path().join("killed");
+    let done = Command::new("cp").arg("-a").arg(&state).arg(&killed).status();
+    assert!(done.unwrap().success());
+    let (folder, tokens) = lab.stop().await;
+    std::fs::remove_dir_all(&state).unwrap();
+    std::fs::rename(&killed, &state).unwrap();
+    let ahead = state.join(storaged::ledger::AHEAD_FILE);
+    let mut bytes = std::fs::read(&ahead).unwrap();
+    let frames: Vec<usize> =
+        (4096..bytes.len()).step_by(4096).filter(|at| bytes[*at..].starts_with(b"frame 2\n")).collect();
+    assert!(frames.len() > 8, "{frames:?}");
+    bytes[frames[2] + 100] ^= 1;
+    std::fs::write(&ahead, &bytes).unwrap();
+
+    let refused = support::refusal_to_start(folder.path()).await;
+    let place = format!("byte {} ", frames[2]);
+    for word in ["ledger.ahead", place.as_str(), "culvert restore --replay"] {
+        assert!(refused.contains(word), "{word}: {refused}");
+    }
+    let config = folder.path().join("storaged.toml");
+    assert_eq!(forward(&config, Known::default()).doubt, None);
+    let lab = Lab::open(folder, tokens).await;
+    let now = lab.store.ledger.reader().snapshot().unwrap();
+    assert_eq!(now.root(log.unverified().size).unwrap(), log.unverified().root);
+    drop(now);
+    for file in files {
+        assert_eq!(lab.request(Method::GET, &routes::file(file)).send().await.body, "acknowledged");
+    }
+}
+
 /// Power was lost while frames were written.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_end_of_the_mirror_is_gone_without_only_by_an_operators_word() {

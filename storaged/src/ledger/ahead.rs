@@ -4,10 +4,13 @@
 //! the pages that many groups change are written once. A start does again what they lack.
 //!
 //! **Invariant:** a group that anybody was told of is durable here or in both databases, and nothing here is overwritten
-//! before it is durable in both. A frame opens only behind the frames before it, so nothing that an earlier round
-//! left is taken for a part of this one.
+//! before it is durable in both. What an earlier round left is told from this one by its groups, which the databases
+//! have; so a frame that they lack, behind one that does not open, is known for what it is: a frame is written only after
+//! the one before it was durable, and the file is damaged.
 //!
 //! The bytes are described in `docs/formats/ledger.md`.
+
+pub mod frame;
 
 use std::fs::OpenOptions;
 use std::io;
@@ -16,11 +19,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use redb::{Database, Durability, ReadableDatabase as _, StorageBackend};
-use sha2::{Digest as _, Sha256};
-use vault::row;
 
 use crate::database_file::DatabaseFile;
 use crate::keys::{KeyChange, KeyStore, KeysError, StorePurpose};
+use crate::ledger::ahead::frame::{BLOCK_BYTES, CHAIN_START, Envelope, Walk};
 use crate::ledger::journal::Frame;
 use crate::ledger::log;
 use crate::ledger::seal::Seal;
@@ -28,14 +30,13 @@ use crate::ledger::tables::{CorruptError, META, META_GROUP, StoreId, Tables};
 use crate::limits::LEDGER_AHEAD_BYTES;
 
 /// What stands at the beginning.
-const MAGIC: &[u8] = b"culvert ahead 1\n";
+const MAGIC: &[u8] = b"culvert ahead 2\n";
 /// Where the frames begin: in a block of their own.
-const FRAMES_AT: u64 = 4096;
-/// In front of what is sealed: its length and its mark.
-const HEAD_BYTES: usize = 4 + 8;
+const FRAMES_AT: u64 = BLOCK_BYTES;
 /// Tests use a short one, so that each of them fills it several times.
-const BYTES: u64 = if cfg!(test) { 24 * 1024 } else { LEDGER_AHEAD_BYTES };
-const CHAIN_START: [u8; 32] = [0; 32];
+const BYTES: u64 = if cfg!(test) { 64 * 1024 } else { LEDGER_AHEAD_BYTES };
+/// What is overwritten at once.
+const ZEROS: &[u8] = &[0; 64 * 1024];
 
 /// The file, and how far it is written.
 #[derive(Debug)]
@@ -75,17 +76,35 @@ impl Mark {
     }
 }
 
-/// The ledger ends before the first frame that it lacks: it was set back.
+/// Between the ledger's last group and the next that stands in the log ahead, some are in neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the ledger has {ledger} groups of commands, and the log ahead of it goes on with group {ahead}: the ledger was \
-     restored or rolled back. `culvert restore --replay` brings it forward; nothing was changed"
-)]
-pub struct SetBack {
-    /// The ledger's last group.
-    pub ledger: u64,
-    /// The first of the log ahead that is not in it.
-    pub ahead: u64,
+pub enum Gap {
+    /// The log ahead can be read, and begins later.
+    #[error(
+        "the ledger has {ledger} groups of commands, and the log ahead of it goes on with group {ahead}: the ledger was \
+         restored or rolled back. `culvert restore --replay` brings it forward; nothing was changed"
+    )]
+    SetBack {
+        /// The ledger's last group.
+        ledger: u64,
+        /// The first of the log ahead that is not in it.
+        ahead: u64,
+    },
+    /// It cannot be read at one place, and can behind it.
+    #[error(
+        "{file}: what stands at byte {at} cannot be read, and behind it stands group {ahead} of the ledger's commands, which \
+         has {ledger}: the file is damaged, and what is lacking was acknowledged. `culvert restore --replay` brings it back \
+         from the journal mirror, and then what stands behind the damage; nothing behind it was taken or overwritten",
+        file = super::AHEAD_FILE
+    )]
+    Damaged {
+        /// Where.
+        at: u64,
+        /// The ledger's last group.
+        ledger: u64,
+        /// The next that opens.
+        ahead: u64,
+    },
 }
 
 /// Why a group is not in the log ahead.
@@ -133,7 +152,8 @@ impl Ahead {
         } else if magic != *MAGIC {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "not the log ahead of a ledger, or of another version",
+                "not the log ahead of a ledger, or of another version: let the storaged that wrote it start and end in order, \
+                 then move the file away",
             ));
         }
         Ok(Ahead { storage: Box::new(storage), end: FRAMES_AT, chain: CHAIN_START, mark: 0, doubtful: false })
@@ -155,18 +175,15 @@ impl Ahead {
         if self.doubtful {
             return Err(NotAhead::Full);
         }
-        let sealed = row::seal(wrapping.key(), &wrapping.aad(mark.0, &self.chain), plain)?;
-        let bytes = (HEAD_BYTES + sealed.len()) as u64;
-        if self.end + bytes > BYTES {
+        let (frame, chain) = wrapping.envelope().seal(mark.0, &self.chain, plain)?;
+        let end = self.end + frame.len() as u64;
+        if end > BYTES {
             return Err(NotAhead::Full);
         }
-        let length = u32::try_from(sealed.len()).expect("it fits the file");
-        let frame = [length.to_be_bytes().as_slice(), &mark.0.to_be_bytes(), &sealed].concat();
         self.doubtful = true;
         self.storage.write(self.end, &frame)?;
         self.storage.sync_data()?;
-        self.end += bytes;
-        self.chain = after(self.chain, &sealed);
+        (self.end, self.chain) = (end, chain);
         Ok(())
     }
 
@@ -185,40 +202,32 @@ impl Ahead {
         self.end > FRAMES_AT || self.doubtful
     }
 
-    /// What was written for another history goes, durably.
+    /// What was written for another history goes, durably: its groups have numbers that come again.
     pub(crate) fn forget(&mut self) -> io::Result<()> {
-        self.storage.write(FRAMES_AT, &[0; 512])?;
+        let mut at = FRAMES_AT;
+        while at < self.storage.len()? {
+            let piece = (self.storage.len()? - at).min(ZEROS.len() as u64);
+            self.storage
+                .write(at, &ZEROS[..usize::try_from(piece).expect("at most the length of a slice")])?;
+            at += piece;
+        }
         self.storage.sync_data()?;
         self.begin_anew();
         Ok(())
     }
 
-    /// The frame at a place. What does not open is the end: a frame that was torn was never acknowledged.
-    fn frame(&self, wrapping: &Wrapping, at: u64, chain: &[u8; 32]) -> io::Result<Option<(u64, Vec<u8>)>> {
-        let length = self.storage.len()?;
-        let mut head = [0; HEAD_BYTES];
-        if at + HEAD_BYTES as u64 > length {
-            return Ok(None);
-        }
-        self.storage.read(at, &mut head)?;
-        let (bytes, mark) = head.split_first_chunk().expect("the head has twelve bytes");
-        let bytes = u32::from_be_bytes(*bytes);
-        let mark = u64::from_be_bytes(mark.try_into().expect("eight are left"));
-        if bytes == 0 || at + HEAD_BYTES as u64 + u64::from(bytes) > length {
-            return Ok(None);
-        }
-        let mut sealed = vec![0; usize::try_from(bytes).expect("it fits the file")];
-        self.storage.read(at + HEAD_BYTES as u64, &mut sealed)?;
-        let opens = row::open(wrapping.key(), &wrapping.aad(mark, chain), &sealed).is_ok();
-        Ok(opens.then_some((mark, sealed)))
-    }
-
     /// Brings both databases to where this file ends, durably. Doing it again changes nothing.
+    ///
+    /// Where a frame of this round should stand and none opens, the round ends, or the frame was torn and nobody was told of
+    /// its group, or it is damaged. Behind a torn one there is only what earlier rounds left, of groups that the databases
+    /// have. So whatever opens behind it is looked at: what the ledger lacks is taken if it follows, and else it is said
+    /// that something is missing. Of the last frame of all a damaged one and a torn one look the same: the journal mirror,
+    /// which has its group, tells them apart when it is opened.
     pub(crate) fn bring_forward(
         &mut self,
         wrapping: &Wrapping,
         database: &Database,
-    ) -> Result<Option<SetBack>, BringError> {
+    ) -> Result<Option<Gap>, BringError> {
         let keys = &wrapping.keys;
         let mut mark = keys.mark()?;
         let (mut group, mut tree) = (group_of(database)?, None);
@@ -226,39 +235,43 @@ impl Ahead {
         let mut transaction = database.begin_write().map_err(redb::Error::from)?;
         transaction.set_durability(Durability::Immediate).map_err(redb::Error::from)?;
         transaction.set_quick_repair(true);
-        let mut set_back = None;
+        let mut gap = None;
         {
             let mut tables = Tables::open(&transaction).map_err(CorruptError::Table)?;
             let seal = Seal::new(Arc::clone(keys));
-            let (mut at, mut chain) = (FRAMES_AT, CHAIN_START);
-            while let Some((of_frame, sealed)) = self.frame(wrapping, at, &chain)? {
-                let plain = row::open(wrapping.key(), &wrapping.aad(of_frame, &chain), &sealed);
-                let frame = Frame::decode(&plain.map_err(|error| CorruptError::Row(error.to_string()))?)?;
-                at += (HEAD_BYTES + sealed.len()) as u64;
-                chain = after(chain, &sealed);
-                if frame.first > group + 1 {
-                    set_back = Some(SetBack { ledger: group, ahead: frame.first });
+            let mut walk = Walk::new(self.storage.as_ref(), wrapping.envelope())?;
+            while let Some(found) = walk.next_frame()? {
+                self.mark = self.mark.max(found.mark);
+                let (first, last) = found.groups()?;
+                if walk.broken_at().is_some() && last <= group {
+                    continue;
+                }
+                if first > group + 1 {
+                    gap = Some(match walk.broken_at() {
+                        None => Gap::SetBack { ledger: group, ahead: first },
+                        Some(at) => Gap::Damaged { at, ledger: group, ahead: first },
+                    });
                     break;
                 }
-                self.mark = self.mark.max(of_frame);
+                let frame = Frame::decode(&found.plain)?;
                 // Rows may be durable before their keys are: both databases are closed one after the other.
                 let lacks = |change: &&KeyChange| match change {
-                    KeyChange::Insert(_) => mark < Mark(of_frame).inserted(),
+                    KeyChange::Insert(_) => mark < Mark(found.mark).inserted(),
                     KeyChange::Destroy { .. } | KeyChange::DestroySlot { .. } => {
-                        mark < Mark(of_frame).destroyed()
+                        mark < Mark(found.mark).destroyed()
                     }
                 };
                 let lacking: Vec<KeyChange> = frame.redo.keys.iter().filter(lacks).cloned().collect();
                 if !lacking.is_empty() {
-                    mark = Mark(of_frame).destroyed();
+                    mark = Mark(found.mark).destroyed();
                     keys.commit_ahead(mark, &lacking)?;
                 }
-                if frame.last > group {
+                if last > group {
                     for write in &frame.redo.writes {
                         tables.write(write.place, &write.key, write.value.as_deref())?;
                     }
-                    tables.remember(&seal, frame.last, &frame.redo)?;
-                    (group, tree) = (frame.last, Some((frame.size, frame.root)));
+                    tables.remember(&seal, last, &frame.redo)?;
+                    (group, tree) = (last, Some((frame.size, frame.root)));
                 }
             }
             if let Some((size, root)) = tree
@@ -279,7 +292,7 @@ impl Ahead {
             transaction.abort().map_err(redb::Error::from)?;
         }
         self.begin_anew();
-        Ok(set_back)
+        Ok(gap)
     }
 }
 
@@ -313,22 +326,9 @@ impl Wrapping {
         Wrapping { store, keys }
     }
 
-    fn key(&self) -> &vault::Key256 {
-        self.keys.store_key(StorePurpose::Journal)
+    fn envelope(&self) -> Envelope<'_> {
+        Envelope { store: self.store, key: self.keys.store_key(StorePurpose::Journal) }
     }
-
-    fn aad(&self, mark: u64, chain: &[u8; 32]) -> [u8; 62] {
-        let mut aad = [0; 62];
-        aad[..6].copy_from_slice(b"ahead\0");
-        aad[6..22].copy_from_slice(self.store.0.as_bytes());
-        aad[22..30].copy_from_slice(&mark.to_be_bytes());
-        aad[30..].copy_from_slice(chain);
-        aad
-    }
-}
-
-fn after(chain: [u8; 32], sealed: &[u8]) -> [u8; 32] {
-    Sha256::new().chain_update(chain).chain_update(sealed).finalize().into()
 }
 
 fn group_of(database: &Database) -> Result<u64, BringError> {

@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::keys::{KeyChange, KeyStore, KeysError};
 use crate::ledger::Opened;
 use crate::ledger::access::Book;
-use crate::ledger::ahead::{Ahead, BringError, NotAhead, SetBack, Wrapping};
+use crate::ledger::ahead::{Ahead, BringError, Gap, NotAhead, Wrapping};
 use crate::ledger::application::{Application, Position};
 use crate::ledger::checkpoint::{self, Signer};
 use crate::ledger::command::{Area as _, Ask, Command, Outcome};
@@ -98,8 +98,8 @@ impl Ledger {
         observer: impl Observer,
     ) -> Result<(Ledger, JoinHandle<()>), StartError> {
         let mut opened = opened;
-        if let Some(set_back) = opened.bring_forward(&keys)? {
-            return Err(set_back.into());
+        if let Some(gap) = opened.bring_forward(&keys)? {
+            return Err(gap.into());
         }
         let Opened { database, store, ahead } = opened;
         let reader = Reader::new(Arc::clone(&database), Arc::clone(&keys));
@@ -271,9 +271,9 @@ pub enum StartError {
     /// What the databases lack cannot be brought to them.
     #[error(transparent)]
     Bring(#[from] BringError),
-    /// The ledger is older than the log ahead of it.
+    /// The ledger is older than the log ahead of it, or that is damaged.
     #[error(transparent)]
-    SetBack(#[from] SetBack),
+    Gap(#[from] Gap),
     /// No thread.
     #[error("start the ledger's thread: {0}")]
     Thread(std::io::Error),

@@ -9,14 +9,13 @@ use vault::Key256;
 use super::journal::{Lab, assert_same, upload, work};
 use super::*;
 use crate::keys::{KeyChange, KeyStore, KeysError, StorePurpose};
+use crate::ledger::ahead::frame::{Envelope, Walk};
+use crate::ledger::journal::replay::replay;
 use crate::ledger::writer::{MirrorPlace, StartError};
 
 fn ahead(lab: &Lab) -> std::path::PathBuf {
     lab.folder.join(AHEAD_FILE)
 }
-
-/// Where the first frame begins.
-const FIRST: u64 = 4096;
 
 #[test]
 fn what_a_killed_process_had_not_brought_to_the_databases_is_done_again() {
@@ -82,28 +81,160 @@ fn a_start_after_a_kill_reads_no_more_than_it_must() {
     thread.join().unwrap();
 }
 
+/// A store that was killed while it worked, with frames of earlier rounds behind those of this one, and its mirror.
+fn killed(lab: &Lab) -> Lab {
+    lab.run(0..20);
+    let (ledger, keys, thread) = lab.start().unwrap();
+    for number in 20.. {
+        upload(&ledger, &keys, number);
+        let copy = lab.copy(&format!("killed-{number}"));
+        let (this_round, earlier) = frames(&copy);
+        if this_round.len() >= 4 && earlier > 0 {
+            drop((ledger, keys));
+            thread.join().unwrap();
+            return copy;
+        }
+    }
+    unreachable!("a round has five frames and more")
+}
+
+/// Where the frames of this round lie, from the first byte of each to behind the last one, and how many of earlier rounds
+/// lie behind them.
+fn frames(lab: &Lab) -> (Vec<std::ops::Range<u64>>, usize) {
+    let (opened, keys) = lab.open();
+    drop(opened);
+    let bytes = std::fs::read(ahead(lab)).unwrap();
+    let storage = redb::backends::FileBackend::new(std::fs::File::open(ahead(lab)).unwrap()).unwrap();
+    let envelope = Envelope { store: STORE, key: keys.store_key(StorePurpose::Journal) };
+    let mut walk = Walk::new(&storage, envelope).unwrap();
+    let (mut this_round, mut earlier) = (Vec::new(), 0);
+    while let Some(found) = walk.next_frame().unwrap() {
+        if walk.broken_at().is_some() {
+            earlier += 1;
+            continue;
+        }
+        let at = usize::try_from(found.at).unwrap();
+        let length = u32::from_be_bytes(bytes[at + 8..at + 12].try_into().unwrap());
+        this_round.push(found.at..found.at + 52 + u64::from(length));
+    }
+    (this_round, earlier)
+}
+
+fn flip(lab: &Lab, at: u64) {
+    let file = std::fs::File::options().read(true).write(true).open(ahead(lab)).unwrap();
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).unwrap();
+    file.write_all_at(&[byte[0] ^ 1], at).unwrap();
+}
+
+fn brought_forward(lab: &Lab) -> (Option<Gap>, u64) {
+    let (mut opened, keys) = lab.open();
+    let gap = opened.bring_forward(&keys).unwrap();
+    let reader = Reader::new(opened.database, Arc::clone(&keys));
+    assert_sound(&reader, &keys);
+    (gap, reader.size().unwrap())
+}
+
+/// The places of a frame: marker, length, mark, hash, and what is sealed.
+fn places(frame: &std::ops::Range<u64>) -> impl Iterator<Item = u64> {
+    let start = frame.start;
+    [0, 9, 19, 30, 52, (frame.end - start) / 2].into_iter().map(move |of| start + of).chain([frame.end - 1])
+}
+
 #[test]
 fn a_torn_frame_was_never_acknowledged_and_is_not_taken() {
     let lab = Lab::new();
-    let (ledger, keys, thread) = lab.start().unwrap();
-    work(&ledger, &keys, 0..1);
-    let whole = lab.copy("whole");
-    let torn = lab.copy("torn");
-    // The first frame: nothing of this round is left.
-    let file = std::fs::File::options().read(true).write(true).open(ahead(&torn)).unwrap();
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, FIRST + 100).unwrap();
-    file.write_all_at(&[byte[0] ^ 1], FIRST + 100).unwrap();
-    let records = |lab: &Lab| {
-        let (mut opened, keys) = lab.open();
+    let killed = killed(&lab);
+    let whole = brought_forward(&killed.copy("whole")).1;
+    let last = frames(&killed).0.pop().unwrap();
+    for at in places(&last) {
+        let torn = killed.copy(&format!("torn-{at}"));
+        flip(&torn, at);
+        let (gap, records) = brought_forward(&torn);
+        assert_eq!(gap, None, "byte {at}");
+        assert!(records < whole, "byte {at}");
+    }
+}
+
+#[test]
+fn a_frame_that_is_damaged_before_others_is_told_and_its_group_comes_back_from_the_mirror() {
+    let lab = Lab::new();
+    let killed = killed(&lab);
+    let whole = killed.copy("whole");
+    assert_eq!(brought_forward(&whole).0, None);
+    let mut this_round = frames(&killed).0;
+    this_round.pop();
+    for at in this_round.iter().flat_map(places) {
+        let bad = killed.copy(&format!("bad-{at}"));
+        flip(&bad, at);
+        let error = bad.start().err().unwrap();
+        assert!(matches!(error, StartError::Gap(Gap::Damaged { .. })), "byte {at}: {error}");
+        let told = error.to_string();
+        assert!(told.contains(AHEAD_FILE) && told.contains("culvert restore --replay"), "{told}");
+        // Again, for nothing is overwritten.
+        let (mut opened, keys) = bad.open();
+        assert_eq!(opened.bring_forward(&keys).unwrap().map(StartError::from).unwrap().to_string(), told);
+        replay(&lab.journal(), &opened.database, STORE, &keys).unwrap();
         assert_eq!(opened.bring_forward(&keys).unwrap(), None);
-        let reader = Reader::new(opened.database, Arc::clone(&keys));
-        assert_sound(&reader, &keys);
-        reader.size().unwrap()
-    };
-    assert!(records(&torn) < records(&whole));
+        drop((opened, keys));
+        assert_same(&bad, &lab);
+    }
+}
+
+#[test]
+fn what_stands_behind_the_damage_is_taken_when_the_mirror_ends_within_it() {
+    let lab = Lab::new();
+    let killed = killed(&lab);
+    let this_round = frames(&killed).0;
+    let (damaged, rest) = (this_round[0].clone(), this_round.len() - 1);
+    // A mirror that has the damaged group and none behind it: of a copy where the round ends there.
+    let short = killed.copy("short");
+    flip(&short, this_round[1].start);
+    for frame in &this_round[2..] {
+        flip(&short, frame.start);
+    }
+    let (ledger, keys, thread) = short.start().unwrap();
     drop((ledger, keys));
     thread.join().unwrap();
+    let whole = killed.copy("whole");
+    assert_eq!(brought_forward(&whole).0, None);
+    let bad = killed.copy("bad");
+    flip(&bad, damaged.start + 60);
+    let (mut opened, keys) = bad.open();
+    assert!(opened.bring_forward(&keys).unwrap().is_some());
+    assert_eq!(
+        replay(&short.journal(), &opened.database, STORE, &keys).unwrap().groups,
+        1,
+        "of {}",
+        rest + 1
+    );
+    assert_eq!(opened.bring_forward(&keys).unwrap(), None);
+    drop((opened, keys));
+    assert_same(&bad, &whole);
+}
+
+#[test]
+fn damage_in_what_the_databases_have_costs_nothing() {
+    let lab = Lab::new();
+    lab.run(0..20);
+    let this_round = frames(&lab).0;
+    assert!(!this_round.is_empty());
+    for at in this_round.iter().flat_map(places) {
+        let bad = lab.copy(&format!("bad-{at}"));
+        flip(&bad, at);
+        assert_eq!(brought_forward(&bad).0, None, "byte {at}");
+        assert_same(&bad, &lab);
+    }
+}
+
+#[test]
+fn what_was_forgotten_is_in_no_later_history() {
+    let lab = Lab::new();
+    let killed = killed(&lab);
+    let (mut opened, keys) = killed.open();
+    opened.forget_ahead().unwrap();
+    drop((opened, keys));
+    assert_eq!(frames(&killed), (vec![], 0));
 }
 
 #[test]
@@ -119,7 +250,7 @@ fn a_ledger_that_was_set_back_under_its_log_ahead_does_not_start() {
     thread.join().unwrap();
     std::fs::copy(old.folder.join("ledger.redb"), killed.folder.join("ledger.redb")).unwrap();
     let error = killed.start().err().unwrap();
-    assert!(matches!(error, StartError::SetBack(_)), "{error}");
+    assert!(matches!(error, StartError::Gap(Gap::SetBack { .. })), "{error}");
     assert!(error.to_string().contains("culvert restore --replay"), "{error}");
 }
 
