@@ -9,6 +9,7 @@
 pub mod check;
 pub mod make;
 pub mod pieces;
+pub(crate) mod rows;
 pub mod unpack;
 
 #[cfg(test)]

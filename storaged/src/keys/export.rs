@@ -16,9 +16,7 @@ use vault::Key256;
 use super::store::{Home, KEYS_FILE, begin, new_database, unwrap_file_key};
 use super::{Keys, KeysError, epoch, tables};
 use crate::backup::Part;
-
-/// Takes the rows of a table one by one.
-type Each<'a, E> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), E>;
+use crate::backup::rows::{self, Each};
 
 /// Held while a copy is taken.
 #[derive(Debug)]
@@ -91,30 +89,25 @@ impl Keys {
 impl Export<'_> {
     /// Every row of one part, in order. A part that is no table of the keys has none.
     pub fn rows<E: From<KeysError>>(&self, part: Part, each: Each<'_, E>) -> Result<(), E> {
+        type D = KeysError;
+        let transaction = &self.transaction;
+        let text = |key: &str, to: &mut Vec<u8>| to.extend_from_slice(key.as_bytes());
         match part {
-            Part::KeysMeta | Part::StoreKeys => {
-                let definition = if part == Part::KeysMeta { tables::META } else { tables::STORE_KEYS };
-                let table = self.transaction.open_table(definition).map_err(KeysError::from)?;
-                for row in table.range::<&str>(..).map_err(KeysError::from)? {
-                    let (key, value) = row.map_err(KeysError::from)?;
-                    each(key.value().as_bytes(), value.value())?;
-                }
-            }
+            Part::KeysMeta => rows::of_table::<D, _, _, E>(transaction, tables::META, text, each),
+            Part::StoreKeys => rows::of_table::<D, _, _, E>(transaction, tables::STORE_KEYS, text, each),
             Part::Keks => {
-                let table = self.transaction.open_table(tables::KEKS).map_err(KeysError::from)?;
-                for row in table.range::<(&str, u32)>(..).map_err(KeysError::from)? {
-                    let (key, value) = row.map_err(KeysError::from)?;
-                    let (cohort, version) = key.value();
-                    each(&[cohort.as_bytes(), &version.to_be_bytes()].concat(), value.value())?;
-                }
+                let key = |(cohort, version): (&str, u32), to: &mut Vec<u8>| {
+                    to.extend_from_slice(cohort.as_bytes());
+                    to.extend_from_slice(&version.to_be_bytes());
+                };
+                rows::of_table::<D, _, _, E>(transaction, tables::KEKS, key, each)
             }
             Part::FileKeys => {
-                let table = self.transaction.open_table(tables::FILE_KEYS).map_err(KeysError::from)?;
-                for row in table.range::<(&[u8; 16], u32)>(..).map_err(KeysError::from)? {
-                    let (key, value) = row.map_err(KeysError::from)?;
-                    let (file, slot) = key.value();
-                    each(&[file.as_slice(), &slot.to_be_bytes()].concat(), value.value())?;
-                }
+                let key = |(file, slot): (&[u8; 16], u32), to: &mut Vec<u8>| {
+                    to.extend_from_slice(file);
+                    to.extend_from_slice(&slot.to_be_bytes());
+                };
+                rows::of_table::<D, _, _, E>(transaction, tables::FILE_KEYS, key, each)
             }
             _file_or_ledger @ (Part::Config
             | Part::InternalKey
@@ -126,9 +119,8 @@ impl Export<'_> {
             | Part::ByFile
             | Part::State
             | Part::Unmirrored
-            | Part::LedgerMeta) => {}
+            | Part::LedgerMeta) => Ok(()),
         }
-        Ok(())
     }
 }
 

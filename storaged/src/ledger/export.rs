@@ -16,60 +16,31 @@ use super::seal::{Opened, Under};
 use super::tables::{BY_FILE, CorruptError, META, RECORDS, STATE, TILES, Tables, UNMIRRORED, unmirrored_aad};
 use super::{OpenError, builder, database_error};
 use crate::backup::Part;
-
-/// Takes the rows of a table one by one.
-type Each<'a, E> = &'a mut dyn FnMut(&[u8], &[u8]) -> Result<(), E>;
+use crate::backup::rows::{self, Each};
 
 impl Snapshot {
     /// Every row of one part, in order. A part that is no table of the ledger has none.
     pub fn rows_of<E: From<CorruptError>>(&self, part: Part, each: Each<'_, E>) -> Result<(), E> {
-        let storage = |error: redb::StorageError| CorruptError::from(error);
-        let table = |error: redb::TableError| CorruptError::from(error);
+        type D = CorruptError;
         let transaction = &self.transaction;
+        let bytes = |key: &[u8], to: &mut Vec<u8>| to.extend_from_slice(key);
+        let number = |key: u64, to: &mut Vec<u8>| to.extend_from_slice(&key.to_be_bytes());
         match part {
-            Part::Records | Part::Unmirrored => {
-                let definition = if part == Part::Records { RECORDS } else { UNMIRRORED };
-                let mut last = None;
-                for row in
-                    transaction.open_table(definition).map_err(table)?.range::<u64>(..).map_err(storage)?
-                {
-                    let (key, value) = row.map_err(storage)?;
-                    each(&key.value().to_be_bytes(), value.value())?;
-                    last = Some(key.value());
-                }
-                if part == Part::Unmirrored {
-                    self.rows_to_be(last, each)?;
-                }
-            }
-            Part::Tiles => {
-                for row in
-                    transaction.open_table(TILES).map_err(table)?.range::<&[u8]>(..).map_err(storage)?
-                {
-                    let (key, value) = row.map_err(storage)?;
-                    each(key.value(), value.value())?;
-                }
-            }
-            Part::ByFile => {
-                for row in
-                    transaction.open_table(BY_FILE).map_err(table)?.range::<&[u8]>(..).map_err(storage)?
-                {
-                    let (key, _) = row.map_err(storage)?;
-                    each(key.value(), &[])?;
-                }
-            }
-            Part::State => {
-                for row in
-                    transaction.open_table(STATE).map_err(table)?.range::<&[u8]>(..).map_err(storage)?
-                {
-                    let (key, value) = row.map_err(storage)?;
-                    each(key.value(), value.value())?;
-                }
-            }
+            Part::Records => rows::of_table::<D, _, _, E>(transaction, RECORDS, number, each),
+            Part::Tiles => rows::of_table::<D, _, _, E>(transaction, TILES, bytes, each),
+            Part::ByFile => rows::of_table::<D, _, _, E>(transaction, BY_FILE, bytes, each),
+            Part::State => rows::of_table::<D, _, _, E>(transaction, STATE, bytes, each),
             Part::LedgerMeta => {
-                for row in transaction.open_table(META).map_err(table)?.range::<&str>(..).map_err(storage)? {
-                    let (key, value) = row.map_err(storage)?;
-                    each(key.value().as_bytes(), value.value())?;
-                }
+                let text = |key: &str, to: &mut Vec<u8>| to.extend_from_slice(key.as_bytes());
+                rows::of_table::<D, _, _, E>(transaction, META, text, each)
+            }
+            Part::Unmirrored => {
+                let mut last = None;
+                rows::of_table::<D, _, _, E>(transaction, UNMIRRORED, number, &mut |group, row| {
+                    last = group.try_into().ok().map(u64::from_be_bytes);
+                    each(group, row)
+                })?;
+                self.rows_to_be(last, each)
             }
             _file_or_keys @ (Part::Config
             | Part::InternalKey
@@ -79,9 +50,8 @@ impl Snapshot {
             | Part::KeysMeta
             | Part::StoreKeys
             | Part::Keks
-            | Part::FileKeys) => {}
+            | Part::FileKeys) => Ok(()),
         }
-        Ok(())
     }
 
     /// The rows of `unmirrored` that the writer has in memory.
