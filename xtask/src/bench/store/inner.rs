@@ -17,13 +17,16 @@ use super::{LIMIT, OURS, Options, new_store, row};
 pub(super) const SEAL: Row = row("pipeline in process: SHA-256 and sealing, MB/s", 0);
 const OPEN: Row = row("pipeline in process: opening, MB/s", 0);
 const FILL: Row = row("records into a store at rest, 512 writers, records/s", 0);
-const START: Row = row("start until healthy with all these records, s", 2);
+const START: Row = row("start until healthy with all these records, after an end in order, s", 2);
 const START_MEMORY: Row = row("  peak memory of that start, MiB", 1);
+const START_AFTER_KILL: Row = row("start until healthy with all these records, after a kill, s", 2);
 const VERIFY: Row = row("verification of the log (culvert ledger verify), s per million records", 2);
 const LEDGER_BYTES: Row = row("  bytes of the ledger for each record", 0);
 
 /// How often the start is repeated.
 const STARTS: u32 = 3;
+/// Files that are stored before each kill: what a start has to do again.
+const BEFORE_A_KILL: u32 = 100;
 
 pub(super) fn pipeline(options: &Options, figures: &mut Figures) -> Result<()> {
     let said = pace(&["pipeline", &options.file_mebibytes().to_string()])?;
@@ -61,11 +64,20 @@ pub(super) fn long_ledger(folder: &Path, options: &Options, figures: &mut Figure
     figures.add(VERIFY, LIMIT, rows_alone()?);
     give_back(&layout.state)?;
     give_back(&mirror)?;
-    for _ in 0..STARTS {
+    for turn in 0..STARTS {
         let began = Clock.now();
         let daemon = store.start()?;
         figures.add(START, OURS, elapsed(began));
         figures.add(START_MEMORY, OURS, peak_mebibytes(&[daemon.pid()])?);
+        let mut client = store.connect()?;
+        for number in 0..BEFORE_A_KILL {
+            client.store(&format!("before-kill-{turn}/{number}"), b"to be done again")?;
+        }
+        drop(client);
+        daemon.kill()?;
+        let began = Clock.now();
+        let daemon = store.start()?;
+        figures.add(START_AFTER_KILL, OURS, elapsed(began));
         daemon.stop()?;
     }
     fs::remove_dir_all(folder).context("tidy")
