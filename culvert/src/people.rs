@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use store_proto::{Cohort, EdgeName, FileId, FileType, Role, UserName};
+use store_proto::{Cohort, EdgeName, Extension, FileId, FileType, Role, UserName};
 
 use crate::admin;
 use crate::console::{Console, printable, table};
@@ -149,7 +149,7 @@ Example:\n  culvert cohort add c5 --quota-bytes 1000000000000 --retention-days 3
         cohort: Cohort,
         #[command(flatten)]
         rules: Rules,
-        /// Drop a rule: file_types, max_file_bytes, quota_bytes, quota_files or retention_days
+        /// Drop a rule: extensions, file_types, max_file_bytes, quota_bytes, quota_files or retention_days
         #[arg(long, value_name = "RULE")]
         clear: Vec<String>,
         #[command(flatten)]
@@ -174,6 +174,9 @@ pub(crate) struct Rules {
     /// The number of files
     #[arg(long, value_name = "N")]
     quota_files: Option<u64>,
+    /// The end of names that may be stored, such as csv or tar.gz; any, if none is named
+    #[arg(long = "extension", value_name = "END", value_parser = parse_extension)]
+    extensions: Vec<Extension>,
     /// A file type that may be stored; any, if none is named
     #[arg(long = "file-type", value_name = "TYPE", value_parser = parse_type)]
     file_types: Vec<FileType>,
@@ -188,10 +191,11 @@ pub(crate) struct Rules {
 impl Rules {
     fn arguments(&self, cohort: &Cohort) -> Value {
         let types = (!self.file_types.is_empty()).then_some(&self.file_types);
+        let extensions = (!self.extensions.is_empty()).then_some(&self.extensions);
         json!({
             "cohort": cohort, "max_file_bytes": self.max_file_bytes, "quota_bytes": self.quota_bytes,
             "quota_files": self.quota_files, "file_types": types, "retention_days": self.retention_days,
-            "scan": self.scan,
+            "extensions": extensions, "scan": self.scan,
         })
     }
 }
@@ -493,6 +497,10 @@ fn parse_cohort(text: &str) -> Result<Cohort, String> {
 
 fn parse_edge(text: &str) -> Result<EdgeName, String> {
     EdgeName::parse(text).map_err(|error| error.to_string())
+}
+
+fn parse_extension(text: &str) -> Result<Extension, String> {
+    Extension::parse(text).map_err(|error| error.to_string())
 }
 
 fn parse_type(text: &str) -> Result<FileType, String> {

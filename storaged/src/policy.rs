@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use daemon::secret::SecretString;
-use store_proto::{Action, Cohort, EdgeName, FileId, FileType, Jwt, Role, TokenDigest, UserName};
+use store_proto::{
+    Action, Cohort, EdgeName, Extension, FileId, FileType, Jwt, LogicalPath, Role, TokenDigest, UserName,
+};
 
 use crate::access_monitor::Rule;
 use crate::denial::Denial;
@@ -66,6 +68,8 @@ pub struct CohortPolicy {
     pub quota_files: Option<u64>,
     /// The types that may be stored; any, if there are none.
     pub file_types: BTreeSet<FileType>,
+    /// The ends of names that may be stored; any, if there are none.
+    pub extensions: BTreeSet<Extension>,
     /// A file may not be deleted before it is so old.
     pub retention_days: Option<u32>,
     /// Whether a file is held until the scanner says that it is clean.
@@ -78,9 +82,12 @@ impl CohortPolicy {
         Quota { bytes: self.quota_bytes, files: self.quota_files }
     }
 
-    /// Whether a file of this type may be stored.
-    pub fn takes(&self, file_type: Option<&FileType>) -> bool {
-        self.file_types.is_empty() || file_type.is_some_and(|named| self.file_types.contains(named))
+    /// Whether a file of this name and type may be stored.
+    pub fn takes(&self, path: &LogicalPath, file_type: Option<&FileType>) -> bool {
+        let type_fits =
+            self.file_types.is_empty() || file_type.is_some_and(|named| self.file_types.contains(named));
+        let mut extensions = self.extensions.iter();
+        type_fits && (self.extensions.is_empty() || extensions.any(|end| end.is_of(path.file_name())))
     }
 }
 
@@ -214,6 +221,7 @@ impl Policy {
             quota_bytes: rules.quota_bytes,
             quota_files: rules.quota_files,
             file_types: rules.file_types.clone(),
+            extensions: rules.extensions.clone(),
             retention_days: rules.retention_days,
             scan_required: rules.scan == Scan::Required,
         })

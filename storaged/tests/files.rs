@@ -113,6 +113,33 @@ async fn only_listed_types_are_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn only_listed_ends_of_names_are_taken() {
+    let lab = Lab::start().await;
+    let extensions = [store_proto::Extension::parse("csv").unwrap()].into();
+    rules(&lab, CohortRules { extensions, ..CohortRules::default() }).await;
+    for name in ["a", "a.exe", "csv/a", "a.csv.exe"] {
+        assert_eq!(lab.upload(name, "x").send().await.problem(), "type-not-allowed", "{name}");
+    }
+    receipt(&lab.upload("b.exe/a.CSV", "x").send().await, 201);
+    let new = json!({"cohort": "c1", "path": "resumed.exe"}).to_string();
+    let created = lab.request(Method::POST, routes::UPLOADS).body(new).send().await;
+    assert_eq!(created.problem(), "type-not-allowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_a_worker_derived_is_recorded_by_its_kind() {
+    let lab = Lab::start().await;
+    for (path, file_type) in [("a", "duckdb"), ("b", "report_html"), ("c", "raw_csv")] {
+        receipt(&lab.upload(path, path).with(headers::CULVERT_FILE_TYPE, file_type).send().await, 201);
+    }
+    let actions: Vec<&str> = lab.records().iter().map(|record| record.action.name()).collect();
+    let made: Vec<&&str> = actions.iter().filter(|name| name.starts_with("nas_")).collect();
+    assert_eq!(made, [&"nas_duckdb_created", &"nas_report_created", &"nas_raw_created"]);
+    let sent = actions.iter().filter(|name| **name == "file_uploaded_via_stream");
+    assert_eq!(sent.count(), 6, "before and after each");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_held_is_read_by_a_scanner_alone_until_its_verdict() {
     let lab = Lab::start().await;
     rules(&lab, CohortRules { scan: Scan::Required, ..CohortRules::default() }).await;

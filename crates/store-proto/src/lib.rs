@@ -38,7 +38,7 @@ pub use jwt::{Jwt, JwtFormError};
 pub use lockout::{Lockout, Lockouts, PrincipalError, PrincipalId};
 pub use log_proof::{ConsistencyProof, InclusionProof};
 pub use logical_path::{LogicalPath, PathError};
-pub use names::{Cohort, EdgeName, FileId, FileType, NameError, RequestId, UserName};
+pub use names::{Cohort, EdgeName, Extension, FileId, FileType, NameError, RequestId, UserName};
 pub use permission::{FileSelector, Permission, PermissionRequest, UploadPermission};
 pub use policy::{Action, Role, ServerRole, StoreHealth};
 pub use problem::{ProblemBody, ProblemKind};

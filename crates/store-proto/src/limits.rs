@@ -22,6 +22,8 @@ pub const MAX_EDGE_NAME_BYTES: usize = 64;
 pub const MAX_USER_NAME_BYTES: usize = 128;
 /// A file type is a short token such as `raw_csv`.
 pub const MAX_FILE_TYPE_BYTES: usize = 64;
+/// The end of a file's name: `tar.gz` and longer, none so long.
+pub const MAX_EXTENSION_BYTES: usize = 32;
 /// A request id: UUID, ULID or W3C trace id, with room.
 pub const MAX_REQUEST_ID_BYTES: usize = 64;
 /// A token of an identity provider. They come to 1 to 3 KiB; with a hundred groups by UUID to 6 KiB.

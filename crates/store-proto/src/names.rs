@@ -113,6 +113,25 @@ name!(
 );
 
 name!(
+    /// The end of a file's name that says what it is, without its dot, such as `csv` or `tar.gz`.
+    Extension,
+    "an extension",
+    "1 to 32 characters of a-z, 0-9, `_`, `-` and, between them, `.`, without the dot in front",
+    |text| (1..=limits::MAX_EXTENSION_BYTES).contains(&text.len())
+        && text.split(|&c| c == b'.').all(|part| !part.is_empty()
+            && part.iter().all(|&c| is_lower_alphanumeric(c) || matches!(c, b'_' | b'-')))
+);
+
+impl Extension {
+    /// Whether a file's name has it, in whatever case, behind something else.
+    pub fn is_of(&self, file_name: &str) -> bool {
+        let end = file_name.len().checked_sub(self.0.len() + 1).filter(|end| *end > 0);
+        end.and_then(|end| file_name.as_bytes().get(end..))
+            .is_some_and(|end| end[0] == b'.' && end[1..].eq_ignore_ascii_case(self.0.as_bytes()))
+    }
+}
+
+name!(
     /// Joins what edge, wgd and storaged log about one request.
     RequestId,
     "a request id",
@@ -225,6 +244,24 @@ mod tests {
         let store = FileId::from_bytes([7; 16]);
         let id = FileId::from_bytes([0xab; 16]).made_by(store);
         assert_eq!((id.mark(), &id.as_bytes()[4..]), (store.mark(), &[0xab; 12][..]));
+    }
+
+    #[test]
+    fn an_extension_is_the_end_of_a_name_in_any_case() {
+        let is_of = |extension: &str, name| Extension::parse(extension).unwrap().is_of(name);
+        for (extension, name) in
+            [("csv", "a.csv"), ("csv", "A.CsV"), ("gz", "a.tar.gz"), ("tar.gz", "ä.tar.gz")]
+        {
+            assert!(is_of(extension, name), "{name}");
+        }
+        for (extension, name) in
+            [("csv", "csv"), ("csv", ".csv"), ("csv", "acsv"), ("csv", "a.csv.exe"), ("gz", "a.ägz")]
+        {
+            assert!(!is_of(extension, name), "{name}");
+        }
+        for text in ["", ".csv", "csv.", "tar..gz", "CSV", "a/b", "ä"] {
+            assert!(Extension::parse(text).is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use daemon::admin::{AdminError, Caller, Replies};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use store_proto::{Cohort, EdgeName, FileId, FileType, Role, Token, UserName};
+use store_proto::{Cohort, EdgeName, Extension, FileId, FileType, Role, Token, UserName};
 
 use crate::admin::Admin;
 use crate::ledger::access::{self, Book, Change, CohortRules, Refusal, Scan, User, Wish};
@@ -296,6 +296,7 @@ struct SettingsArgs {
 #[serde(deny_unknown_fields)]
 struct CohortArgs {
     cohort: Cohort,
+    extensions: Option<BTreeSet<Extension>>,
     file_types: Option<BTreeSet<FileType>>,
     max_file_bytes: Option<u64>,
     quota_bytes: Option<u64>,
@@ -310,6 +311,7 @@ struct CohortArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Rule {
+    Extensions,
     FileTypes,
     MaxFileBytes,
     QuotaBytes,
@@ -321,6 +323,7 @@ impl CohortArgs {
     fn rules(self, mut rules: CohortRules) -> CohortRules {
         for rule in self.clear {
             match rule {
+                Rule::Extensions => rules.extensions.clear(),
                 Rule::FileTypes => rules.file_types.clear(),
                 Rule::MaxFileBytes => rules.max_file_bytes = None,
                 Rule::QuotaBytes => rules.quota_bytes = None,
@@ -329,6 +332,7 @@ impl CohortArgs {
             }
         }
         CohortRules {
+            extensions: self.extensions.unwrap_or(rules.extensions),
             file_types: self.file_types.unwrap_or(rules.file_types),
             max_file_bytes: self.max_file_bytes.or(rules.max_file_bytes),
             quota_bytes: self.quota_bytes.or(rules.quota_bytes),

@@ -57,11 +57,25 @@ pub enum Content {
     /// What a sender brings.
     #[default]
     Raw,
+    /// A DuckDB file, which a worker made of others.
+    Duckdb,
+    /// A report that a worker brings.
+    SentReport,
     /// A report that storaged made of its own records.
     Report,
 }
 
 impl Content {
+    /// What a sender brings, by its type: `duckdb` and `report`, or what begins with these and `_`.
+    pub fn brought(file_type: Option<&FileType>) -> Content {
+        let kind = file_type.and_then(|named| named.as_str().split('_').next());
+        match kind {
+            Some("duckdb") => Content::Duckdb,
+            Some("report") => Content::SentReport,
+            Some(_) | None => Content::Raw,
+        }
+    }
+
     fn is_raw(&self) -> bool {
         *self == Content::Raw
     }
@@ -70,14 +84,15 @@ impl Content {
     pub fn created(self) -> Action {
         match self {
             Content::Raw => Action::NasRawCreated,
-            Content::Report => Action::NasReportCreated,
+            Content::Duckdb => Action::NasDuckdbCreated,
+            Content::SentReport | Content::Report => Action::NasReportCreated,
         }
     }
 
-    /// What says that it is on its way, and that it did not arrive. No report comes from an edge.
+    /// What says that it is on its way, and that it did not arrive. What storaged made comes from no edge.
     pub fn arriving(self) -> Action {
         match self {
-            Content::Raw => Action::FileUploadedViaStream,
+            Content::Raw | Content::Duckdb | Content::SentReport => Action::FileUploadedViaStream,
             Content::Report => Action::NasReportCreated,
         }
     }

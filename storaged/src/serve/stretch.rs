@@ -14,7 +14,7 @@ use store_proto::{ContentDigest, FileId, ProblemKind, RequestId, UserName};
 
 use crate::keys::KeyStore as _;
 use crate::ledger::files::FileRow;
-use crate::ledger::intents::{Claim, IntentRow};
+use crate::ledger::intents::{Claim, Content, IntentRow};
 use crate::ledger::partial::{Blob, Command, Outcome, PartialRow};
 use crate::ledger::read::Resumable;
 use crate::ledger::{Action, Ending};
@@ -333,7 +333,8 @@ impl Bringing {
         let command = Command::Finish { upload: self.upload, sha256, expires_ms: self.expires_ms() };
         match self.store.ledger.submit(command).await? {
             Outcome::Stored(file) => {
-                self.store.metrics.operation(Action::NasRawCreated, Ending::Succeeded, None);
+                let created = Content::brought(file.file_type.as_ref()).created();
+                self.store.metrics.operation(created, Ending::Succeeded, None);
                 self.store.metrics.operation(Action::FileUploadedViaStream, Ending::Succeeded, None);
                 let row = resumable(&self.store, self.upload)?.row;
                 Ok(Reached::Stored(file, Box::new(row)))

@@ -90,7 +90,7 @@ pub async fn upload(
     if announced.size.is_some_and(|size| size > cohort.max_file_bytes) {
         return Err(refused(Denial::TooLarge).await);
     }
-    if !cohort.takes(announced.file_type.as_ref()) {
+    if !cohort.takes(&announced.path, announced.file_type.as_ref()) {
         return Err(refused(Denial::FileType).await);
     }
     if announced.replaces.is_none() {
@@ -115,7 +115,8 @@ pub async fn upload(
     // written all the same. The body then ends with an error, which ends the task.
     let (patience, hung) = Patience::new(store.io_patience);
     let (idle, origin) = (admitted.policy().rules().body_idle, admitted.origin.clone());
-    let wanted = Wanted { origin, announced, content: Content::Raw, cohort, idle };
+    let content = Content::brought(announced.file_type.as_ref());
+    let wanted = Wanted { origin, announced, content, cohort, idle };
     let upload = Upload { store: Arc::clone(store), wanted, promise, slot, patience };
     let mut running = tokio::spawn(upload.run(request.into_body()));
     let ended = tokio::select! {

@@ -83,7 +83,7 @@ async fn create(
     if new.length.is_some_and(|length| length > cohort.max_file_bytes) {
         return Err(refused(Denial::TooLarge).await);
     }
-    if !cohort.takes(new.file_type.as_ref()) {
+    if !cohort.takes(&new.path, new.file_type.as_ref()) {
         return Err(refused(Denial::FileType).await);
     }
     if new.replaces.is_none() {
@@ -102,7 +102,7 @@ async fn create(
         wanted: Announced {
             cohort: new.cohort,
             path: new.path,
-            content: Content::Raw,
+            content: Content::brought(new.file_type.as_ref()),
             file_type: new.file_type,
             size: new.length,
             replaces: new.replaces,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use store_proto::{Cohort, EdgeName, FileId, FileType, Role, TokenDigest, UserName};
+use store_proto::{Cohort, EdgeName, Extension, FileId, FileType, Role, TokenDigest, UserName};
 
 use crate::ledger::record::Action;
 
@@ -52,6 +52,9 @@ pub struct User {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CohortRules {
+    /// The ends of names that may be stored; any, if there are none.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub extensions: BTreeSet<Extension>,
     /// The types that may be stored; any, if there are none.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub file_types: BTreeSet<FileType>,
