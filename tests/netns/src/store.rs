@@ -195,10 +195,19 @@ impl Store {
         finished(command).map(drop)
     }
 
-    /// The audit trail, oldest first.
+    /// The audit trail, oldest first. In a guest that is emulated on a busy host a disk may stand still for longer than a
+    /// command waits for its answer: it is asked again.
     pub fn trail(&self) -> Result<Vec<Value>> {
-        let text = self.command(&["audit", "trail", "--json"])?;
-        text.lines()
+        let ask = || self.command(&["audit", "trail", "--json"]);
+        let silent = |error: &anyhow::Error| error.to_string().contains("Resource temporarily unavailable");
+        let mut told = ask();
+        for _ in 0..2 {
+            if told.as_ref().is_err_and(silent) {
+                told = ask();
+            }
+        }
+        told?
+            .lines()
             .map(|line| serde_json::from_str(line).with_context(|| format!("read `{line}`")))
             .collect()
     }
