@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::packages::Program;
-use crate::steps;
+use crate::{release, steps};
 use contents::{Binary, Package, Source};
 
 const PROGRAMS: [Program; 3] = [
@@ -45,16 +45,23 @@ pub(crate) fn run(options: &Options) -> Result<Vec<PathBuf>> {
     crate::packages::require(&PROGRAMS)?;
     let into = options.into.clone().unwrap_or_else(|| steps::root().join("target/packages"));
     fs::create_dir_all(&into).with_context(|| format!("make {}", into.display()))?;
-    let mut build = steps::cargo();
-    build.arg("build").args(NAMES.iter().flat_map(|name| ["--package", name])).args(["--package", "manual"]);
+    let programs = if options.dev { "debug" } else { "release" };
+    // What is given to others is what `cargo xtask release` makes, byte for byte.
     if !options.dev {
-        build.args(["--release", "--locked"]);
+        release::build(&steps::root(), &steps::root().join("target"), &NAMES)?;
+    }
+    let mut build = steps::cargo();
+    build.args(["build", "--package", "manual"]);
+    if options.dev {
+        build.args(NAMES.iter().flat_map(|name| ["--package", name]));
     }
     ensure!(steps::run(&mut build)?, "the programs do not build");
-    let programs = steps::target_directory().join(if options.dev { "debug" } else { "release" });
+    let manual = steps::target_directory().join("debug/manual");
+    let programs =
+        if options.dev { steps::target_directory() } else { steps::root().join("target") }.join(programs);
     let generated = into.join("generated");
     let _ = fs::remove_dir_all(&generated);
-    ensure!(steps::run(Command::new(programs.join("manual")).arg(&generated))?, "no manual pages");
+    ensure!(steps::run(Command::new(manual).arg(&generated))?, "no manual pages");
 
     let build = Build { programs, generated, into, version: version(options.revision), date: date()? };
     let mut made = Vec::new();

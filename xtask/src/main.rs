@@ -100,7 +100,12 @@ enum Command {
         cargo xtask packages                 release builds\n  \
         cargo xtask packages --revision 2    the same version again, as an upgrade")]
     Packages(deb::Options),
-    /// Two Debian hosts with a real systemd: installed from the packages, configured by hand, disturbed, purged
+    /// Debian hosts with a real systemd: installed from the packages by hand and by Ansible, disturbed, upgraded, restored, purged
+    #[command(after_help = "Examples:\n  \
+        cargo xtask hosts                    both parts, each with hosts of its own\n  \
+        cargo xtask hosts --part by-hand     two hosts, as the installation page says\n  \
+        cargo xtask hosts --part ansible     four hosts, by the collection's playbooks, over SSH\n  \
+        cargo xtask hosts drill              the steps whose names contain the word, and what has to come before")]
     Hosts(hosts::Options),
     /// Figures: medians of alternating runs, beside a peer measured in the same run
     Bench {

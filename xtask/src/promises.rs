@@ -42,9 +42,9 @@ fn every_promise_names_tests_that_exist() {
     assert!(missing.is_empty(), "{missing:#?}");
 }
 
-#[test]
-fn no_document_has_a_dead_link() {
-    let mut documents = vec![root().join("README.md"), root().join("CHANGELOG.md")];
+/// Every Markdown file of the documentation, below `docs`.
+fn documents() -> Vec<PathBuf> {
+    let mut documents = Vec::new();
     let mut folders = vec![root().join("docs")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
@@ -56,6 +56,54 @@ fn no_document_has_a_dead_link() {
             }
         }
     }
+    documents
+}
+
+/// A heading's name in links, as GitHub and mdBook make it.
+fn anchor(heading: &str) -> String {
+    let kept = heading.to_lowercase();
+    let kept = kept.chars().filter(|c| c.is_alphanumeric() || matches!(c, ' ' | '-' | '_'));
+    kept.map(|c| if c == ' ' { '-' } else { c }).collect()
+}
+
+#[test]
+fn the_book_has_every_document_once() {
+    let summary = fs::read_to_string(root().join("docs/SUMMARY.md")).unwrap();
+    let mut listed: Vec<PathBuf> =
+        summary.lines().flat_map(links).map(|target| root().join("docs").join(target)).collect();
+    listed.sort();
+    let mut there: Vec<PathBuf> =
+        documents().into_iter().filter(|path| !path.ends_with("docs/SUMMARY.md")).collect();
+    there.sort();
+    assert_eq!(listed, there);
+}
+
+#[test]
+fn every_link_to_a_heading_meets_one() {
+    let (mut dead, mut seen) = (Vec::new(), 0);
+    for document in documents().into_iter().chain([root().join("README.md")]) {
+        let text = fs::read_to_string(&document).unwrap();
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let Some((file, wanted)) = target.split_once('#') else { continue };
+            if target.contains("://") {
+                continue;
+            }
+            let of = if file.is_empty() { document.clone() } else { document.with_file_name("").join(file) };
+            let of = fs::read_to_string(&of).unwrap_or_default();
+            let headings = of.lines().filter(|line| line.starts_with('#'));
+            seen += 1;
+            if !headings.map(|line| anchor(line.trim_start_matches('#').trim())).any(|it| it == wanted) {
+                dead.push(format!("{}: {target}", document.display()));
+            }
+        }
+    }
+    assert!(seen >= 8, "only {seen} links to headings");
+    assert!(dead.is_empty(), "{dead:#?}");
+}
+
+#[test]
+fn no_document_has_a_dead_link() {
+    let documents = documents().into_iter().chain(["README.md", "CHANGELOG.md"].map(|it| root().join(it)));
     let mut dead = Vec::new();
     for document in documents {
         let text = fs::read_to_string(&document).unwrap();

@@ -40,6 +40,10 @@ pub(crate) const SCHEMATHESIS: Library =
 /// What a server's TLS offers, likewise.
 pub(crate) const SSLYZE: Library = Library { name: "sslyze", requirement: "sslyze==6.3.1", options: &[] };
 
+/// Playbooks and their checker, for the hosts with systemd; the core alone, without any collection.
+pub(crate) const ANSIBLE: Library =
+    Library { name: "ansible", requirement: "ansible-lint==26.10.1", options: &["ansible-core==2.19.14"] };
+
 const PYTHON: [Program; 1] = [Program { name: "python3", package: "python3-venv" }];
 
 /// Makes an environment, unless it is there.

@@ -68,7 +68,7 @@ pub(crate) fn build_here() -> Result<PathBuf> {
 }
 
 /// Builds as it is shipped: with the list of dependencies inside, and without a path of this machine.
-fn build(source: &Path, target: &Path, programs: &[&str]) -> Result<()> {
+pub(crate) fn build(source: &Path, target: &Path, programs: &[&str]) -> Result<()> {
     let tools = provide(AUDITABLE)?;
     let mut build = Command::new(tools.join("cargo-auditable"));
     build

@@ -1,4 +1,4 @@
-//! The bare Debian that both hosts start from, and the control groups in which their systemds live.
+//! The bare Debians that the hosts start from, and the control groups in which their systemds live.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -15,14 +15,26 @@ const PACKAGES: &str = "systemd,systemd-sysv,dbus,udev,iproute2,nftables,procps,
 /// Where the machine keeps the list of its own mirrors.
 const SOURCES: [&str; 2] = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
 
-/// The tree, unpacked.
-pub(super) fn directory() -> PathBuf {
+/// What the host that watches has from Debian, because hosts have no way to its mirrors.
+const WATCHING: &str = "prometheus,prometheus-alertmanager";
+
+/// The tree of the hosts that are installed.
+pub(super) fn bare() -> PathBuf {
     packages::tools_directory().join("hosts-base")
 }
 
-/// Makes it, unless it is there.
+/// The tree of the host that watches them.
+pub(super) fn watching() -> PathBuf {
+    packages::tools_directory().join("hosts-watching")
+}
+
+/// Makes them, unless they are there.
 pub(super) fn provide() -> Result<()> {
-    let tree = directory();
+    provide_tree(&bare(), PACKAGES)?;
+    provide_tree(&watching(), &format!("{PACKAGES},{WATCHING}"))
+}
+
+fn provide_tree(tree: &Path, packages: &str) -> Result<()> {
     if tree.is_dir() {
         return Ok(());
     }
@@ -35,7 +47,7 @@ pub(super) fn provide() -> Result<()> {
         "--mode=root",
         "--skip=output/dev",
         "--quiet",
-        &format!("--include={PACKAGES}"),
+        &format!("--include={packages}"),
     ]);
     make.args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=path-exclude=/usr/share/locale/*"]);
     make.arg(codename()?).arg(&partial).arg("-");
@@ -46,7 +58,7 @@ pub(super) fn provide() -> Result<()> {
     ensure!(steps::run(&mut make)?, "mmdebstrap failed");
     // A host names itself at its first boot.
     fs::write(partial.join("etc/machine-id"), "")?;
-    fs::rename(&partial, &tree).context("name the finished tree")
+    fs::rename(&partial, tree).context("name the finished tree")
 }
 
 fn codename() -> Result<String> {
@@ -75,7 +87,7 @@ pub(super) fn control_groups(host: &str) -> Vec<PathBuf> {
 impl ControlGroups {
     pub(super) fn make() -> Result<Self> {
         remove();
-        for host in super::pair::NAMES {
+        for host in names() {
             let groups = control_groups(host);
             if groups.is_empty() {
                 bail!("no control groups are mounted at /sys/fs/cgroup");
@@ -95,9 +107,13 @@ impl Drop for ControlGroups {
     }
 }
 
+fn names() -> impl Iterator<Item = &'static str> {
+    super::pair::NAMES.into_iter().chain(super::fleet::NAMES)
+}
+
 /// Their groups below, too, from the inside out. What is not empty yet stays for the next run.
 fn remove() {
-    for group in super::pair::NAMES.iter().flat_map(|host| control_groups(host)) {
+    for group in names().flat_map(control_groups) {
         let mut find = Command::new("find");
         find.arg(&group).args(["-depth", "-type", "d", "-exec", "rmdir", "{}", ";"]);
         let _ = find.stdout(Stdio::null()).stderr(Stdio::null()).status();

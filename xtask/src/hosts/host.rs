@@ -25,8 +25,8 @@ pub(super) struct Host {
 }
 
 impl Host {
-    /// Boots the bare tree, with its changes below `data`, at `address`.
-    pub(super) fn boot(name: &'static str, address: &str, data: &Path) -> Result<Host> {
+    /// Boots a tree, with its changes below `data`, at `address`.
+    pub(super) fn boot(name: &'static str, address: &str, tree: &Path, data: &Path) -> Result<Host> {
         run(&format!(
             "ip netns add {name}
              ip link add p{name} type veth peer name eth0 netns {name}
@@ -40,12 +40,8 @@ impl Host {
         for directory in [&upper, &work, &root] {
             fs::create_dir_all(directory)?;
         }
-        let layers = format!(
-            "lowerdir={},upperdir={},workdir={}",
-            base::directory().display(),
-            upper.display(),
-            work.display()
-        );
+        let layers =
+            format!("lowerdir={},upperdir={},workdir={}", tree.display(), upper.display(), work.display());
         let mounted =
             Command::new("mount").args(["-t", "overlay", "-o", &layers, "overlay"]).arg(&root).status()?;
         ensure!(mounted.success(), "mount the root of {name}");
@@ -73,9 +69,11 @@ impl Host {
             ensure!(self.nspawn.try_wait()?.is_none(), "{}: the container has ended", self.name);
             let children = Command::new("pgrep").args(["-P", &self.nspawn.id().to_string()]).output()?;
             self.leader = String::from_utf8_lossy(&children.stdout).trim().to_owned();
-            if !self.leader.is_empty()
-                && self.command("systemctl is-system-running").output()?.stdout == b"running\n"
-            {
+            // Debian's Alertmanager does not start unconfigured on a host without a private address.
+            let up = "test \"$(systemctl is-system-running)\" = running || \
+                      { systemctl is-system-running | grep -qx degraded && \
+                      ! systemctl list-units --failed --plain --no-legend | grep -qv '^prometheus-'; }";
+            if !self.leader.is_empty() && self.succeeds(up)? {
                 return Ok(());
             }
             std::thread::sleep(Duration::from_millis(250));

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::pair::{Pair, SOON, install_revision, stored};
+use super::client::stored;
+use super::pair::{Pair, SOON, install_revision};
 
 /// So that a transfer of 60 MiB takes about ten seconds.
 const RATE: &str = "6M";
@@ -12,14 +13,14 @@ const RATE: &str = "6M";
 pub(super) fn tunnel_restart(pair: &mut Pair) -> Result<()> {
     let index = "ip -n culvert -o link show wg0 | cut -d: -f1";
     let before = pair.web.run(index)?;
-    let file = pair.file("through", 60)?;
-    let curl = pair.begin_put(&file, "through", RATE)?;
+    let file = pair.client.file("through", 60)?;
+    let curl = pair.client.begin_put(&file, "through", RATE)?;
     std::thread::sleep(Duration::from_secs(2));
     for host in [&pair.services, &pair.web] {
         host.run("systemctl restart wgd@wg0")?;
     }
     stored(curl)?;
-    pair.fetch_and_compare("c5/through", &file)?;
+    pair.client.fetch_and_compare("c5/through", &file)?;
     // A crash takes longer, for the service manager waits a little; it heals by itself all the same.
     let pid = pair.web.main_pid("wgd@wg0")?;
     pair.web.run(&format!("kill -KILL {pid}"))?;
@@ -70,12 +71,12 @@ pub(super) fn credential(pair: &mut Pair) -> Result<()> {
     ensure!(!String::from_utf8_lossy(&stored).contains(secret.trim()), "the credential is not encrypted");
     pair.web.until("edge is ready again", SOON, "curl -fs http://127.0.0.1:9587/readyz")?;
     // A file that is sealed under that key.
-    pair.fetch_and_compare("c5/first", &pair.data.join("first"))
+    pair.client.fetch_and_compare("c5/first", &pair.client.data.join("first"))
 }
 
 pub(super) fn upgrade(pair: &mut Pair) -> Result<()> {
-    let file = pair.file("across", 60)?;
-    let curl = pair.begin_put(&file, "across", RATE)?;
+    let file = pair.client.file("across", 60)?;
+    let curl = pair.client.begin_put(&file, "across", RATE)?;
     std::thread::sleep(Duration::from_secs(2));
     let before = pair.web.main_pid("edge")?;
     install_revision(&pair.web, "edge", 2)?;
@@ -89,7 +90,7 @@ pub(super) fn upgrade(pair: &mut Pair) -> Result<()> {
         "another version is installed"
     );
     pair.web.until("edge is ready again", SOON, "curl -fs http://127.0.0.1:9587/readyz")?;
-    pair.fetch_and_compare("c5/across", &file)
+    pair.client.fetch_and_compare("c5/across", &file)
 }
 
 pub(super) fn bad_configuration(pair: &mut Pair) -> Result<()> {

@@ -1,21 +1,19 @@
 //! The two hosts, and the way from a bare Debian to the first file, as `docs/install.md` has it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use culvert_netns::world::World;
 
+use super::client::Client;
 use super::host::{Host, run};
-use super::packages_of;
-use crate::steps;
+use super::{base, packages_of};
 
 /// Their names; the container manager and the bridge use them.
 pub(super) const NAMES: [&str; 2] = ["web", "svc"];
-const WEB: &str = "192.0.2.10";
-const SERVICES: &str = "192.0.2.11";
+pub(super) const WEB: &str = "192.0.2.10";
+pub(super) const SERVICES: &str = "192.0.2.11";
 /// A daemon is up, or a tunnel. The machine may be busy with other things.
 pub(super) const SOON: Duration = Duration::from_secs(60);
 
@@ -23,18 +21,17 @@ pub(super) const SOON: Duration = Duration::from_secs(60);
 pub(super) struct Pair {
     pub(super) web: Host,
     pub(super) services: Host,
-    /// Ours.
-    pub(super) data: PathBuf,
+    pub(super) client: Client,
 }
 
 impl Pair {
     /// Boots both.
     pub(super) fn boot(world: &World) -> Result<Pair> {
-        run("ip link add br0 type bridge
-             ip link set br0 up
-             ip addr add 192.0.2.1/24 dev br0")?;
+        bridge()?;
         let data = world.data().to_path_buf();
-        Ok(Pair { web: Host::boot("web", WEB, &data)?, services: Host::boot("svc", SERVICES, &data)?, data })
+        let (tree, client) = (base::bare(), Client { data: data.clone() });
+        let web = Host::boot("web", WEB, &tree, &data)?;
+        Ok(Pair { web, services: Host::boot("svc", SERVICES, &tree, &data)?, client })
     }
 
     fn both(&self) -> [&Host; 2] {
@@ -50,70 +47,14 @@ impl Pair {
             .map(|host| format!("--- {}\n{}\n", host.path("").display(), host.run(tail).unwrap_or_default()))
             .collect()
     }
-
-    fn program() -> PathBuf {
-        steps::target_directory().join("debug/culvert")
-    }
-
-    /// `culvert`, from outside of both hosts, with ada's token.
-    pub(super) fn culvert(&self, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(Self::program());
-        command.args(arguments).env("CULVERT_SERVER", format!("https://{WEB}:8000"));
-        command
-            .env("CULVERT_TOKEN_FILE", self.data.join("token"))
-            .env("CULVERT_CA_FILE", self.data.join("ca.pem"));
-        let output = command.env("XDG_STATE_HOME", &self.data).stdin(Stdio::null()).output()?;
-        let error = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "culvert {}: {error}", arguments.join(" "));
-        Ok(String::from_utf8(output.stdout)?)
-    }
-
-    /// A PUT in one piece, which nothing tries again, at a bounded rate so that there is time to disturb it.
-    pub(super) fn begin_put(&self, file: &Path, name: &str, rate: &str) -> Result<Child> {
-        let token = fs::read_to_string(self.data.join("token"))?;
-        let mut curl = Command::new("curl");
-        curl.args([
-            "--silent",
-            "--show-error",
-            "--fail-with-body",
-            "--limit-rate",
-            rate,
-            "--output",
-            "/dev/null",
-        ]);
-        curl.args(["--write-out", "%{http_code}", "--max-time", "120"])
-            .arg("--cacert")
-            .arg(self.data.join("ca.pem"));
-        curl.arg("--header")
-            .arg(format!("Authorization: Bearer {}", token.trim()))
-            .arg("--upload-file")
-            .arg(file);
-        curl.arg(format!("https://{WEB}:8000/v1/cohorts/c5/files/{name}"));
-        curl.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().context("start curl")
-    }
-
-    /// A file of that many MiB, which does not repeat.
-    pub(super) fn file(&self, name: &str, mebibytes: u32) -> Result<PathBuf> {
-        let path = self.data.join(name);
-        run(&format!("head -c {} /dev/urandom > {}", u64::from(mebibytes) << 20, path.display()))?;
-        Ok(path)
-    }
-
-    /// Fetches it and compares.
-    pub(super) fn fetch_and_compare(&self, name: &str, file: &Path) -> Result<()> {
-        let back = self.data.join("back");
-        let _ = fs::remove_file(&back);
-        self.culvert(&["get", name, &back.display().to_string()])?;
-        run(&format!("cmp {} {}", file.display(), back.display())).map(drop)
-    }
 }
 
-/// The end of [`Pair::begin_put`]: stored.
-pub(super) fn stored(curl: Child) -> Result<()> {
-    let output = curl.wait_with_output()?;
-    let (code, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    ensure!(output.status.success() && code == "201", "the upload ended with {code:?}: {error}");
-    Ok(())
+/// What connects the hosts.
+pub(super) fn bridge() -> Result<()> {
+    run("ip link add br0 type bridge
+         ip link set br0 up
+         ip addr add 192.0.2.1/24 dev br0")
+    .map(drop)
 }
 
 /// Copies the packages of a revision to a host and installs those of its role.
@@ -188,19 +129,15 @@ pub(super) fn tunnel(pair: &mut Pair) -> Result<()> {
 }
 
 pub(super) fn first_file(pair: &mut Pair) -> Result<()> {
-    let Pair { web, services, data } = &*pair;
+    let Pair { web, services, client } = &*pair;
     let said = services.run(
         "culvert init storaged --bind-address 10.100.0.11:8001 --tunnel-prefix 10.100.0.0/24 --edge web1 --cohort c5 \
          --volume main=/srv/culvert --user ada:user=c5 --run-as storaged --wgd-user wgd --no-recovery \
          && systemctl enable --now storaged",
     )?;
-    let token = said
-        .lines()
-        .find_map(|line| line.strip_prefix("ada"))
-        .and_then(|line| line.split_whitespace().last());
-    fs::write(data.join("token"), token.context("init printed no token for ada")?)?;
-    run(&format!("chmod 600 {}", data.join("token").display()))?;
-    certificate(data)?;
+    client.keep_token(&said)?;
+    client.certificate()?;
+    let data = &client.data;
     for (file, mode, text) in [
         ("internal.key", 0o640, services.read("/etc/culvert/internal.key")?),
         ("tls.key", 0o640, fs::read_to_string(data.join("tls.key"))?),
@@ -215,22 +152,7 @@ pub(super) fn first_file(pair: &mut Pair) -> Result<()> {
     )?;
     web.until("edge is ready", SOON, "curl -fs http://127.0.0.1:9587/readyz")?;
     services.run("curl -fs http://127.0.0.1:9588/readyz")?;
-    let file = pair.file("first", 20)?;
-    pair.culvert(&["put", &file.display().to_string(), "c5/first"])?;
-    pair.fetch_and_compare("c5/first", &file)
-}
-
-/// An authority, and a certificate of it for the web host.
-fn certificate(data: &Path) -> Result<()> {
-    run(&format!(
-        "cd {}
-         new='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
-         openssl req -x509 $new -days 30 -subj /CN=authority -keyout ca.key -out ca.pem 2>/dev/null
-         openssl req $new -subj /CN=web1 -keyout tls.key -out tls.csr 2>/dev/null
-         printf 'subjectAltName=DNS:web1,IP:{WEB}\\nbasicConstraints=CA:FALSE\\n' > extensions
-         openssl x509 -req -in tls.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile extensions \
-         -out chain.pem 2>/dev/null",
-        data.display()
-    ))
-    .map(drop)
+    let file = client.file("first", 20)?;
+    client.culvert(&["put", &file.display().to_string(), "c5/first"])?;
+    client.fetch_and_compare("c5/first", &file)
 }
