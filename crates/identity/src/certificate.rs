@@ -4,6 +4,7 @@
 //! a list of revocations, one that is older than it says it may be refuses everybody.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
@@ -58,7 +59,8 @@ pub enum CertificateError {
 #[derive(Clone, Default)]
 pub struct Authorities {
     anchors: Vec<TrustAnchor<'static>>,
-    revoked: Vec<OwnedCertRevocationList>,
+    /// With thousands of certificates in them they are shared, and looked at where they are.
+    revoked: Arc<[CertRevocationList<'static>]>,
 }
 
 /// How many; who they are is in the file.
@@ -100,10 +102,12 @@ impl Authorities {
             let anchor = anchor_from_trusted_cert(der).map_err(|error| malformed(at, error))?;
             parsed.anchors.push(anchor.to_owned());
         }
+        let mut revoked = Vec::new();
         for (at, der) in revocations.map(revocations_in).transpose()?.iter().flatten().enumerate() {
             let list = OwnedCertRevocationList::from_der(der).map_err(|error| malformed(at, error))?;
-            parsed.revoked.push(list);
+            revoked.push(CertRevocationList::from(list));
         }
+        parsed.revoked = revoked.into();
         Ok(parsed)
     }
 
@@ -123,9 +127,7 @@ impl Authorities {
         let intermediates: Vec<CertificateDer<'_>> =
             chain.intermediates().iter().map(|der| CertificateDer::from(der.as_slice())).collect();
         let end_entity = EndEntityCert::try_from(&leaf).map_err(|_| CertificateError::Invalid)?;
-        let lists: Vec<CertRevocationList<'_>> =
-            self.revoked.iter().cloned().map(CertRevocationList::from).collect();
-        let lists: Vec<&CertRevocationList<'_>> = lists.iter().collect();
+        let lists: Vec<&CertRevocationList<'_>> = self.revoked.iter().collect();
         // The authorities between are few and are taken out of the file; what is revoked are people's certificates.
         let revocation = RevocationOptionsBuilder::new(&lists).ok().map(|options| {
             options
