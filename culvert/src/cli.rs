@@ -88,6 +88,7 @@ Examples:\n  \
   culvert put visits.csv c5/2026/              keeps the file's name\n  \
   culvert put study c5/study/ --parallel 8     everything below the directory\n  \
   culvert put study c5/study/ --checksum       what the server has already is not sent again\n  \
+  culvert put visits.csv c5/ --file-type raw_csv --attribute protocol-year=2026\n  \
   culvert put visits.csv c5/ --receipt visits.receipt\n  \
   tar c study | culvert put - c5/study.tar")]
     Put(PutArguments),
@@ -106,6 +107,7 @@ Examples:\n  \
     #[command(after_help = "\
 Examples:\n  \
   culvert ls c5\n  \
+  culvert ls c5 --attribute protocol-year=2026 --file-type raw_csv\n  \
   culvert ls c5/2026/ --json | jq -r .sha256")]
     Ls(ListArguments),
     /// Proof that a store took a file, with no server

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
-use store_proto::{Cohort, EdgeName, Extension, FileId, FileType, Role, UserName};
+use store_proto::{AttributeRules, Cohort, EdgeName, Extension, FileId, FileType, Role, UserName};
 
 use crate::admin;
 use crate::console::{Console, printable, table};
@@ -129,7 +129,8 @@ pub(crate) enum CohortCommand {
     /// Make a cohort
     #[command(after_help = "\
 An edge must be allowed to ask for it: `culvert edge set web1 --cohort …` with all of its cohorts.\n\n\
-Example:\n  culvert cohort add c5 --quota-bytes 1000000000000 --retention-days 3650")]
+Examples:\n  culvert cohort add c5 --quota-bytes 1000000000000 --retention-days 3650\n  \
+culvert cohort add c6 --file-type raw_csv --attribute protocol-year=2025 --attribute protocol-year=2026")]
     Add {
         /// Its name
         #[arg(value_parser = parse_cohort)]
@@ -149,7 +150,8 @@ Example:\n  culvert cohort add c5 --quota-bytes 1000000000000 --retention-days 3
         cohort: Cohort,
         #[command(flatten)]
         rules: Rules,
-        /// Drop a rule: extensions, file_types, max_file_bytes, quota_bytes, quota_files or retention_days
+        /// Drop a rule: attributes, extensions, file_types, max_file_bytes, quota_bytes, quota_files or
+        /// retention_days
         #[arg(long, value_name = "RULE")]
         clear: Vec<String>,
         #[command(flatten)]
@@ -180,6 +182,9 @@ pub(crate) struct Rules {
     /// A file type that may be stored; any, if none is named
     #[arg(long = "file-type", value_name = "TYPE", value_parser = parse_type)]
     file_types: Vec<FileType>,
+    /// An attribute that files may have, and with = a value that it may have; any, if none is named
+    #[arg(long = "attribute", value_name = "NAME[=VALUE]")]
+    attributes: Vec<String>,
     /// No file is deleted before it is so old; a lower one is for files that come later
     #[arg(long, value_name = "N")]
     retention_days: Option<u32>,
@@ -189,14 +194,17 @@ pub(crate) struct Rules {
 }
 
 impl Rules {
-    fn arguments(&self, cohort: &Cohort) -> Value {
+    fn arguments(&self, cohort: &Cohort) -> Result<Value, Failure> {
         let types = (!self.file_types.is_empty()).then_some(&self.file_types);
         let extensions = (!self.extensions.is_empty()).then_some(&self.extensions);
-        json!({
+        let attributes = AttributeRules::parse(self.attributes.iter().map(String::as_str));
+        let attributes = attributes.map_err(|error| Failure::usage(format!("--attribute: {error}")))?;
+        let attributes = (!attributes.is_empty()).then_some(attributes);
+        Ok(json!({
             "cohort": cohort, "max_file_bytes": self.max_file_bytes, "quota_bytes": self.quota_bytes,
             "quota_files": self.quota_files, "file_types": types, "retention_days": self.retention_days,
-            "extensions": extensions, "scan": self.scan,
-        })
+            "extensions": extensions, "scan": self.scan, "attributes": attributes,
+        }))
     }
 }
 
@@ -345,10 +353,10 @@ pub(crate) fn token(command: &TokenCommand, console: Console) -> Result<(), Fail
 pub(crate) fn cohort(command: &CohortCommand, console: Console) -> Result<(), Failure> {
     match command {
         CohortCommand::Add { cohort, rules, socket } => {
-            change(socket, "cohort.add", given(rules.arguments(cohort)), console)
+            change(socket, "cohort.add", given(rules.arguments(cohort)?), console)
         }
         CohortCommand::Set { cohort, rules, clear, socket } => {
-            let mut arguments = given(rules.arguments(cohort));
+            let mut arguments = given(rules.arguments(cohort)?);
             arguments["clear"] = json!(clear);
             change(socket, "cohort.set", arguments, console)
         }

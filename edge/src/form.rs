@@ -11,7 +11,7 @@ use bytes::{Buf as _, Bytes, BytesMut};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame};
 use memchr::memmem;
-use store_proto::{FileType, LogicalPath};
+use store_proto::{Attributes, FileType, LogicalPath};
 
 use crate::disposition::Disposition;
 use crate::limits::{BOUNDARY_BYTES, FORM_FIELDS, FORM_HEAD_BYTES};
@@ -25,6 +25,8 @@ pub struct Fields {
     pub path: Option<String>,
     /// What kind of data it is.
     pub file_type: Option<String>,
+    /// What is said of it beside that: `NAME=VALUE`, several behind commas.
+    pub attributes: Option<String>,
     /// What the client's form calls the file.
     pub filename: String,
 }
@@ -43,6 +45,12 @@ impl Fields {
     /// What kind of data the file is.
     pub fn file_type(&self) -> Result<Option<FileType>, Refusal> {
         let parsed = self.file_type.as_deref().map(FileType::parse).transpose();
+        parsed.map_err(|error| Refusal::Body(error.to_string()))
+    }
+
+    /// What is said of the file beside that.
+    pub fn attributes(&self) -> Result<Attributes, Refusal> {
+        let parsed = Attributes::parse_lists(self.attributes.as_deref());
         parsed.map_err(|error| Refusal::Body(error.to_string()))
     }
 }
@@ -109,6 +117,7 @@ where
             let place = match disposition.name.as_deref() {
                 Some("path") => &mut fields.path,
                 Some("culvert-file-type") => &mut fields.file_type,
+                Some("culvert-attribute") => &mut fields.attributes,
                 // What else a page has in its form is its own matter.
                 Some(_) | None => continue,
             };

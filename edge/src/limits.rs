@@ -32,9 +32,13 @@ pub const DRAFT_VERSIONS: std::ops::RangeInclusive<u32> = 5..=8;
 pub const HEAD_BYTES: usize = 16 * 1024;
 /// Header fields in one head; hyper's own default, stated because it is a limit.
 pub const HEAD_FIELDS: usize = 100;
-/// hyper's read buffer for one connection, and so the largest body frame: as large as one offloaded
-/// TCP segment, small enough that a thousand idle uploads fit into 64 MiB.
+/// hyper's read buffer for one connection, and so the largest body frame: as large as one offloaded TCP segment …
 pub const FRAME_BYTES: usize = 64 * 1024;
+/// … for so many connections as the usual requests need, …
+pub const LARGE_FRAMES: i64 = 64;
+/// … and as large as a head for those that come beyond them: a thousand open uploads wait for their clients, and most of
+/// what each holds meanwhile is this buffer.
+pub const CROWDED_FRAME_BYTES: usize = HEAD_BYTES;
 /// Body bytes that edge holds in all, over every stream: beyond them a request with a body to pass is refused, and may come
 /// again. A stream holds a frame or two, so the usual 256 requests come to half of it; what is under way is never cut,
 /// or a few slow clients would take the place of all others.
@@ -86,18 +90,19 @@ pub const BOUNDARY_BYTES: usize = 70;
 pub const FORM_FIELDS: usize = 16;
 /// One field, or one part's head, of a form: the longest path and some. Kept until it is read.
 pub const FORM_HEAD_BYTES: usize = 16 * 1024;
-/// An `Idempotency-Key`: twice a UUID's text, and some.
-pub const IDEMPOTENCY_KEY_BYTES: usize = 128;
 /// A certificate chain or a key: four certificates of RSA 4096 come to 8 KiB.
 pub const TLS_FILE_BYTES: usize = 64 * 1024;
 /// Streams of one HTTP/2 connection at once; RFC 9113 advises 100 at least, so that nobody opens a second.
 pub const H2_STREAMS: u32 = 100;
 /// What a client may send ahead on a stream, and on all of a connection: the product of rate and round trip that
-/// an upload can fill. 1 MiB carries 160 Mbit/s over 50 ms.
-pub const H2_WINDOW: u32 = 1024 * 1024;
+/// an upload can fill. 512 KiB carry 80 Mbit/s over 50 ms; whoever has more is faster with HTTP/1.1, whose window is the
+/// kernel's.
+pub const H2_WINDOW: u32 = 512 * 1024;
 /// HTTP/2 connections at once; the next ones are offered HTTP/1.1. Each may fill its window while storaged is
 /// slow, so this many times [`H2_WINDOW`] is what strangers can make edge hold.
-pub const H2_CONNECTIONS: usize = 96;
+pub const H2_CONNECTIONS: usize = 64;
+// All that strangers send ahead fits into the memory that there is for bodies.
+const _: () = assert!(H2_CONNECTIONS as i64 * H2_WINDOW as i64 <= BUFFERED_BYTES);
 /// The frame that every client must take; a larger one only delays the other streams.
 pub const H2_FRAME_BYTES: u32 = 16 * 1024;
 /// Streams that were reset before edge saw them, until the connection is given up (rapid reset).

@@ -23,8 +23,8 @@ use crate::census::{Census, Counted};
 use crate::client_stream::ClientStream;
 use crate::config::Limits;
 use crate::limits::{
-    FRAME_BYTES, H2_CONNECTIONS, H2_FAULTS, H2_FRAME_BYTES, H2_PENDING_RESETS, H2_PING, H2_STREAMS,
-    H2_WINDOW, HEAD_BYTES, HEAD_FIELDS, LINGER_TIME, PROXY_HEADER_TIME,
+    CROWDED_FRAME_BYTES, FRAME_BYTES, H2_CONNECTIONS, H2_FAULTS, H2_FRAME_BYTES, H2_PENDING_RESETS, H2_PING,
+    H2_STREAMS, H2_WINDOW, HEAD_BYTES, HEAD_FIELDS, LARGE_FRAMES, LINGER_TIME, PROXY_HEADER_TIME,
 };
 use crate::metrics::{Closed, Handshake};
 use crate::proxy_header;
@@ -201,13 +201,15 @@ impl Shared {
             let edge = Arc::clone(&answering);
             async move { Ok::<_, std::convert::Infallible>(edge.answer(client, request).await) }
         });
+        let is_crowded = edge.metrics.connections_active.get() > LARGE_FRAMES;
+        let frame_bytes = if is_crowded { CROWDED_FRAME_BYTES } else { FRAME_BYTES };
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(limits.header_timeout)
             .max_header_size(HEAD_BYTES)
             .max_headers(HEAD_FIELDS)
-            .max_buf_size(FRAME_BYTES)
+            .max_buf_size(frame_bytes)
             // A client that has sent all it wants may close its half and still read the answer.
             .half_close(true);
         let mut connection = std::pin::pin!(builder.serve_connection(TokioIo::new(stream), service));

@@ -13,16 +13,20 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version};
-use store_proto::headers::{CONTENT_DIGEST, CULVERT_FILE_TYPE, CULVERT_REASON, REPR_DIGEST};
+use percent_encoding::percent_decode_str;
+use store_proto::headers::{
+    CONTENT_DIGEST, CULVERT_ATTRIBUTE, CULVERT_FILE_TYPE, CULVERT_REASON, IDEMPOTENCY_KEY, REPR_DIGEST,
+};
+use store_proto::limits::MAX_ATTRIBUTES;
 use store_proto::{
-    Capability, Cohort, ContentDigest, FileId, FileMeta, FileSelector, FileType, LogicalPath, Permission,
-    PermissionRequest, Proof,
+    Attribute, Attributes, Capability, Cohort, ContentDigest, FileId, FileMeta, FileSelector, FileType,
+    IdempotencyKey, LogicalPath, Permission, PermissionRequest, Proof, StoredBefore,
 };
 
 use crate::bearer::proof;
 use crate::conditional::{if_match_holds, if_none_match_names, if_range_holds};
 use crate::dialect::meant_method;
-use crate::limits::{CURSOR_BYTES, IDEMPOTENCY_KEY_BYTES};
+use crate::limits::CURSOR_BYTES;
 use crate::page;
 use crate::range::{ByteRange, Selection, select};
 use crate::refusal::Refusal;
@@ -81,6 +85,8 @@ pub enum Plan {
     Form(Proof, Form),
     /// Stream the body to storaged.
     Receive(Reception),
+    /// The same request came before: its answer.
+    Before(Box<StoredBefore>),
     /// 304: the client has these bytes.
     NotModified(FileMeta),
     /// Stream a file, or a part of it, to the client.
@@ -98,6 +104,8 @@ pub struct Page {
     pub limit: Option<u32>,
     /// Only those of this type.
     pub file_type: Option<FileType>,
+    /// Only those with all of these.
+    pub attributes: Vec<Attribute>,
     /// Only those that arrived on this day or later; storaged reads it.
     pub from: Option<String>,
     /// Only those that arrived on this day or earlier.
@@ -139,6 +147,10 @@ pub struct Form {
     pub boundary: String,
     /// What the head says the file is, if it does; else a field may.
     pub file_type: Option<FileType>,
+    /// What it says of it beside that; else a field may.
+    pub attributes: Attributes,
+    /// What the client calls the request.
+    pub key: Option<IdempotencyKey>,
     /// What the client says the file's hash is; storaged verifies it.
     pub digest: Option<ContentDigest>,
     /// The longest file that is taken here.
@@ -154,6 +166,10 @@ pub struct Reception {
     pub path: LogicalPath,
     /// What the client says it is.
     pub file_type: Option<FileType>,
+    /// What it says of it beside that.
+    pub attributes: Attributes,
+    /// What it calls the request.
+    pub key: Option<IdempotencyKey>,
     /// What the client says its hash is; storaged verifies it.
     pub digest: Option<ContentDigest>,
     /// The content that it replaces by a new version.
@@ -244,14 +260,29 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
             return match granted {
                 None => Ok(Plan::Ask(proof, PermissionRequest::DownloadFile { file_id })),
                 Some(Permission::Download(file)) => download(&head.headers, file, verb),
-                Some(Permission::Upload(_) | Permission::List {}) => Err(Refusal::StoreAnswer),
+                Some(Permission::Upload(_) | Permission::Stored(_) | Permission::List {}) => {
+                    Err(Refusal::StoreAnswer)
+                }
             };
         }
         Target::File(cohort, path) => {
             standing(policy)?;
             return match (granted, upload) {
-                (None, Some(UploadHead { length: size, replaces, .. })) => {
-                    Ok(Plan::Ask(proof, PermissionRequest::Upload { cohort, path, size, replaces }))
+                (None, Some(upload)) => {
+                    let UploadHead {
+                        length: size, digest: sha256, replaces, file_type, attributes, key, ..
+                    } = upload;
+                    let question = PermissionRequest::Upload {
+                        cohort,
+                        path,
+                        size,
+                        replaces,
+                        file_type,
+                        attributes,
+                        sha256,
+                        key,
+                    };
+                    Ok(Plan::Ask(proof, question))
                 }
                 (None, None) => {
                     let file = match version {
@@ -261,18 +292,29 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
                     Ok(Plan::Ask(proof, PermissionRequest::Download { cohort, file }))
                 }
                 (Some(Permission::Upload(permission)), Some(upload)) => {
-                    let UploadHead { length, digest, replaces, file_type, trailing } = upload;
+                    let UploadHead { length, digest, replaces, file_type, attributes, key, trailing } =
+                        upload;
                     let max_bytes = permission.max_bytes.min(policy.max_body_bytes.unwrap_or(u64::MAX));
                     if length.is_some_and(|length| length > max_bytes) {
                         return Err(Refusal::TooLarge { limit: max_bytes });
                     }
-                    let reception =
-                        Reception { cohort, path, file_type, digest, replaces, trailing, length, max_bytes };
-                    Ok(Plan::Receive(reception))
+                    Ok(Plan::Receive(Reception {
+                        cohort,
+                        path,
+                        file_type,
+                        attributes,
+                        key,
+                        digest,
+                        replaces,
+                        trailing,
+                        length,
+                        max_bytes,
+                    }))
                 }
+                (Some(Permission::Stored(before)), Some(_)) => Ok(Plan::Before(before.clone())),
                 (Some(Permission::Download(file)), None) => download(&head.headers, file, verb),
                 // storaged granted something else than was asked for
-                (Some(Permission::Upload(_) | Permission::List {}), None)
+                (Some(Permission::Upload(_) | Permission::Stored(_) | Permission::List {}), None)
                 | (Some(Permission::Download(_) | Permission::List {}), Some(_)) => Err(Refusal::StoreAnswer),
             };
         }
@@ -366,6 +408,8 @@ struct UploadHead {
     digest: Option<ContentDigest>,
     replaces: Option<ContentDigest>,
     file_type: Option<FileType>,
+    attributes: Attributes,
+    key: Option<IdempotencyKey>,
     trailing: bool,
 }
 
@@ -409,13 +453,13 @@ fn upload_head(head: &Parts, policy: &Policy) -> Result<UploadHead, Refusal> {
     {
         return Err(refuse("Content-Digest", "it differs from Repr-Digest"));
     }
-    let file_type = file_type(headers)?;
+    let (file_type, attributes, key) = (file_type(headers)?, attributes(headers)?, key(headers)?);
     let trailing = list(headers, &TRAILER).is_some_and(|names| {
         let is_digest =
             |name: &str| [REPR_DIGEST, CONTENT_DIGEST].iter().any(|one| name.eq_ignore_ascii_case(one));
         names.split(',').any(|name| is_digest(name.trim()))
     });
-    Ok(UploadHead { length, digest: repr.or(content), replaces, file_type, trailing })
+    Ok(UploadHead { length, digest: repr.or(content), replaces, file_type, attributes, key, trailing })
 }
 
 fn file_type(headers: &HeaderMap) -> Result<Option<FileType>, Refusal> {
@@ -425,22 +469,31 @@ fn file_type(headers: &HeaderMap) -> Result<Option<FileType>, Refusal> {
         .map_err(|error| Refusal::Header { name: "Culvert-File-Type", rule: error.to_string() })
 }
 
+/// `Culvert-Attribute`: one or several fields, each with one or several attributes.
+fn attributes(headers: &HeaderMap) -> Result<Attributes, Refusal> {
+    let refuse = |rule: String| Refusal::Header { name: "Culvert-Attribute", rule };
+    let fields = headers.get_all(HeaderName::from_static(CULVERT_ATTRIBUTE)).iter();
+    let lists: Result<Vec<&str>, _> = fields.map(|field| field.to_str()).collect();
+    let lists = lists.map_err(|_| refuse("it is not printable ASCII".to_owned()))?;
+    Attributes::parse_lists(lists).map_err(|error| refuse(error.to_string()))
+}
+
 /// The head of a form. Its fields are in the body, and read when storaged knows the user.
 fn form(headers: &HeaderMap, cohort: Cohort, policy: &Policy) -> Result<Form, Refusal> {
     let boundary = single(headers, &CONTENT_TYPE, "Content-Type")?.and_then(crate::form::boundary);
     let boundary = boundary.ok_or(Refusal::MediaType { wanted: "multipart/form-data, with a boundary" })?;
     let digest = digest(headers, REPR_DIGEST, "Repr-Digest")?;
-    Ok(Form { cohort, boundary, file_type: file_type(headers)?, digest, max_bytes: policy.max_body_bytes })
+    let (file_type, attributes, key) = (file_type(headers)?, attributes(headers)?, key(headers)?);
+    Ok(Form { cohort, boundary, file_type, attributes, key, digest, max_bytes: policy.max_body_bytes })
 }
 
-/// `Idempotency-Key`: nothing has to be kept for it, for no request of ours does more when it comes twice. One that
-/// could not be compared with another is refused all the same: it shows a client that relies on it wrongly.
-fn key(headers: &HeaderMap) -> Result<(), Refusal> {
-    let name = HeaderName::from_static("idempotency-key");
-    let key = single(headers, &name, "Idempotency-Key")?;
-    let is_good = key.is_none_or(|key| (1..=IDEMPOTENCY_KEY_BYTES).contains(&key.len()));
-    let rule = || format!("it has 1 to {IDEMPOTENCY_KEY_BYTES} characters");
-    if is_good { Ok(()) } else { Err(Refusal::Header { name: "Idempotency-Key", rule: rule() }) }
+/// `Idempotency-Key`, which storaged keeps and compares. One that could not be compared is refused wherever it stands:
+/// it shows a client that relies on it wrongly.
+fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refusal> {
+    single(headers, &HeaderName::from_static(IDEMPOTENCY_KEY), "Idempotency-Key")?
+        .map(IdempotencyKey::from_field)
+        .transpose()
+        .map_err(|error| Refusal::Header { name: "Idempotency-Key", rule: error.to_string() })
 }
 
 fn digest(
@@ -532,7 +585,15 @@ fn wants_sha256(list: &str) -> bool {
 }
 
 fn listed(cohort: Cohort, query: Option<&str>) -> Result<Page, Refusal> {
-    let mut page = Page { cohort, cursor: None, limit: None, file_type: None, from: None, to: None };
+    let mut page = Page {
+        cohort,
+        cursor: None,
+        limit: None,
+        file_type: None,
+        attributes: Vec::new(),
+        from: None,
+        to: None,
+    };
     for pair in query.unwrap_or("").split('&').filter(|pair| !pair.is_empty()) {
         match pair.split_once('=') {
             Some(("cursor", value)) if page.cursor.is_none() => {
@@ -553,6 +614,12 @@ fn listed(cohort: Cohort, query: Option<&str>) -> Result<Page, Refusal> {
                 let file_type = FileType::parse(value).map_err(|_| Refusal::Query("type is no file type"))?;
                 page.file_type = Some(file_type);
             }
+            Some(("attribute", value)) if page.attributes.len() < MAX_ATTRIBUTES => {
+                // Clients encode the `=` in the value, or not.
+                let wanted = percent_decode_str(value).decode_utf8().ok();
+                let wanted = wanted.and_then(|text| Attribute::parse(&text).ok());
+                page.attributes.push(wanted.ok_or(Refusal::Query("attribute is NAME=VALUE"))?);
+            }
             Some((name @ ("from" | "to"), value)) => {
                 let place = if name == "from" { &mut page.from } else { &mut page.to };
                 let is_day =
@@ -562,7 +629,9 @@ fn listed(cohort: Cohort, query: Option<&str>) -> Result<Page, Refusal> {
                 }
             }
             Some(_) | None => {
-                return Err(Refusal::Query("it takes cursor, limit, type, from and to, once each"));
+                return Err(Refusal::Query(
+                    "it takes cursor, limit, type, from and to, once each, and attribute several times",
+                ));
             }
         }
     }

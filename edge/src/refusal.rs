@@ -261,7 +261,9 @@ impl Refusal {
             | ProblemKind::NotFound
             | ProblemKind::MethodNotAllowed
             | ProblemKind::UnsupportedMediaType
-            | ProblemKind::TypeNotAllowed => Reason::BadRequest,
+            | ProblemKind::TypeNotAllowed
+            | ProblemKind::AttributeNotAllowed
+            | ProblemKind::IdempotencyKeyReused => Reason::BadRequest,
             ProblemKind::Internal
             | ProblemKind::BadGateway
             | ProblemKind::TunnelUnavailable
@@ -277,6 +279,7 @@ impl Refusal {
             | ProblemKind::LengthMismatch
             | ProblemKind::UploadBusy
             | ProblemKind::Conflict
+            | ProblemKind::IdempotencyKeyInUse
             | ProblemKind::RetentionLocked
             | ProblemKind::ExpiredCapability
             | ProblemKind::UsedCapability

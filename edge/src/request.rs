@@ -27,7 +27,7 @@ use crate::plan::{Plan, Policy, plan};
 use crate::range::ByteRange;
 use crate::recent::Recent;
 use crate::refusal::Refusal;
-use crate::store::{Asker, Store};
+use crate::store::{Asker, Store, stored_before};
 use crate::stream::Inbound;
 use crate::target::Target;
 use crate::tls::Tls;
@@ -273,6 +273,12 @@ impl Edge {
                 (Plan::Receive(reception), Some(asker)) => {
                     return asker.upload(reception, Inbound::Raw(body()?), head.uri.path()).await;
                 }
+                (Plan::Before(before), Some(_)) => {
+                    let mut response = stored_before(*before, head.uri.path());
+                    // The body is not needed, so nothing behind it can be read.
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                    return Ok(response);
+                }
                 (Plan::NotModified(file), Some(_)) => return Ok(Store::not_modified(&file)),
                 (Plan::Send(transmission), Some(asker)) => {
                     let proof = bearer::proof(head)?;
@@ -281,7 +287,7 @@ impl Edge {
                 }
                 // `plan` asks once, and gives the other plans only with an answer.
                 (Plan::Ask(..), Some(_))
-                | (Plan::Receive(_) | Plan::NotModified(_) | Plan::Send(_), None) => {
+                | (Plan::Receive(_) | Plan::Before(_) | Plan::NotModified(_) | Plan::Send(_), None) => {
                     return Err(Refusal::StoreAnswer);
                 }
             }
@@ -318,6 +324,7 @@ impl Edge {
             | Plan::GiveUp(..)
             | Plan::Form(..)
             | Plan::Receive(_)
+            | Plan::Before(_)
             | Plan::NotModified(_)
             | Plan::Send(_) => return Err(Refusal::NoRoute),
         };

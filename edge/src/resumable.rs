@@ -59,12 +59,17 @@ pub(crate) async fn begin(
     let begun = asker.small(Method::POST, routes::UPLOADS, question.into(), StatusCode::CREATED).await?;
     let mut state: UploadState = serde_json::from_slice(&begun).map_err(|_| Refusal::StoreAnswer)?;
     let brings = !body.is_end_stream();
-    if brings || (first.is_last && !state.complete) {
+    // The same request again, and its bytes have arrived, or some of them: the client goes on behind those.
+    let came_before = state.offset > 0;
+    if !came_before && (brings || (first.is_last && !state.complete)) {
         state = append(asker, &state, new.length, first, body).await?;
     }
     let mut response = Response::new(Payload::empty());
     *response.status_mut() = StatusCode::CREATED;
     tell(asker, &state, &mut response, dialect);
+    if came_before && brings {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     insert(response.headers_mut(), header::LOCATION, &format!("/v1/uploads/{}", state.upload_id));
     if dialect == Dialect::Tus && !brings {
         response.headers_mut().remove(UPLOAD_OFFSET);
@@ -100,7 +105,12 @@ pub(crate) async fn look(
     let state = state(asker, upload).await?;
     let mut response = Response::new(Payload::empty());
     *response.status_mut() = StatusCode::NO_CONTENT;
-    tell(asker, &UploadState { receipt: None, ..state }, &mut response, dialect);
+    tell(asker, &UploadState { receipt: None, ..state.clone() }, &mut response, dialect);
+    if dialect != Dialect::Draft
+        && let Some(metadata) = &state.metadata
+    {
+        insert(response.headers_mut(), HeaderName::from_static("upload-metadata"), metadata);
+    }
     Ok(response)
 }
 

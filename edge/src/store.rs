@@ -16,12 +16,13 @@ use http_body_util::Full;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use store_proto::headers::{
-    CONTENT_DIGEST, CULVERT_COHORT, CULVERT_CONTEXT, CULVERT_FILE_TYPE, CULVERT_PATH, CULVERT_REASON,
-    REPR_DIGEST, X_INTERNAL_KEY,
+    CONTENT_DIGEST, CULVERT_ATTRIBUTE, CULVERT_COHORT, CULVERT_CONTEXT, CULVERT_FILE_TYPE, CULVERT_PATH,
+    CULVERT_REASON, CULVERT_STORE, IDEMPOTENCY_KEY, REPR_DIGEST, X_INTERNAL_KEY,
 };
 use store_proto::{
     Capability, ContentDigest, EdgeName, FileId, FileMeta, Permission, PermissionRequest, ProblemBody,
-    ProblemKind, Proof, RequestContext, RequestId, ServerRole, StoreHealth, UploadReceipt, routes,
+    ProblemKind, Proof, RequestContext, RequestId, ServerRole, StoreHealth, StoredBefore, UploadReceipt,
+    routes,
 };
 use tokio::time::{sleep, timeout};
 
@@ -269,6 +270,9 @@ impl<'a> Asker<'a> {
             proof: self.proof.clone(),
         };
         let mut builder = self.store.request(method, path).header(X_INTERNAL_KEY, &self.live.internal_key);
+        if let Some(mark) = self.store.mark() {
+            builder = builder.header(CULVERT_STORE, FileId::mark_text(mark));
+        }
         if let (Ok(mut value), Some(headers)) =
             (HeaderValue::try_from(context.encode()), builder.headers_mut())
         {
@@ -368,6 +372,12 @@ impl<'a> Asker<'a> {
         if let Some(file_type) = &reception.file_type {
             builder = builder.header(CULVERT_FILE_TYPE, file_type.as_str());
         }
+        if !reception.attributes.is_empty() {
+            builder = builder.header(CULVERT_ATTRIBUTE, reception.attributes.to_list());
+        }
+        if let Some(key) = &reception.key {
+            builder = builder.header(IDEMPOTENCY_KEY, key.to_field());
+        }
         if let Some(replaced) = &reception.replaces {
             builder = builder.header(header::IF_MATCH, replaced.to_etag());
         }
@@ -381,12 +391,7 @@ impl<'a> Asker<'a> {
         let receipt: UploadReceipt = self.store.parse(&collected)?;
         let json = collected.body.clone();
         collected.settle().await;
-        let mut response = json_answer(json);
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        insert(headers, header::ETAG, &receipt.etag);
-        insert(headers, header::LOCATION, location);
-        Ok(response)
+        Ok(stored(json, status, &receipt, location))
     }
 
     /// Streams a file, or parts of it, from storaged. `later` fetches what is not begun here.
@@ -464,9 +469,11 @@ impl<'a> Asker<'a> {
         let cursor = page.cursor.as_ref().map(|cursor| format!("cursor={cursor}"));
         let limit = page.limit.map(|limit| format!("limit={limit}"));
         let file_type = page.file_type.as_ref().map(|file_type| format!("type={file_type}"));
+        let attributes = page.attributes.iter().map(|attribute| format!("attribute={attribute}"));
         let from = page.from.as_ref().map(|day| format!("from={day}"));
         let to = page.to.as_ref().map(|day| format!("to={day}"));
-        let query: Vec<String> = [cursor, limit, file_type, from, to].into_iter().flatten().collect();
+        let query: Vec<String> =
+            [cursor, limit, file_type, from, to].into_iter().flatten().chain(attributes).collect();
         if !query.is_empty() {
             path = format!("{path}?{}", query.join("&"));
         }
@@ -600,6 +607,25 @@ fn health_of(status: StatusCode, body: &[u8]) -> Health {
     Health::Unwell { status: status.as_u16(), problem }
 }
 
+/// What an upload is answered with.
+fn stored(json: Bytes, status: StatusCode, receipt: &UploadReceipt, location: &str) -> Response<Payload> {
+    let mut response = json_answer(json);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    insert(headers, header::ETAG, &receipt.etag);
+    insert(headers, header::LOCATION, location);
+    response
+}
+
+/// The answer to a request that came before.
+pub(crate) fn stored_before(before: StoredBefore, location: &str) -> Response<Payload> {
+    let StoredBefore { created, receipt } = before;
+    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
+    // It was parsed from JSON.
+    let json = serde_json::to_vec(&receipt).unwrap_or_default();
+    stored(json.into(), status, &receipt, location)
+}
+
 fn json_answer(json: Bytes) -> Response<Payload> {
     let mut response = Response::new(Payload::Whole(Full::new(json)));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -622,6 +648,9 @@ fn describe(file: &FileMeta, digests: Digests, headers: &mut HeaderMap) {
     insert(headers, header::CONTENT_DISPOSITION, &disposition(file.path.file_name()));
     if let Some(file_type) = &file.file_type {
         insert(headers, HeaderName::from_static(CULVERT_FILE_TYPE), file_type.as_str());
+    }
+    if !file.attributes.is_empty() {
+        insert(headers, HeaderName::from_static(CULVERT_ATTRIBUTE), &file.attributes.to_list());
     }
 }
 

@@ -1,18 +1,19 @@
 //! `Upload-Metadata`, as tus writes it: `key BASE64,key2 BASE64,…`.
 //!
 //! **Invariant:** what is read from it went through the types that every other name goes through; what it says beside
-//! that is read for its form alone, and dropped.
+//! that is read for its form alone. The text as a whole goes to storaged, which tells it to whoever sent it.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use store_proto::{FileType, LogicalPath};
+use store_proto::{Attributes, FileType, LogicalPath};
 
 use crate::limits::{METADATA_BYTES, METADATA_PAIRS};
 
 /// The keys that may name the file, the surest first: what the client's own form calls it comes last.
 const NAMES: [&str; 3] = ["path", "filename", "name"];
-/// The key of the file's type: the name of the header that says it elsewhere.
+/// The keys of the file's type and of its attributes: the names of the headers that say it elsewhere.
 const FILE_TYPE: &str = "culvert-file-type";
+const ATTRIBUTES: &str = "culvert-attribute";
 
 /// What it says of the file.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub struct UploadMetadata {
     pub path: Option<LogicalPath>,
     /// What kind of data it is.
     pub file_type: Option<FileType>,
+    /// What is said of it beside that.
+    pub attributes: Attributes,
 }
 
 impl UploadMetadata {
@@ -57,7 +60,8 @@ impl UploadMetadata {
         }
         let path = name.map(LogicalPath::parse).transpose().map_err(|error| error.to_string())?;
         let file_type = value(FILE_TYPE)?.map(FileType::parse).transpose();
-        Ok(UploadMetadata { path, file_type: file_type.map_err(|error| error.to_string())? })
+        let attributes = Attributes::parse_lists(value(ATTRIBUTES)?).map_err(|error| error.to_string())?;
+        Ok(UploadMetadata { path, file_type: file_type.map_err(|error| error.to_string())?, attributes })
     }
 }
 
@@ -79,6 +83,9 @@ mod tests {
         assert_eq!(read(&[("filename", "ü b.csv"), ("filetype", "text/csv")]).0.unwrap(), "ü b.csv");
         assert_eq!(read(&[("name", "x"), ("filename", "y"), ("path", "2026/z")]).0.unwrap(), "2026/z");
         assert_eq!(read(&[("name", "x"), ("culvert-file-type", "raw_csv")]).1.unwrap(), "raw_csv");
+        let attributes = pair("culvert-attribute", "protocol-year=2026, site=x");
+        let read = UploadMetadata::parse(&attributes).unwrap().attributes;
+        assert_eq!(read.to_list(), "protocol-year=2026,site=x");
         assert_eq!(UploadMetadata::parse(""), Ok(UploadMetadata::default()));
         assert_eq!(UploadMetadata::parse("is_confidential"), Ok(UploadMetadata::default()));
     }
@@ -100,6 +107,7 @@ mod tests {
             &pair("filename", "/patient-4711"),
             &pair("filename", ""),
             &pair("culvert-file-type", "Patient-4711"),
+            &pair("culvert-attribute", "patient-4711"),
         ] {
             let error = UploadMetadata::parse(bad).unwrap_err();
             assert!(!error.contains("4711"), "{error}");

@@ -156,6 +156,7 @@ async fn what_a_client_says_of_itself_is_not_believed() {
             "culvert-cohort",
             "culvert-context",
             "culvert-path",
+            "culvert-store",
             "host",
             "transfer-encoding",
             "x-internal-key"

@@ -10,7 +10,8 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::{Duration, Instant};
 
 use common::program::{Program, command, write};
-use common::{Client, Fake, GET, KEY, PUT, authorization};
+use common::{Client, Fake, GET, KEY, PUT, authorization, until};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -149,6 +150,44 @@ async fn many_clients_at_once_do_not_reach_a_forbidden_call() {
     let peak = program.status_field("status", "VmHWM:").parse::<u64>().unwrap();
     eprintln!("peak {peak} KiB with 64 clients");
     assert!(peak < 48 << 10, "peak of {peak} KiB");
+    assert_eq!(program.stop().await, 0);
+}
+
+/// Each of them has sent more than edge's buffer for one, and waits. What they cost is heap and stacks: the code of a program
+/// that was built for tests is several times as large as that of one that is shipped.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_open_uploads_cost_80_kib_each_at_most() {
+    const UPLOADS: u64 = 1000;
+    const HALF: usize = 72 << 10;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    assert!(
+        most > 2 * UPLOADS + 100,
+        "{most} descriptors are too few for both ends of {UPLOADS} connections"
+    );
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let fake = Fake::start().await;
+    let lines = "limits.rate_per_second = 0\nlimits.max_requests = 1024\nlimits.max_connections = 2048\n\
+                 limits.max_connections_per_address = 2048\n";
+    let program = Program::start_configured(&fake, lines).await;
+    let mut clients = Vec::new();
+    for _ in 0..UPLOADS {
+        let mut client = program.connect().await;
+        client.send(format!("{PUT}{}Content-Length: {}\r\n\r\n", authorization(), 2 * HALF)).await;
+        client.send(vec![1; HALF]).await;
+        clients.push(client);
+    }
+    until("all halves are there", || fake.state.received.load(SeqCst) == UPLOADS * HALF as u64).await;
+    let open = program.status_field("status", "RssAnon:").parse::<u64>().unwrap();
+    for client in &mut clients {
+        client.send(vec![1; HALF]).await;
+    }
+    for client in &mut clients {
+        assert_eq!(client.read().await.status, 201);
+    }
+    let after = program.status_field("status", "RssAnon:").parse::<u64>().unwrap();
+    let with_code = program.status_field("status", "VmHWM:").parse::<u64>().unwrap();
+    eprintln!("{UPLOADS} open uploads: {open} KiB, then {after} KiB; with its code {with_code} KiB at most");
+    assert!(open.max(after) < 80 * UPLOADS, "{open} KiB, then {after} KiB");
     assert_eq!(program.stop().await, 0);
 }
 

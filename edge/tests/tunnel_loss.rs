@@ -58,6 +58,22 @@ async fn a_storaged_that_dies_ends_the_upload_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_is_brought_once_whatever_becomes_of_it() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    fake.state.breaks_after_body.store(true, SeqCst);
+    let put = format!("{PUT}{}Content-Length: 5\r\n\r\nhello", authorization());
+    let answer = edge.connect().await.ask(&put).await;
+    assert_eq!((answer.status, answer.kind().as_str()), (503, "tunnel-unavailable"));
+    // Whether it was stored is not known here; the client finds out by the same request again.
+    assert_eq!((fake.state.completed.load(SeqCst), fake.state.received.load(SeqCst)), (1, 5));
+    fake.state.breaks_after_body.store(false, SeqCst);
+    until("the circuit is closed", || edge.edge.upstreams.any_up()).await;
+    assert_eq!(edge.connect().await.ask(&put).await.status, 201);
+    assert_eq!(fake.state.completed.load(SeqCst), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_storaged_is_used_again() {
     let fake = Fake::start().await;
     let edge = TestEdge::start(&fake, "").await;

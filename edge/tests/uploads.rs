@@ -32,6 +32,58 @@ async fn storaged_sees_bytes_while_the_client_still_sends() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_request_that_came_before_is_answered_without_its_body() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let key = "Idempotency-Key: \"k\"\r\nCulvert-Attribute: site=x\r\nCulvert-Attribute: arm=b\r\n";
+    let head = format!("{PUT}{}{key}Content-Length: 5\r\nExpect: 100-continue\r\n\r\n", authorization());
+    let mut client = edge.connect().await;
+    assert_eq!(client.ask(&head).await.status, 100);
+    assert_eq!(client.ask("hello").await.status, 201);
+    let told = |name: &str| fake.state.last_headers.lock().unwrap().get(name).cloned();
+    assert_eq!(told("idempotency-key").as_deref(), Some("\"k\""));
+    assert_eq!(told("culvert-attribute").as_deref(), Some("arm=b,site=x"));
+    // storaged knows it now: nothing of the body is asked for.
+    fake.state.before.store(true, SeqCst);
+    let answer = edge.connect().await.ask(&head).await;
+    assert_eq!((answer.status, answer.header("location")), (201, Some("/v1/cohorts/alpha/files/a.bin")));
+    let receipt: store_proto::UploadReceipt = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((receipt.size, answer.header("etag")), (5, Some(receipt.etag.as_str())));
+    assert_eq!(fake.state.received.load(SeqCst), 5);
+    assert_eq!(answer.header("connection"), Some("close"), "what a client sends all the same is no request");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_tells_its_sender_what_was_said_of_it() {
+    let fake = Fake::start().await;
+    let edge = TestEdge::start(&fake, "").await;
+    let metadata = "filename YS5jc3Y=,is_confidential";
+    let upload_id = store_proto::FileId::from_bytes([3; 16]);
+    *fake.state.resumable.lock().unwrap() = Some(store_proto::UploadState {
+        upload_id,
+        offset: 3,
+        length: Some(5),
+        expires_at: "2026-11-23T00:00:00Z".into(),
+        complete: false,
+        metadata: Some(metadata.into()),
+        receipt: None,
+    });
+    let tus = format!("Host: e\r\nTus-Resumable: 1.0.0\r\n{}", authorization());
+    let mut client = edge.connect().await;
+    let told = client.ask(format!("HEAD /v1/uploads/{upload_id} HTTP/1.1\r\n{tus}\r\n")).await;
+    // What is read here is in lower case.
+    let expected = metadata.to_ascii_lowercase();
+    assert_eq!((told.status, told.header("upload-metadata")), (204, Some(expected.as_str())));
+    // A beginning that came before: its bytes are not put behind those that are there.
+    let head = "Upload-Length: 5\r\nContent-Type: application/offset+octet-stream\r\nContent-Length: 3";
+    let head = format!("Upload-Metadata: {metadata}\r\nIdempotency-Key: k\r\n{head}");
+    let begun =
+        client.ask(format!("POST /v1/cohorts/alpha/uploads HTTP/1.1\r\n{tus}{head}\r\n\r\nabc")).await;
+    assert_eq!((begun.status, begun.header("upload-offset")), (201, Some("3")));
+    assert_eq!(fake.state.received.load(SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn chunked_bodies_and_keep_alive_work() {
     let fake = Fake::start().await;
     let edge = TestEdge::start(&fake, "").await;

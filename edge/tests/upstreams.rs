@@ -99,6 +99,25 @@ async fn one_that_is_away_takes_its_own_cohorts_with_it_and_nothing_else() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_says_it_is_the_wrong_one_is_believed_and_no_other_is_asked() {
+    let (north, south, edge) = two().await;
+    south.state.wrong.store(true, SeqCst);
+    let put = "PUT /v1/cohorts/beta/files/a.bin HTTP/1.1\r\nHost: e\r\nContent-Length: 5\r\n";
+    let put = format!("{put}Expect: 100-continue\r\n{}\r\n", authorization());
+    for request in [put, format!("GET /v1/cohorts/beta/files HTTP/1.1\r\nHost: e\r\n{}\r\n", authorization())]
+    {
+        let answer = edge.connect().await.ask(&request).await;
+        assert_eq!((answer.status, answer.kind().as_str()), (421, "wrong-store"), "{request}");
+        // edge had said whom it means.
+        let headers = south.state.last_headers.lock().unwrap().clone();
+        assert_eq!(headers.get("culvert-store").map(String::as_str), Some("22222222"));
+    }
+    assert!(north.state.last_context.lock().unwrap().is_none(), "another store was asked");
+    assert_eq!(asked([&north, &south]), [0, 0]);
+    assert_eq!(ask(&edge, "GET /v1/cohorts/alpha/files/a.bin").await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_id_may_be_that_of_a_store_which_never_answered_yet() {
     let north = Fake::start().await;
     north.state.store.store(0x11, SeqCst);

@@ -20,6 +20,8 @@ pub enum Denial {
     KeyWrong,
     /// The Host header is missing or names another.
     Host,
+    /// The request is for another store.
+    OtherStore,
     /// No request context.
     ContextMissing,
     /// An unreadable request context.
@@ -80,13 +82,15 @@ pub enum Denial {
     NotYours,
     /// The cohort does not take files of this type.
     FileType,
+    /// The cohort does not take an attribute of the file, or not with its value.
+    Attribute,
     /// The file is held for a scanner, or was rejected.
     Withheld,
 }
 
 impl Denial {
     /// Every reason.
-    pub const ALL: [Denial; 38] = [
+    pub const ALL: [Denial; 40] = [
         Denial::PeerUnanswered,
         Denial::PeerUnknown,
         Denial::PeerNotRegistered,
@@ -94,6 +98,7 @@ impl Denial {
         Denial::KeysDiffer,
         Denial::KeyWrong,
         Denial::Host,
+        Denial::OtherStore,
         Denial::ContextMissing,
         Denial::ContextMalformed,
         Denial::ClockSkew,
@@ -124,6 +129,7 @@ impl Denial {
         Denial::UnusualAccess,
         Denial::NotYours,
         Denial::FileType,
+        Denial::Attribute,
         Denial::Withheld,
     ];
 
@@ -137,6 +143,7 @@ impl Denial {
             Denial::KeysDiffer => "keys_differ",
             Denial::KeyWrong => "key_wrong",
             Denial::Host => "host",
+            Denial::OtherStore => "other_store",
             Denial::ContextMissing => "context_missing",
             Denial::ContextMalformed => "context_malformed",
             Denial::ClockSkew => "clock_skew",
@@ -167,6 +174,7 @@ impl Denial {
             Denial::UnusualAccess => "unusual_access",
             Denial::NotYours => "not_yours",
             Denial::FileType => "file_type",
+            Denial::Attribute => "attribute",
             Denial::Withheld => "withheld",
         }
     }
@@ -201,6 +209,7 @@ impl Denial {
             | Denial::KeysDiffer
             | Denial::KeyWrong
             | Denial::Host
+            | Denial::OtherStore
             | Denial::ContextMissing
             | Denial::ContextMalformed
             | Denial::ClockSkew
@@ -223,6 +232,7 @@ impl Denial {
             | Denial::UnusualAccess
             | Denial::NotYours
             | Denial::FileType
+            | Denial::Attribute
             | Denial::Withheld => None,
         }
     }
@@ -240,7 +250,7 @@ impl Denial {
             Denial::KeysDiffer | Denial::ContextMissing | Denial::ContextMalformed | Denial::Malformed => {
                 ProblemKind::BadRequest
             }
-            Denial::Host => ProblemKind::WrongStore,
+            Denial::Host | Denial::OtherStore => ProblemKind::WrongStore,
             Denial::ClockSkew => ProblemKind::ClockSkew,
             Denial::Token
             | Denial::TokenExpired
@@ -267,6 +277,7 @@ impl Denial {
             Denial::UnusualAccess => ProblemKind::RateLimited,
             Denial::NotYours => ProblemKind::UnknownUpload,
             Denial::FileType => ProblemKind::TypeNotAllowed,
+            Denial::Attribute => ProblemKind::AttributeNotAllowed,
             Denial::Withheld => ProblemKind::FileWithheld,
         }
     }

@@ -32,6 +32,7 @@ pub mod record;
 pub mod recover;
 pub(crate) mod redo;
 pub(crate) mod remembered;
+pub mod repeat;
 pub(crate) mod seal;
 pub mod state;
 pub mod tables;

@@ -160,6 +160,14 @@ pub const PREEMPTION_WAIT: Duration = Duration::from_secs(20);
 pub const UPLOADS_PER_USER: usize = 256;
 /// Rows of uploads that are looked at together; each holds a tail of up to a segment.
 pub const UPLOADS_BATCH: usize = 32;
+/// The key of a request that was answered is remembered for so long: whoever repeats a request does it within a day.
+pub const REPEATS_KEPT_MS: u64 = 24 * 3600 * 1000;
+/// Keys of one user that are remembered, the newest: with 500 bytes each half a megabyte.
+pub const REPEATS_PER_USER: u32 = 1024;
+/// How many rounds of looking for expired uploads come before one for keys that are over: an hour.
+pub const REPEATS_EVERY: u32 = 60;
+/// Keys that are looked at together.
+pub const REPEATS_BATCH: usize = 256;
 /// Versions of a name that one answer lists.
 pub const MAX_VERSIONS: usize = 1000;
 

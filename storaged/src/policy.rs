@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use daemon::secret::SecretString;
 use store_proto::{
-    Action, Cohort, EdgeName, Extension, FileId, FileType, Jwt, LogicalPath, Role, TokenDigest, UserName,
+    Action, AttributeRules, Cohort, EdgeName, Extension, FileId, FileType, Jwt, LogicalPath, Role,
+    TokenDigest, UserName,
 };
 
 use crate::access_monitor::Rule;
@@ -66,6 +67,8 @@ pub struct CohortPolicy {
     pub quota_bytes: Option<u64>,
     /// The number of its files.
     pub quota_files: Option<u64>,
+    /// The attributes that they may have.
+    pub attributes: AttributeRules,
     /// The types that may be stored; any, if there are none.
     pub file_types: BTreeSet<FileType>,
     /// The ends of names that may be stored; any, if there are none.
@@ -220,6 +223,7 @@ impl Policy {
             max_file_bytes: rules.max_file_bytes.unwrap_or(most).min(most),
             quota_bytes: rules.quota_bytes,
             quota_files: rules.quota_files,
+            attributes: rules.attributes.clone(),
             file_types: rules.file_types.clone(),
             extensions: rules.extensions.clone(),
             retention_days: rules.retention_days,

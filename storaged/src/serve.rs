@@ -15,6 +15,7 @@ mod log;
 pub mod patience;
 pub mod permissions;
 mod policy;
+mod repeat;
 pub mod routes;
 pub(crate) mod stretch;
 pub mod under_way;

@@ -1,4 +1,4 @@
-//! Versions, quotas, files that wait for a scanner, and where objects go.
+//! Versions, attributes, requests that come again, quotas, files that wait for a scanner, and where objects go.
 #![allow(clippy::unwrap_used, clippy::cast_possible_truncation, reason = "a test panics where it fails")]
 
 mod support;
@@ -13,7 +13,9 @@ use storaged::ledger::StoreId;
 use storaged::ledger::access::{CohortRules, Scan, Wish};
 use storaged::objects::{Backend, NasVolume, Pool, Space};
 use storaged::volumes::VolumeState;
-use store_proto::{Cohort, FileId, FileMeta, FileState, Listing, UploadReceipt, UserName, headers, routes};
+use store_proto::{
+    AttributeRules, Cohort, FileId, FileMeta, FileState, Listing, UploadReceipt, UserName, headers, routes,
+};
 use support::{Lab, Told, digest};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -55,6 +57,160 @@ async fn a_file_is_replaced_only_by_who_knows_what_is_there() {
         lab.request(Method::GET, &of("a%2Ff")).of_user("bob").send().await.problem(),
         "cohort-forbidden"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_said_of_a_file_is_told_with_it_listed_and_in_its_receipt() {
+    let lab = Lab::start().await;
+    let attributes = AttributeRules::parse(["protocol-year=2025", "protocol-year=2026", "site"]).unwrap();
+    rules(&lab, CohortRules { attributes, ..CohortRules::default() }).await;
+    let with = |path, said| lab.upload(path, "x").with(headers::CULVERT_ATTRIBUTE, said);
+    for refused in ["protocol-year=2024", "ward=3", "site=x,ward=3"] {
+        let told = with("a", refused).send().await;
+        assert_eq!((told.status.as_u16(), told.problem().as_str()), (422, "attribute-not-allowed"));
+    }
+    for bad in ["site", "site=<b>", "site=a,site=b"] {
+        assert_eq!(with("a", bad).send().await.problem(), "bad-request", "{bad}");
+    }
+    let told = receipt(&with("a", "protocol-year=2026, site=Bern/3").send().await, 201);
+    receipt(&with("b", "protocol-year=2026").send().await, 201);
+    receipt(&lab.upload("c", "x").send().await, 201);
+    // The signed record says so too.
+    let record: serde_json::Value = serde_json::from_str(told.receipt.unwrap().record()).unwrap();
+    assert_eq!(record["metadata"], json!({"protocol-year": "2026", "site": "Bern/3"}));
+    let listed = |query: &str| {
+        let path = format!("{}?{query}", routes::cohort_files(&c1()));
+        let asking = lab.request(Method::GET, &path);
+        async move {
+            let listing: Listing = serde_json::from_slice(&asking.send().await.body).unwrap();
+            listing.files.into_iter().map(|file| (file.path.to_string(), file.attributes.to_list())).collect()
+        }
+    };
+    let all: Vec<(String, String)> = listed("").await;
+    let expected = [("a", "protocol-year=2026,site=Bern/3"), ("b", "protocol-year=2026"), ("c", "")];
+    assert_eq!(all, expected.map(|(path, said)| (path.to_owned(), said.to_owned())));
+    let of: Vec<(String, String)> = listed("attribute=protocol-year=2026&attribute=site=Bern/3").await;
+    assert_eq!(of, all[..1]);
+    assert_eq!(listed("attribute=site=Bern").await, Vec::<(String, String)>::new());
+    // An upload that resumes has them from its beginning, and tells its sender what else was said.
+    let new = json!({"cohort": "c1", "path": "d", "length": 1, "attributes": {"site": "x"}, "metadata": "path ZA=="});
+    let begun = lab.request(Method::POST, routes::UPLOADS).body(new.to_string()).send().await;
+    assert_eq!((begun.status, &begun.json()["metadata"]), (StatusCode::CREATED, &json!("path ZA==")));
+    let upload = routes::upload(FileId::parse(begun.json()["upload_id"].as_str().unwrap()).unwrap());
+    assert_eq!(lab.request(Method::GET, &upload).send().await.json()["metadata"], "path ZA==");
+    let last = lab.request(Method::PATCH, &upload).with(headers::UPLOAD_OFFSET, "0").body("y").send().await;
+    assert_eq!((last.status, last.json().get("metadata")), (StatusCode::OK, None));
+    assert_eq!(listed("attribute=site=x").await, [("d".to_owned(), "site=x".to_owned())]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_comes_again_is_answered_as_the_first_was() {
+    let lab = Lab::start().await;
+    let keyed = |key: &str, path, bytes: &'static str| {
+        lab.upload(path, bytes).with(headers::IDEMPOTENCY_KEY, &format!("\"{key}\""))
+    };
+    let first = receipt(&keyed("k1", "a", "one").send().await, 201);
+    // The name has another content by now: without the key this would be a conflict.
+    receipt(&lab.upload("a", "two").with("if-match", &first.etag).send().await, 201);
+    assert_eq!(lab.upload("a", "one").send().await.problem(), "conflict");
+    let (files, objects) = (lab.store.ledger.reader().totals().unwrap().files, lab.on_volume().len());
+    let again = receipt(&keyed("k1", "a", "one").send().await, 201);
+    assert_eq!((again.file_id, again.ledger_index), (first.file_id, first.ledger_index));
+    let unquoted = lab.upload("a", "one").with(headers::IDEMPOTENCY_KEY, "k1");
+    assert_eq!(receipt(&unquoted.send().await, 201).file_id, first.file_id);
+    // With its digest it needs no body.
+    let asked = |sha256: store_proto::ContentDigest| {
+        let asked = json!({"action": "upload", "cohort": "c1", "path": "a", "size": 3, "key": "k1", "sha256": sha256});
+        lab.request(Method::POST, routes::PERMISSIONS).body(asked.to_string()).send()
+    };
+    let told = asked(digest(b"one")).await.json();
+    assert_eq!(told["stored"]["created"], true);
+    assert_eq!(told["stored"]["receipt"]["file_id"], first.file_id.to_string());
+    // Another request may not have it: other bytes, another name, another type.
+    let reused = |told: Told| {
+        assert_eq!((told.status.as_u16(), told.problem().as_str()), (422, "idempotency-key-reused"))
+    };
+    reused(keyed("k1", "a", "One").send().await);
+    reused(keyed("k1", "a", "three").send().await);
+    reused(keyed("k1", "b", "one").send().await);
+    reused(keyed("k1", "a", "one").with(headers::CULVERT_FILE_TYPE, "raw_csv").send().await);
+    reused(asked(digest(b"two")).await);
+    // A whole body with a wrong digest is refused as ever.
+    let wrong = keyed("k1", "a", "One").with(headers::REPR_DIGEST, &digest(b"one").to_repr_digest());
+    assert_eq!(wrong.send().await.problem(), "digest-mismatch");
+    let totals = lab.store.ledger.reader().totals().unwrap();
+    assert_eq!((totals.files, lab.on_volume().len(), totals.open_intents), (files, objects, 0));
+    // What was there before is the answer again, though the name has moved on.
+    let found = receipt(&keyed("k2", "a", "two").send().await, 200);
+    receipt(&lab.upload("a", "three").with("if-match", &found.etag).send().await, 201);
+    assert_eq!(receipt(&keyed("k2", "a", "two").send().await, 200).file_id, found.file_id);
+    // Each user has keys of their own.
+    let other = keyed("k1", "z", "else").with(headers::CULVERT_COHORT, "c2").of_user("bob").send().await;
+    receipt(&other, 201);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_is_free_again_when_its_request_did_nothing_and_after_a_day() {
+    let lab = Lab::start().await;
+    let keyed = |path, bytes: &'static str| lab.upload(path, bytes).with(headers::IDEMPOTENCY_KEY, "k");
+    // While the first is under way the second is told so.
+    let mut stream = chunked_with(&lab, "idempotency-key: k\r\n");
+    stream.write_all(b"1\r\nx\r\n").unwrap();
+    support::eventually("the first is under way", || {
+        lab.store.ledger.reader().totals().unwrap().open_intents == 1
+    })
+    .await;
+    let told = keyed("f", "xy").send().await;
+    assert_eq!((told.status.as_u16(), told.problem().as_str()), (409, "idempotency-key-in-use"));
+    drop(stream);
+    support::eventually("the first is over", || {
+        lab.store.ledger.reader().totals().unwrap().open_intents == 0
+    })
+    .await;
+    let first = receipt(&keyed("f", "xy").send().await, 201);
+    assert_eq!(keyed("g", "xy").send().await.problem(), "idempotency-key-reused");
+    // Nothing is forgotten before its time; then it is, and the key names something else.
+    let now_ms = daemon::Clock.unix_milliseconds();
+    let forget = |at_ms| storaged::serve::expiry::forget_repeats(&lab.store, at_ms);
+    let over = |at_ms| lab.store.ledger.reader().repeats(None, 10, at_ms).unwrap().1.len();
+    assert_eq!((over(now_ms), over(now_ms + 25 * 3_600_000)), (0, 1));
+    forget(now_ms).await;
+    assert_eq!(receipt(&keyed("f", "xy").send().await, 201).file_id, first.file_id);
+    // A deleted file is not made again by a request that was late.
+    lab.request(Method::DELETE, &routes::file(first.file_id)).of_user("adm").send().await;
+    let told = keyed("f", "xy").send().await;
+    assert_eq!((told.status.as_u16(), told.problem().as_str()), (404, "unknown-file"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_beginning_that_comes_again_is_the_same_upload() {
+    let lab = Lab::start().await;
+    let begin = |length: u64, key: &str| {
+        let new = json!({"cohort": "c1", "path": "f", "length": length, "key": key});
+        lab.request(Method::POST, routes::UPLOADS).body(new.to_string()).send()
+    };
+    let first = begin(3, "k").await;
+    let id = first.json()["upload_id"].as_str().unwrap().to_owned();
+    let again = begin(3, "k").await;
+    assert_eq!((again.status, &again.json()["upload_id"]), (StatusCode::CREATED, &json!(id)));
+    assert_eq!(again.headers["location"], first.headers["location"]);
+    assert_eq!(begin(4, "k").await.problem(), "idempotency-key-reused");
+    let upload = routes::upload(FileId::parse(&id).unwrap());
+    let append = |offset, bytes: &'static str| {
+        lab.request(Method::PATCH, &upload).with(headers::UPLOAD_OFFSET, offset).body(bytes).send()
+    };
+    append("0", "a").await;
+    assert_eq!(begin(3, "k").await.json()["offset"], 1, "the client goes on where it was");
+    append("1", "bc").await;
+    let whole = begin(3, "k").await;
+    assert_eq!((whole.status, &whole.json()["complete"]), (StatusCode::CREATED, &json!(true)));
+    assert_eq!(whole.json()["receipt"]["size"], 3);
+    // One that was given up is over, and its key names another.
+    let second = begin(3, "other").await.json()["upload_id"].as_str().unwrap().to_owned();
+    let second = FileId::parse(&second).unwrap();
+    lab.request(Method::DELETE, &routes::upload(second)).send().await;
+    assert_ne!(begin(3, "other").await.json()["upload_id"], second.to_string());
+    assert_eq!(lab.store.ledger.reader().totals().unwrap().partial_uploads, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -247,8 +403,12 @@ fn receipt(told: &Told, status: u16) -> UploadReceipt {
 }
 
 fn chunked(lab: &Lab) -> std::net::TcpStream {
+    chunked_with(lab, "")
+}
+
+fn chunked_with(lab: &Lab, more: &str) -> std::net::TcpStream {
     let mut head =
-        String::from("POST /internal/storage/upload HTTP/1.1\r\nculvert-cohort: c1\r\nculvert-path: f\r\n");
+        format!("POST /internal/storage/upload HTTP/1.1\r\nculvert-cohort: c1\r\nculvert-path: f\r\n{more}");
     for (name, value) in &lab.good_headers("ada") {
         head.push_str(&format!("{name}: {}\r\n", value.to_str().unwrap()));
     }

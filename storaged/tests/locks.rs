@@ -90,6 +90,17 @@ async fn another_host_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_for_another_store_is_refused() {
+    let lab = Lab::start().await;
+    let own = lab.store.keys.store().0.to_string();
+    let asked = |mark: &str| lab.upload("f", "x").with(headers::CULVERT_STORE, mark);
+    for other in ["00000000", "", &own] {
+        refused(&lab, asked(other), 421, "wrong-store", "other_store").await;
+    }
+    assert_eq!(asked(&own[..8]).send().await.status, StatusCode::CREATED);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_missing_or_unreadable_context_is_refused() {
     let lab = Lab::start().await;
     let asking = lab.upload("f", "x").without(headers::CULVERT_CONTEXT);

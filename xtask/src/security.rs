@@ -81,9 +81,15 @@ pub(crate) const SUITES: [Suite; 10] = [
                 &[
                     "a_listing_takes_cursor_and_limit_once_each",
                     "a_listing_is_narrowed_by_type_and_day",
+                    "a_listing_is_narrowed_by_what_is_said_of_files",
+                    "what_is_said_of_a_file_comes_in_fields_and_lists",
                     "a_key_for_repeating_is_checked_for_its_form",
                     "what_would_change_the_meaning_of_a_put_is_refused",
                 ],
+            ),
+            (
+                "crates/store-proto/src/attributes.rs",
+                &["what_could_mean_something_elsewhere_is_no_attribute"],
             ),
             (
                 "edge/tests/log_injection.rs",
@@ -141,6 +147,7 @@ pub(crate) const SUITES: [Suite; 10] = [
                     "another_edges_context_is_refused",
                     "the_internal_key_is_needed_and_its_alias_does",
                     "another_host_is_refused",
+                    "what_is_for_another_store_is_refused",
                     "a_missing_or_unreadable_context_is_refused",
                     "a_stale_context_is_refused",
                     "a_context_that_stands_twice_is_refused_and_two_keys_must_be_one",
@@ -300,6 +307,7 @@ pub(crate) const SUITES: [Suite; 10] = [
                     "a_captured_edge_reaches_storaged_alone",
                     "a_captured_edge_is_nobody_without_a_token_and_mints_none",
                     "a_captured_edge_cannot_take_back_what_is_recorded",
+                    "bodies_under_load_are_nowhere_on_web",
                 ],
             ),
             ("tests/netns/tests/probe.rs", &["no_program_can_be_told_to_attack_its_host"]),

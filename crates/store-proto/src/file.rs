@@ -3,7 +3,7 @@
 use receipt::Receipt;
 use serde::{Deserialize, Serialize};
 
-use crate::{Cohort, ContentDigest, ETag, FileId, FileType, LogicalPath};
+use crate::{Attributes, Cohort, ContentDigest, ETag, FileId, FileType, LogicalPath};
 
 /// A stored file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,6 +23,9 @@ pub struct FileMeta {
     /// What kind of data it is, if the sender said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_type: Option<FileType>,
+    /// What the sender said beside that.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    pub attributes: Attributes,
     /// RFC 3339, UTC.
     pub created_at: String,
     /// Where the ledger records its arrival.

@@ -6,12 +6,18 @@ pub const X_INTERNAL_KEY: &str = "x-internal-key";
 pub const X_API_KEY: &str = "x-api-key";
 /// base64url JSON of [`RequestContext`](crate::RequestContext).
 pub const CULVERT_CONTEXT: &str = "culvert-context";
+/// Which store the request is for: what the ids that it makes begin with, eight digits. Edge says it once it knows.
+pub const CULVERT_STORE: &str = "culvert-store";
 /// The cohort of an upload.
 pub const CULVERT_COHORT: &str = "culvert-cohort";
 /// The path of an upload, percent-encoded UTF-8.
 pub const CULVERT_PATH: &str = "culvert-path";
 /// The type of an uploaded file.
 pub const CULVERT_FILE_TYPE: &str = "culvert-file-type";
+/// An attribute of an uploaded file, `NAME=VALUE`; it may stand several times, and hold several.
+pub const CULVERT_ATTRIBUTE: &str = "culvert-attribute";
+/// Names a request that may come twice and is to be done once.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// `sha-256=:BASE64:` (RFC 9530).
 pub const REPR_DIGEST: &str = "repr-digest";
 /// The same over the content of one message; without a content coding it is the representation's.

@@ -6,6 +6,7 @@
 //! **Invariant:** this crate does no IO, reads no clock, and knows neither `edge` nor `storaged`.
 #![forbid(unsafe_code)]
 
+pub mod attributes;
 pub mod capability;
 pub mod client_chain;
 pub mod context;
@@ -26,6 +27,7 @@ pub mod routes;
 pub mod token;
 pub mod upload;
 
+pub use attributes::{Attribute, AttributeError, AttributeRules, Attributes};
 pub use capability::{
     Capability, CapabilityClaims, CapabilityError, CapabilityKey, CapabilityMethod, CapabilitySigner,
     MadeCapability, NewCapability, PresignRequest,
@@ -38,8 +40,10 @@ pub use jwt::{Jwt, JwtFormError};
 pub use lockout::{Lockout, Lockouts, PrincipalError, PrincipalId};
 pub use log_proof::{ConsistencyProof, InclusionProof};
 pub use logical_path::{LogicalPath, PathError};
-pub use names::{Cohort, EdgeName, Extension, FileId, FileType, NameError, RequestId, UserName};
-pub use permission::{FileSelector, Permission, PermissionRequest, UploadPermission};
+pub use names::{
+    Cohort, EdgeName, Extension, FileId, FileType, IdempotencyKey, NameError, RequestId, UserName,
+};
+pub use permission::{FileSelector, Permission, PermissionRequest, StoredBefore, UploadPermission};
 pub use policy::{Action, Role, ServerRole, StoreHealth};
 pub use problem::{ProblemBody, ProblemKind};
 pub use receipt::Receipt;

@@ -24,6 +24,16 @@ pub const MAX_USER_NAME_BYTES: usize = 128;
 pub const MAX_FILE_TYPE_BYTES: usize = 64;
 /// The end of a file's name: `tar.gz` and longer, none so long.
 pub const MAX_EXTENSION_BYTES: usize = 32;
+/// Attributes of one file: what people sort their files by, not a data set.
+pub const MAX_ATTRIBUTES: usize = 16;
+/// An attribute's name: as long as a file type's.
+pub const MAX_ATTRIBUTE_NAME_BYTES: usize = 64;
+/// Its value: a year, a site, a visit's id. With the lines above a file's are under 4 KiB.
+pub const MAX_ATTRIBUTE_VALUE_BYTES: usize = 128;
+/// Attributes that a cohort names, and values of each: years, sites.
+pub const MAX_ATTRIBUTE_RULES: usize = 64;
+/// An `Idempotency-Key`: twice a UUID's text, and some.
+pub const MAX_IDEMPOTENCY_KEY_BYTES: usize = 128;
 /// A request id: UUID, ULID or W3C trace id, with room.
 pub const MAX_REQUEST_ID_BYTES: usize = 64;
 /// A token of an identity provider. They come to 1 to 3 KiB; with a hundred groups by UUID to 6 KiB.
@@ -35,8 +45,8 @@ pub const MAX_CHAIN_CERTIFICATES: usize = 4;
 /// The `Culvert-Context` header before decoding: the longest token of a provider in base64, and names and ids, which
 /// come to under 700 bytes.
 pub const MAX_CONTEXT_HEADER_BYTES: usize = 12 * 1024;
-/// A `POST /internal/v1/permissions` body: the longest path, escaped, and some.
-pub const MAX_PERMISSION_REQUEST_BYTES: usize = 16 * 1024;
+/// A `POST /internal/v1/permissions` or `…/uploads` body: the longest path, `Upload-Metadata` and attributes, escaped.
+pub const MAX_PERMISSION_REQUEST_BYTES: usize = 32 * 1024;
 /// Files in one page of a listing when the caller names no limit.
 pub const DEFAULT_LIST_LIMIT: u32 = 100;
 /// Files in one page of a listing at most: about 1 MiB of JSON with the longest paths.

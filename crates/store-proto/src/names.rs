@@ -132,6 +132,28 @@ impl Extension {
 }
 
 name!(
+    /// What a client calls a request that it may have to send again.
+    IdempotencyKey,
+    "an idempotency key",
+    "1 to 128 printable ASCII characters without quotes and backslashes",
+    |text| (1..=limits::MAX_IDEMPOTENCY_KEY_BYTES).contains(&text.len())
+        && text.iter().all(|&c| matches!(c, b' '..=b'~') && !matches!(c, b'"' | b'\\'))
+);
+
+impl IdempotencyKey {
+    /// Takes the header field: a string in quotes, as the draft of the IETF says, or the same without them.
+    pub fn from_field(field: &str) -> Result<Self, NameError> {
+        let quoted = field.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
+        Self::parse(quoted.unwrap_or(field))
+    }
+
+    /// The header field, as the draft says.
+    pub fn to_field(&self) -> String {
+        format!("\"{}\"", self.as_str())
+    }
+}
+
+name!(
     /// Joins what edge, wgd and storaged log about one request.
     RequestId,
     "a request id",
@@ -173,6 +195,11 @@ impl FileId {
     pub fn mark(&self) -> [u8; 4] {
         let [a, b, c, d, ..] = self.0;
         [a, b, c, d]
+    }
+
+    /// The mark as text.
+    pub fn mark_text(mark: [u8; 4]) -> String {
+        hex::encode(&mark)
     }
 
     /// The same id, as this store makes it.
@@ -229,6 +256,16 @@ mod tests {
             assert!(RequestId::parse(bad).is_err(), "{bad:?}");
         }
         assert!(RequestId::parse("01996c2e-7c1a-7000-8000-000000000000").is_ok());
+    }
+
+    #[test]
+    fn an_idempotency_key_is_the_same_with_and_without_quotes() {
+        let key = IdempotencyKey::from_field("\"8e03978e 40d5\"").unwrap();
+        assert_eq!(IdempotencyKey::from_field("8e03978e 40d5"), Ok(key.clone()));
+        assert_eq!(key.to_field(), "\"8e03978e 40d5\"");
+        for bad in ["", "\"\"", "\"", "a\"b", "\"a\\\"b\"", "a\tb", "ä", &"a".repeat(129)] {
+            assert!(IdempotencyKey::from_field(bad).is_err(), "{bad:?}");
+        }
     }
 
     #[test]

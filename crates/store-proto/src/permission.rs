@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Action, Cohort, ContentDigest, FileId, FileMeta, LogicalPath};
+use crate::{
+    Action, Attributes, Cohort, ContentDigest, FileId, FileMeta, FileType, IdempotencyKey, LogicalPath,
+    UploadReceipt,
+};
 
 /// The body of `POST /internal/v1/permissions`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,18 @@ pub enum PermissionRequest {
         /// The content that it replaces by a new version (`If-Match`); none: the name must be free.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         replaces: Option<ContentDigest>,
+        /// What kind of data it is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        file_type: Option<FileType>,
+        /// What is said of it beside that.
+        #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+        attributes: Attributes,
+        /// What its hash will be, if the client said.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sha256: Option<ContentDigest>,
+        /// What the client calls the request.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<IdempotencyKey>,
     },
     /// May this file be read?
     Download {
@@ -82,13 +97,25 @@ pub enum FileSelector {
 /// The answer when it may.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
+#[expect(clippy::large_enum_variant, reason = "one is made for a request and read at once")]
 pub enum Permission {
     /// Send the body.
     Upload(UploadPermission),
+    /// It was sent before, with the same key: this was the answer.
+    Stored(Box<StoredBefore>),
     /// Fetch it by its id.
     Download(FileMeta),
     /// Ask for the listing.
     List {},
+}
+
+/// The answer to a request that came before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredBefore {
+    /// Whether the file was made by it; else it was there already.
+    pub created: bool,
+    /// What it was answered with.
+    pub receipt: UploadReceipt,
 }
 
 /// What an upload may be.
@@ -108,7 +135,16 @@ mod tests {
     fn the_json_is_the_documented_one() {
         let table = [
             (
-                PermissionRequest::Upload { cohort: c(), path: p(), size: Some(5), replaces: None },
+                PermissionRequest::Upload {
+                    cohort: c(),
+                    path: p(),
+                    size: Some(5),
+                    replaces: None,
+                    file_type: None,
+                    attributes: Attributes::default(),
+                    sha256: None,
+                    key: None,
+                },
                 json!({"action": "upload", "cohort": "c1", "path": "a/b", "size": 5}),
             ),
             (

@@ -68,6 +68,12 @@ problems! {
     BodyTimeout = "body-timeout", 408, "The body did not arrive in time";
     /// The path holds other bytes already.
     Conflict = "conflict", 409, "The path exists with other content";
+    /// The same `Idempotency-Key` is under way.
+    IdempotencyKeyInUse = "idempotency-key-in-use", 409, "A request with this key is under way";
+    /// The same `Idempotency-Key` came with another request.
+    IdempotencyKeyReused = "idempotency-key-reused", 422, "The key was used for another request";
+    /// The cohort does not take this attribute, or not with this value.
+    AttributeNotAllowed = "attribute-not-allowed", 422, "The file's attribute is not allowed";
     /// The sender goes on elsewhere than the upload is.
     OffsetMismatch = "offset-mismatch", 409, "The upload is at another offset";
     /// The upload's length was said before, or is less than has arrived.

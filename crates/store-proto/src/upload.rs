@@ -2,7 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Cohort, ContentDigest, FileId, FileType, LogicalPath, UploadReceipt};
+use crate::{
+    Attributes, Cohort, ContentDigest, FileId, FileType, IdempotencyKey, LogicalPath, UploadReceipt,
+};
 
 /// The body of `POST /internal/v1/uploads`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,6 +17,15 @@ pub struct NewUpload {
     /// What kind of data it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_type: Option<FileType>,
+    /// What is said of it beside that.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    pub attributes: Attributes,
+    /// `Upload-Metadata` to the letter, which is told to its sender again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<String>,
+    /// What its sender calls the request: a second one with this key begins no second upload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<IdempotencyKey>,
     /// How long it will be; it can be said later (`Upload-Defer-Length`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
@@ -40,6 +51,9 @@ pub struct UploadState {
     pub expires_at: String,
     /// Whether it has become a file.
     pub complete: bool,
+    /// What its sender said of it in `Upload-Metadata`, until it is a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<String>,
     /// The file's receipt, when it has.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub receipt: Option<UploadReceipt>,

@@ -113,7 +113,7 @@ fn get_folder(arguments: &GetArguments, server: &Server, console: Console) -> Re
         let mut jobs = Vec::new();
         let mut cursor = None;
         loop {
-            let page = list::page(&arguments.server, &prefix, &credential, cursor.as_deref()).await?;
+            let page = list::page(&arguments.server, &prefix, &credential, &[], cursor.as_deref()).await?;
             for file in page.files {
                 let Some(below) = file.path.as_str().strip_prefix(&prefix.prefix) else { continue };
                 // A `LogicalPath` holds no `..` and no absolute part, so this stays below the directory.

@@ -4,7 +4,7 @@ use clap::Args;
 use http::Method;
 use http_body_util::{BodyExt, Empty};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use store_proto::{FileMeta, Listing};
+use store_proto::{Attribute, FileMeta, FileType, Listing};
 
 use super::ServerArguments;
 use crate::console::{Console, printable};
@@ -18,6 +18,12 @@ pub(crate) struct ListArguments {
     /// What to list: COHORT, or COHORT/PREFIX
     #[arg(value_name = "COHORT[/PREFIX]")]
     place: String,
+    /// Only files of this type
+    #[arg(long, value_name = "TYPE")]
+    file_type: Option<FileType>,
+    /// Only files with this attribute; several times: with all of them
+    #[arg(long = "attribute", value_name = "NAME=VALUE")]
+    attributes: Vec<Attribute>,
     #[command(flatten)]
     server: ServerArguments,
 }
@@ -36,7 +42,8 @@ async fn list(
 ) -> Result<(), Failure> {
     let mut cursor = None;
     loop {
-        let page = page(&arguments.server, place, credential, cursor.as_deref()).await?;
+        let page =
+            page(&arguments.server, place, credential, &arguments.narrowed(), cursor.as_deref()).await?;
         // Pages come in the order of paths; the prefix is ours to apply.
         for file in page.files.iter().filter(|file| file.path.as_str().starts_with(&place.prefix)) {
             console.report(file, line)?;
@@ -52,16 +59,28 @@ async fn list(
     }
 }
 
+impl ListArguments {
+    /// The part of the query that says which files.
+    fn narrowed(&self) -> Vec<String> {
+        let file_type = self.file_type.iter().map(|file_type| format!("type={file_type}"));
+        let attributes = self.attributes.iter().map(|attribute| format!("attribute={attribute}"));
+        file_type.chain(attributes).collect()
+    }
+}
+
 pub(super) async fn page(
     arguments: &ServerArguments,
     place: &RemotePrefix,
     credential: &Credential,
+    narrowed: &[String],
     cursor: Option<&str>,
 ) -> Result<Listing, Failure> {
     let server = &arguments.server();
     let mut resource = format!("{}/v1/cohorts/{}/files", server.base_path, place.cohort);
-    if let Some(cursor) = cursor {
-        resource = format!("{resource}?cursor={}", utf8_percent_encode(cursor, NON_ALPHANUMERIC));
+    let cursor = cursor.map(|cursor| format!("cursor={}", utf8_percent_encode(cursor, NON_ALPHANUMERIC)));
+    let query: Vec<&str> = narrowed.iter().chain(&cursor).map(String::as_str).collect();
+    if !query.is_empty() {
+        resource = format!("{resource}?{}", query.join("&"));
     }
     let request = http_client::request(Method::GET, server, credential, &resource)
         .body(Empty::new().map_err(|never| match never {}))

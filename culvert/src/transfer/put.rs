@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use clap::Args;
 use receipt::Step;
-use store_proto::FileType;
+use store_proto::{Attribute, Attributes, FileType};
 
 use super::many::{self, Job};
 use super::progress::Progress;
@@ -32,6 +32,9 @@ pub(crate) struct PutArguments {
     /// What kind of data it is, as the server's policy names it
     #[arg(long, value_name = "TYPE", value_parser = parse_file_type)]
     file_type: Option<FileType>,
+    /// What is to be remembered of the file beside that; several times for several
+    #[arg(long = "attribute", value_name = "NAME=VALUE")]
+    attributes: Vec<Attribute>,
     /// Save the receipt here, for `culvert receipt verify`; a file that exists is not replaced
     #[arg(long, value_name = "RECEIPT")]
     receipt: Option<PathBuf>,
@@ -55,11 +58,12 @@ pub(crate) fn run(arguments: &PutArguments, console: Console) -> Result<(), Fail
     if let Some(path) = arguments.receipt.as_ref().filter(|path| path.symlink_metadata().is_ok()) {
         return Err(Failure::refused(format!("{}: exists already; nothing was sent", path.display())));
     }
+    let attributes = arguments.attributes()?;
     let source = Source::open(&arguments.source)?;
     let target = RemoteFile::for_upload(&arguments.destination, source.name.as_deref())?;
     let credential = arguments.server.credential(console)?;
     let server = arguments.server.server();
-    let sending = arguments.sending(&server, &credential, console);
+    let sending = arguments.sending(&server, &credential, &attributes, console);
     let moved = Moved::default();
     let mut progress = Progress::start(source.label.clone(), source.length, console.progress_style());
     let work = sending.send(source, &target, &moved, |bytes| progress.set(bytes));
@@ -99,6 +103,7 @@ fn put_folder(arguments: &PutArguments, console: Console) -> Result<(), Failure>
             arguments.destination
         )));
     };
+    let attributes = arguments.attributes()?;
     let mut jobs = Vec::new();
     for found in many::files_below(&arguments.source, console)? {
         let target = RemoteFile::parse(&format!("{destination}/{}", found.below))?;
@@ -106,7 +111,7 @@ fn put_folder(arguments: &PutArguments, console: Console) -> Result<(), Failure>
     }
     let credential = arguments.server.credential(console)?;
     let server = arguments.server.server();
-    let sending = &arguments.sending(&server, &credential, console);
+    let sending = &arguments.sending(&server, &credential, &attributes, console);
     let work = |(path, target): (PathBuf, RemoteFile), moved: Moved| async move {
         let source = Source::open(&path)?;
         sending.send(source, &target, &moved, |_| ()).await.map(|(outcome, _)| outcome)
@@ -118,16 +123,27 @@ fn put_folder(arguments: &PutArguments, console: Console) -> Result<(), Failure>
 }
 
 impl PutArguments {
+    fn attributes(&self) -> Result<Attributes, Failure> {
+        let mut all = Attributes::default();
+        for attribute in &self.attributes {
+            let added = all.add(attribute.clone());
+            added.map_err(|error| Failure::usage(format!("--attribute {attribute}: {error}")))?;
+        }
+        Ok(all)
+    }
+
     fn sending<'a>(
         &'a self,
         server: &'a crate::target::Server,
         credential: &'a Credential,
+        attributes: &'a Attributes,
         console: Console,
     ) -> Sending<'a> {
         Sending {
             server,
             credential,
             file_type: self.file_type.as_ref(),
+            attributes,
             checksum: self.checksum,
             patience: self.server.patience(),
             retries: self.several.retries(),

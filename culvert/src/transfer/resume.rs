@@ -13,8 +13,8 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use store_proto::headers::{CULVERT_FILE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
-use store_proto::{ContentDigest, FileId, FileType, UploadReceipt, UploadState};
+use store_proto::headers::{CULVERT_ATTRIBUTE, CULVERT_FILE_TYPE, REPR_DIGEST, UPLOAD_LENGTH, UPLOAD_OFFSET};
+use store_proto::{Attributes, ContentDigest, FileId, FileType, UploadReceipt, UploadState};
 
 use super::unfinished::Note;
 use super::upload_body::{self, Before, Sent};
@@ -34,6 +34,7 @@ pub(super) struct Resumable<'a> {
     pub(super) credential: &'a Credential,
     pub(super) target: &'a RemoteFile,
     pub(super) file_type: Option<&'a FileType>,
+    pub(super) attributes: &'a Attributes,
     /// What it hashes to, if that was found out before.
     pub(super) digest: Option<ContentDigest>,
     pub(super) source: &'a Path,
@@ -150,6 +151,10 @@ impl Resumable<'_> {
             vec![("content-disposition", name.as_str()), (UPLOAD_COMPLETE, "?0"), (UPLOAD_LENGTH, &length)];
         if let Some(file_type) = self.file_type {
             headers.push((CULVERT_FILE_TYPE, file_type.as_str()));
+        }
+        let attributes = self.attributes.to_list();
+        if !attributes.is_empty() {
+            headers.push((CULVERT_ATTRIBUTE, &attributes));
         }
         let digest = self.digest.map(|digest| digest.to_repr_digest());
         if let Some(digest) = &digest {

@@ -14,8 +14,8 @@ use http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Empty};
 use serde::Serialize;
 use sha2::Sha256;
-use store_proto::headers::{CULVERT_FILE_TYPE, REPR_DIGEST};
-use store_proto::{ContentDigest, FileId, FileType, UploadReceipt};
+use store_proto::headers::{CULVERT_ATTRIBUTE, CULVERT_FILE_TYPE, REPR_DIGEST};
+use store_proto::{Attributes, ContentDigest, FileId, FileType, UploadReceipt};
 use tokio::sync::Notify;
 
 use super::resume::Resumable;
@@ -32,6 +32,7 @@ pub(super) struct Sending<'a> {
     pub(super) server: &'a Server,
     pub(super) credential: &'a Credential,
     pub(super) file_type: Option<&'a FileType>,
+    pub(super) attributes: &'a Attributes,
     /// Hash first: what is there is not sent, and what is sent is verified before it is a file.
     pub(super) checksum: bool,
     pub(super) patience: Duration,
@@ -147,6 +148,7 @@ impl Sending<'_> {
                 credential: self.credential,
                 target,
                 file_type: self.file_type,
+                attributes: self.attributes,
                 digest,
                 source: path,
                 length,
@@ -200,6 +202,9 @@ impl Sending<'_> {
         }
         if let Some(file_type) = self.file_type {
             request = request.header(CULVERT_FILE_TYPE, file_type.as_str());
+        }
+        if !self.attributes.is_empty() {
+            request = request.header(CULVERT_ATTRIBUTE, self.attributes.to_list());
         }
         if let Some(digest) = digest {
             request = request.header(REPR_DIGEST, digest.to_repr_digest());

@@ -9,7 +9,7 @@ use http::{HeaderMap, HeaderName};
 use store_proto::headers::{CONTENT_DIGEST, REPR_DIGEST, UPLOAD_CHECKSUM, UPLOAD_LENGTH, UPLOAD_OFFSET};
 use store_proto::{Cohort, ContentDigest, FileId, LogicalPath, NewUpload};
 
-use super::{Policy, digest, file_type, one_etag, single};
+use super::{Policy, attributes, digest, file_type, key, one_etag, single};
 use crate::dialect::{Dialect, UPLOAD_COMPLETE};
 use crate::disposition::Disposition;
 use crate::refusal::Refusal;
@@ -83,7 +83,8 @@ pub(super) fn beginning(head: &Parts, cohort: Cohort, policy: &Policy) -> Result
     {
         return Err(Refusal::TooLarge { limit });
     }
-    let metadata = match single(headers, &UPLOAD_METADATA, "Upload-Metadata")? {
+    let text = single(headers, &UPLOAD_METADATA, "Upload-Metadata")?;
+    let metadata = match text {
         None => UploadMetadata::default(),
         Some(text) => {
             UploadMetadata::parse(text).map_err(|rule| Refusal::Header { name: "Upload-Metadata", rule })?
@@ -94,10 +95,14 @@ pub(super) fn beginning(head: &Parts, cohort: Cohort, policy: &Policy) -> Result
         None => named(headers)?,
     };
     let file_type = file_type(headers)?;
+    let attributes = attributes(headers)?;
     let new = NewUpload {
         cohort,
         path,
         file_type: file_type.or(metadata.file_type),
+        attributes: if attributes.is_empty() { metadata.attributes } else { attributes },
+        metadata: text.map(str::to_owned),
+        key: key(headers)?,
         length,
         sha256: digest(headers, REPR_DIGEST, "Repr-Digest")?,
         replaces: one_etag(headers, &IF_MATCH, "If-Match")?,

@@ -22,6 +22,7 @@ fn meta(size: u64) -> FileMeta {
         sha256,
         etag: sha256.to_etag(),
         file_type: None,
+        attributes: Default::default(),
         created_at: "2026-11-21T00:00:00Z".into(),
         ledger_index: 3,
         version: 1,
@@ -77,9 +78,12 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
     let plan = plan(&head, granted.as_ref(), &Policy { max_body_bytes, tunnel_up, draining });
     let seen = match plan {
         Plan::Refuse(refusal) => format!("{} {}", refusal.kind().status(), refusal.kind().name()),
-        Plan::Ask(_, PermissionRequest::Upload { cohort, path, size, replaces }) => {
+        Plan::Ask(_, PermissionRequest::Upload { cohort, path, size, replaces, attributes, key, .. }) => {
             let instead = if replaces.is_some() { " instead" } else { "" };
-            format!("ask upload {cohort} {path} {}{instead}", words(size))
+            let said =
+                if attributes.is_empty() { String::new() } else { format!(", {}", attributes.to_list()) };
+            let key = key.map_or(String::new(), |key| format!(", called {key}"));
+            format!("ask upload {cohort} {path} {}{instead}{said}{key}", words(size))
         }
         Plan::Ask(_, PermissionRequest::Download { cohort, file }) => match file {
             FileSelector::Path(path) => format!("ask download {cohort} {path}"),
@@ -129,7 +133,12 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
             let only = page.file_type.map_or(String::new(), |of| format!(", only {of}"));
             let days = [page.from, page.to].map(|day| day.map_or(String::new(), |day| format!(", {day}")));
             let days = days.concat();
-            format!("list {} from {cursor}, {}{only}{days}", page.cohort, words(page.limit.map(u64::from)))
+            let with: String = page.attributes.iter().map(|with| format!(", with {with}")).collect();
+            format!(
+                "list {} from {cursor}, {}{only}{with}{days}",
+                page.cohort,
+                words(page.limit.map(u64::from))
+            )
         }
         Plan::Page { known, with_body } => format!("page, known: {known}, body: {with_body}"),
         Plan::Presign(_, id) => format!("presign {id}"),
@@ -139,6 +148,7 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
             let head = if with_body { "" } else { ", head only" };
             format!("link to {}, {range}{head}", link.unverified_file_id())
         }
+        Plan::Before(before) => format!("as before, {}", before.receipt.file_id),
         Plan::Receive(r) => format!(
             "receive {} {} {} of {}, type {}, digest {}",
             r.cohort,
@@ -249,10 +259,36 @@ fn a_key_for_repeating_is_checked_for_its_form() {
         &put,
         &["Idempotency-Key: \"8e03978e-40d5-43dd-bc93-6894a57f9324\""],
         NOTHING,
-        "ask upload alpha a/b.csv -",
+        "ask upload alpha a/b.csv -, called 8e03978e-40d5-43dd-bc93-6894a57f9324",
     );
+    check(&put, &["Idempotency-Key: k 1"], NOTHING, "ask upload alpha a/b.csv -, called k 1");
     let long = format!("Idempotency-Key: {}", "x".repeat(129));
-    check(&put, &[&long], NOTHING, "400 bad-request");
+    for bad in [long.as_str(), "Idempotency-Key: \"\"", "Idempotency-Key: a\"b"] {
+        check(&put, &[bad], NOTHING, "400 bad-request");
+        check(&format!("GET {FILE}"), &[bad], NOTHING, "400 bad-request");
+    }
+}
+
+#[test]
+fn what_is_said_of_a_file_comes_in_fields_and_lists() {
+    let put = format!("PUT {FILE}");
+    let (one, other) = ("Culvert-Attribute: site=x", "Culvert-Attribute: year=2026, arm=b");
+    check(&put, &[one, other], NOTHING, "ask upload alpha a/b.csv -, arm=b,site=x,year=2026");
+    for bad in ["Culvert-Attribute: site", "Culvert-Attribute: site=<script>", "Culvert-Attribute: Site=x"] {
+        check(&put, &[bad], NOTHING, "400 bad-request");
+    }
+    check(&put, &[one, one], NOTHING, "400 bad-request");
+}
+
+#[test]
+fn a_listing_is_narrowed_by_what_is_said_of_files() {
+    let list = |query: &str| format!("GET /v1/cohorts/alpha/files?{query}");
+    for query in ["attribute=site=a/b&attribute=year=2026", "attribute=site%3Da%2Fb&attribute=year%3D2026"] {
+        check(&list(query), &[], NOTHING, "list alpha from -, -, with site=a/b, with year=2026");
+    }
+    for bad in ["attribute=site", "attribute=", "attribute=site=%0d%0a", "attribute=%ff=x"] {
+        check(&list(bad), &[], NOTHING, "400 bad-request");
+    }
 }
 
 const UPLOADS: &str = "/v1/cohorts/alpha/uploads";

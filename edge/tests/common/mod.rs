@@ -10,7 +10,6 @@ pub mod log;
 pub mod program;
 
 use std::collections::HashMap;
-use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -31,7 +30,8 @@ use hyper_util::rt::TokioIo;
 use prometheus::Registry;
 use store_proto::{
     CapabilitySigner, ContentDigest, FileId, FileMeta, FileSelector, Permission, PermissionRequest,
-    ProblemBody, ProblemKind, Proof, RequestContext, Token, UploadPermission, UploadReceipt,
+    ProblemBody, ProblemKind, Proof, RequestContext, StoredBefore, Token, UploadPermission, UploadReceipt,
+    UploadState,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -66,6 +66,14 @@ pub struct FakeState {
     pub full_after: AtomicU64,
     /// Its id's first byte, and so that of all it makes.
     pub store: AtomicU64,
+    /// Whether the connection breaks when a body is there, before its answer.
+    pub breaks_after_body: AtomicBool,
+    /// Whether it takes itself for another store than it is asked for.
+    pub wrong: AtomicBool,
+    /// Whether a request with a key came before.
+    pub before: AtomicBool,
+    /// The one upload that resumes, if there is one.
+    pub resumable: Mutex<Option<UploadState>>,
     /// What edge told of lock-outs.
     pub lockouts: Mutex<Vec<store_proto::Lockout>>,
     pub last_context: Mutex<Option<RequestContext>>,
@@ -140,7 +148,7 @@ async fn thaw(state: &FakeState) {
     }
 }
 
-async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> std::io::Result<Response<Body>> {
     thaw(&state).await;
     let path = request.uri().path().to_owned();
     if path == store_proto::routes::HEALTH {
@@ -185,6 +193,9 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
         Proof::Capability(shown) => shown.verify(&signer().key()).is_ok(),
     };
     *state.last_context.lock().unwrap() = Some(context.clone());
+    if state.wrong.load(Ordering::SeqCst) {
+        return Ok(problem(ProblemKind::WrongStore));
+    }
     if !known {
         return Ok(problem(ProblemKind::Unauthenticated));
     }
@@ -194,6 +205,10 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
             state.permissions.fetch_add(1, Ordering::SeqCst);
             let body = request.into_body().collect().await.unwrap().to_bytes();
             match serde_json::from_slice(&body).unwrap() {
+                PermissionRequest::Upload { key: Some(_), .. } if state.before.load(Ordering::SeqCst) => {
+                    let before = StoredBefore { created: true, receipt: receipt(5) };
+                    json(200, &Permission::Stored(Box::new(before)))
+                }
                 PermissionRequest::Upload { .. } => {
                     json(200, &Permission::Upload(UploadPermission { max_bytes: 1 << 40 }))
                 }
@@ -223,7 +238,20 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> Result<Res
         path if path.starts_with(store_proto::routes::CAPABILITIES) => {
             json(200, &serde_json::json!({"revoked": path.rsplit('/').next()}))
         }
-        store_proto::routes::UPLOAD => upload(&state, request.into_body()).await,
+        store_proto::routes::UPLOAD => {
+            let taken = upload(&state, request.into_body()).await;
+            if state.breaks_after_body.load(Ordering::SeqCst) {
+                return Err(std::io::ErrorKind::ConnectionReset.into());
+            }
+            taken
+        }
+        path if path.starts_with(store_proto::routes::UPLOADS) => {
+            let status = if request.method() == http::Method::POST { 201 } else { 200 };
+            match &*state.resumable.lock().unwrap() {
+                Some(upload) => json(status, upload),
+                None => problem(ProblemKind::UnknownUpload),
+            }
+        }
         path if path.starts_with(store_proto::routes::FILES) => download(&headers, size),
         path if path.starts_with(store_proto::routes::COHORTS) => {
             json(200, &serde_json::json!({"files": [], "next_cursor": null}))
@@ -249,8 +277,12 @@ async fn upload(state: &FakeState, mut body: Incoming) -> Response<Body> {
         }
     }
     state.completed.fetch_add(1, Ordering::SeqCst);
+    json(201, &receipt(size))
+}
+
+fn receipt(size: u64) -> UploadReceipt {
     let sha256 = ContentDigest::from_bytes([0xab; 32]);
-    let receipt = UploadReceipt {
+    UploadReceipt {
         file_id: FileId::from_bytes([1; 16]),
         cohort: store_proto::Cohort::parse("alpha").unwrap(),
         size,
@@ -259,8 +291,7 @@ async fn upload(state: &FakeState, mut body: Incoming) -> Response<Body> {
         ledger_index: 1,
         stored_at: "2026-11-21T00:00:00Z".into(),
         receipt: None,
-    };
-    json(201, &receipt)
+    }
 }
 
 /// Signs the fake's links.
@@ -293,6 +324,7 @@ fn meta(cohort: store_proto::Cohort, path: store_proto::LogicalPath, size: u64) 
         sha256,
         etag: sha256.to_etag(),
         file_type: None,
+        attributes: store_proto::Attributes::parse_lists(["site=x"]).unwrap(),
         created_at,
         ledger_index: 1,
         version: 1,

@@ -62,6 +62,12 @@ impl Program {
         Self::start_in(tempfile::tempdir().unwrap(), "plain_http = true\n", fake, handed_in, &[]).await
     }
 
+    /// With these lines at the top of its configuration.
+    pub async fn start_configured(fake: &Fake, lines: &str) -> Program {
+        let lines = format!("plain_http = true\n{lines}");
+        Self::start_in(tempfile::tempdir().unwrap(), &lines, fake, None, &[]).await
+    }
+
     /// With these arguments beside the configuration.
     pub async fn start_logging(fake: &Fake, arguments: &[&str]) -> Program {
         Self::start_in(tempfile::tempdir().unwrap(), "plain_http = true\n", fake, None, arguments).await

@@ -9,7 +9,7 @@ use daemon::admin::{AdminError, Caller, Replies};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
-use store_proto::{Cohort, EdgeName, Extension, FileId, FileType, Role, Token, UserName};
+use store_proto::{AttributeRules, Cohort, EdgeName, Extension, FileId, FileType, Role, Token, UserName};
 
 use crate::admin::Admin;
 use crate::ledger::access::{self, Book, Change, CohortRules, Refusal, Scan, User, Wish};
@@ -297,6 +297,7 @@ struct SettingsArgs {
 struct CohortArgs {
     cohort: Cohort,
     extensions: Option<BTreeSet<Extension>>,
+    attributes: Option<AttributeRules>,
     file_types: Option<BTreeSet<FileType>>,
     max_file_bytes: Option<u64>,
     quota_bytes: Option<u64>,
@@ -312,6 +313,7 @@ struct CohortArgs {
 #[serde(rename_all = "snake_case")]
 enum Rule {
     Extensions,
+    Attributes,
     FileTypes,
     MaxFileBytes,
     QuotaBytes,
@@ -324,6 +326,7 @@ impl CohortArgs {
         for rule in self.clear {
             match rule {
                 Rule::Extensions => rules.extensions.clear(),
+                Rule::Attributes => rules.attributes = AttributeRules::default(),
                 Rule::FileTypes => rules.file_types.clear(),
                 Rule::MaxFileBytes => rules.max_file_bytes = None,
                 Rule::QuotaBytes => rules.quota_bytes = None,
@@ -333,6 +336,7 @@ impl CohortArgs {
         }
         CohortRules {
             extensions: self.extensions.unwrap_or(rules.extensions),
+            attributes: self.attributes.unwrap_or(rules.attributes),
             file_types: self.file_types.unwrap_or(rules.file_types),
             max_file_bytes: self.max_file_bytes.or(rules.max_file_bytes),
             quota_bytes: self.quota_bytes.or(rules.quota_bytes),

@@ -12,7 +12,7 @@ use http_body_util::StreamBody;
 use hyper::body::Frame;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store_proto::{Cohort, FileType, LogicalPath};
+use store_proto::{Attributes, Cohort, FileType, LogicalPath};
 use tokio::sync::mpsc::{Receiver, Sender};
 use tokio::task::JoinHandle;
 
@@ -88,6 +88,8 @@ impl Admin {
                 cohort: into,
                 path,
                 file_type: Some(file_type),
+                attributes: Attributes::default(),
+                key: None,
                 size: None,
                 sha256: None,
                 replaces: None,
@@ -95,6 +97,7 @@ impl Admin {
             content: Content::Report,
             cohort: rules,
             idle: REPORT_IDLE,
+            said: None,
         };
         let mut body = StreamBody::new(Box::pin(pieces));
         let kept = upload::keep(&self.store, wanted, &mut body).await;

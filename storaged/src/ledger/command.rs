@@ -8,7 +8,7 @@ use crate::ledger::application::Application;
 use crate::ledger::tables::CorruptError;
 use crate::ledger::{
     access, backup, capability, cleanup, deletion, download, epoch, files, hold, integrity, intents, moment,
-    note, partial, upload,
+    note, partial, repeat, upload,
 };
 
 /// A command of one area, which the ledger answers with that area's outcome.
@@ -134,6 +134,8 @@ areas! {
     Access = access;
     /// Links that open a file for whoever holds them.
     Capability = capability;
+    /// Requests that come again.
+    Repeat = repeat;
     /// Backups that were made.
     Backup = backup;
 }

@@ -69,11 +69,13 @@ impl Command {
                     return Ok(Outcome::Withheld(file.state));
                 }
                 let row = IntentRow {
+                    attributes: file.attributes.clone(),
                     content: Content::Raw,
                     claim: None,
                     cohort: file.cohort.clone(),
                     file_id,
                     file_type: file.file_type.clone(),
+                    key: None,
                     kind: IntentKind::Download,
                     origin,
                     path: file.path.clone(),

@@ -6,7 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 pub use store_proto::FileState;
-use store_proto::{Cohort, ContentDigest, FileId, FileMeta, FileType, LogicalPath, UploadReceipt};
+use store_proto::{
+    Attributes, Cohort, ContentDigest, FileId, FileMeta, FileType, LogicalPath, UploadReceipt,
+};
 
 use crate::ledger::application::Application;
 use crate::ledger::command::Area;
@@ -28,6 +30,9 @@ pub const OBJECTS: StateTable<FileId> = StateTable::new("objects");
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FileRow {
+    /// What its sender said beside name and type.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    pub attributes: Attributes,
     /// The cohort it belongs to.
     pub cohort: Cohort,
     /// When its arrival was recorded.
@@ -103,6 +108,7 @@ pub(crate) struct Arrival {
     pub(crate) path: LogicalPath,
     pub(crate) file_id: FileId,
     pub(crate) file_type: Option<FileType>,
+    pub(crate) attributes: Attributes,
     pub(crate) parts: Vec<PartRow>,
     pub(crate) sha256: ContentDigest,
     /// Replace this content by a new version; none: the name must be free.
@@ -189,6 +195,7 @@ impl FileRow {
             sha256: self.sha256,
             etag: self.sha256.to_etag(),
             file_type: self.file_type.clone(),
+            attributes: self.attributes.clone(),
             created_at: rfc3339(self.created_ms),
             ledger_index: self.ledger_index,
             version: self.version,
@@ -251,6 +258,7 @@ pub(crate) fn add(
 ) -> Result<FileRow, CorruptError> {
     let size = arrival.parts.iter().map(|part| part.size).sum();
     let file = FileRow {
+        attributes: arrival.attributes,
         cohort: arrival.cohort,
         created_ms: app.now_ms(),
         file_id: arrival.file_id,

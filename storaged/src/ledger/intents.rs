@@ -4,11 +4,12 @@
 //! opened it, or at the next start.
 
 use serde::{Deserialize, Serialize};
-use store_proto::{Cohort, ContentDigest, FileId, FileType, LogicalPath};
+use store_proto::{Attributes, Cohort, ContentDigest, FileId, FileType, LogicalPath};
 
 use crate::ledger::application::Application;
 use crate::ledger::command::Area;
 use crate::ledger::record::{Action, Ending, Origin, Phase, Record};
+use crate::ledger::repeat::Blinded;
 use crate::ledger::state::{StateTable, View};
 use crate::ledger::tables::CorruptError;
 use crate::ledger::{download, partial, upload};
@@ -20,6 +21,9 @@ pub const INTENTS: StateTable<IntentRow> = StateTable::new("intents");
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IntentRow {
+    /// What is said of the file beside name and type.
+    #[serde(default, skip_serializing_if = "Attributes::is_empty")]
+    pub attributes: Attributes,
     /// What is being written, and would be left by a crash.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub claim: Option<Claim>,
@@ -33,6 +37,9 @@ pub struct IntentRow {
     /// Its type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file_type: Option<FileType>,
+    /// What its sender called the request, blinded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Blinded>,
     /// What is being done.
     pub kind: IntentKind,
     /// Who asked.
@@ -157,7 +164,8 @@ impl Command {
         let index = match row.kind {
             IntentKind::Partial | IntentKind::Upload => {
                 let objects = upload::Objects::Gone;
-                let closing = upload::Closing { ending: Ending::Failed, error, received: None, objects };
+                let closing =
+                    upload::Closing { ending: Ending::Failed, error, received: None, objects, instead: None };
                 upload::close(app, intent, &row, closing)?
             }
             IntentKind::Download => download::close(app, intent, &row, Ending::Failed, Some(error), None)?,

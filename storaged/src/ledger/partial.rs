@@ -16,6 +16,7 @@ use crate::ledger::command::Area;
 use crate::ledger::files::{self, Arrival, FileRow, OBJECTS, PartRow, Place};
 use crate::ledger::intents::{self, Claim, IntentKind, IntentRow};
 use crate::ledger::record::{Action, Ending, Origin};
+use crate::ledger::repeat::{self, Said};
 use crate::ledger::state::{StateTable, View};
 use crate::ledger::tables::{CorruptError, Counter};
 use crate::ledger::upload::{self, Announced, Closing};
@@ -55,6 +56,10 @@ pub enum Command {
         quota: Quota,
         /// When it is given up.
         expires_ms: u64,
+        /// `Upload-Metadata`.
+        metadata: Option<String>,
+        /// What its sender calls the request.
+        said: Option<Said>,
     },
     /// A stretch is about to be written.
     Start {
@@ -149,6 +154,8 @@ pub enum Outcome {
     OverQuota,
     /// The user has as many uploads under way as may be.
     TooManyUploads,
+    /// A request with the same key was faster.
+    KeyTaken,
     /// How far it is now.
     Saved(Box<PartialRow>),
     /// The file is part of the store.
@@ -251,10 +258,22 @@ impl Command {
         };
         match (self, open) {
             (
-                Command::Create { origin, user, wanted, sha256, file_id, keys: _, quota, expires_ms, .. },
+                Command::Create {
+                    origin,
+                    user,
+                    wanted,
+                    sha256,
+                    file_id,
+                    keys: _,
+                    quota,
+                    expires_ms,
+                    metadata,
+                    said,
+                    ..
+                },
                 None,
             ) => {
-                let now = Created { user, sha256, upload, file_id, expires_ms };
+                let now = Created { user, sha256, upload, file_id, expires_ms, metadata, said };
                 create(app, origin, wanted, quota, now)
             }
             (Command::Create { .. }, Some(_)) => {
@@ -298,6 +317,8 @@ struct Created {
     upload: FileId,
     file_id: FileId,
     expires_ms: u64,
+    metadata: Option<String>,
+    said: Option<Said>,
 }
 
 fn create(
@@ -315,13 +336,25 @@ fn create(
     let Some(reserved) = usage::reserve(app, &wanted.cohort, quota, Wanted { bytes, file: true })? else {
         return Ok(Outcome::OverQuota);
     };
+    let key = match &created.said {
+        None => None,
+        Some(said) => match repeat::claim(app, said, created.file_id, Some(created.upload))? {
+            Some(key) => Some(key),
+            None => {
+                usage::release(app, &wanted.cohort, reserved)?;
+                return Ok(Outcome::KeyTaken);
+            }
+        },
+    };
     app.put(&OF_USER, &[prefix.as_slice(), created.upload.as_bytes()].concat(), &created.upload)?;
     let intent = IntentRow {
+        attributes: wanted.attributes,
         claim: None,
         cohort: wanted.cohort,
         content: wanted.content,
         file_id: created.file_id,
         file_type: wanted.file_type,
+        key,
         kind: IntentKind::Partial,
         origin,
         path: wanted.path,
@@ -340,6 +373,7 @@ fn create(
         hash: None,
         intent,
         length: wanted.size,
+        metadata: created.metadata,
         next_part: 1,
         offset: 0,
         parts: 0,
@@ -470,6 +504,7 @@ impl Open {
             path: self.intent.path.clone(),
             file_id: self.row.file_id,
             file_type: self.intent.file_type.clone(),
+            attributes: self.intent.attributes.clone(),
             parts: parts(app, self.upload)?,
             sha256,
             replaces: self.intent.replaces,
@@ -503,8 +538,13 @@ impl Open {
             app.destroy_keys(KeyChange::DestroySlot { file: self.row.file_id, slot: part.part });
         }
         let row = self.intent.clone();
-        let closing =
-            Closing { ending, error, received: Some(self.row.offset), objects: upload::Objects::Gone };
+        let closing = Closing {
+            ending,
+            error,
+            received: Some(self.row.offset),
+            objects: upload::Objects::Gone,
+            instead,
+        };
         let index = upload::close(app, intent, &row, closing)?;
         match instead {
             Some(file) => {
@@ -534,6 +574,7 @@ impl Open {
         self.row.finished = true;
         self.row.file_id = file;
         self.row.hash = None;
+        self.row.metadata = None;
         self.row.sha256 = None;
         self.row.tail = Blob::default();
         self.row.expires_ms = expires_ms;

@@ -24,6 +24,7 @@ use crate::ledger::partial::{self, PARTIAL, PartialRow};
 use crate::ledger::record::Record;
 use crate::ledger::redo::{Changed, Place, index_key, name_key};
 use crate::ledger::remembered::Remembered;
+use crate::ledger::repeat::{self, Blinded};
 use crate::ledger::seal::{Opened, Seal};
 use crate::ledger::state::{Keyed, Rows, StateTable, View};
 use crate::ledger::tables::{
@@ -168,6 +169,16 @@ impl Reader {
     /// Those of a user that have not ended, without their tails.
     pub fn partials_of(&self, user: &UserName) -> Result<Vec<(FileId, PartialRow)>, CorruptError> {
         partial::of_user(&self.snapshot()?, user)
+    }
+
+    /// At most `limit` keys of requests from behind `after`: the last of them, and those that are over.
+    pub fn repeats(
+        &self,
+        after: Option<&[u8]>,
+        limit: usize,
+        now_ms: u64,
+    ) -> Result<(Option<Vec<u8>>, Vec<Blinded>), CorruptError> {
+        repeat::some(&self.snapshot()?, after, limit, now_ms)
     }
 
     /// What a cohort uses.

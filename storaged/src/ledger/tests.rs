@@ -69,6 +69,7 @@ pub(super) fn begin_upload(keys: &Keys, cohort: &str, path: &str, id: FileId) ->
             cohort: Cohort::parse(cohort).unwrap(),
             path: LogicalPath::parse(path).unwrap(),
             file_type: None,
+            attributes: Default::default(),
             size: None,
             replaces: None,
             scan_required: false,
@@ -77,6 +78,7 @@ pub(super) fn begin_upload(keys: &Keys, cohort: &str, path: &str, id: FileId) ->
         claim: intents::Claim { object: id, part: 1, volume: FileId::from_bytes([0xee; 16]) },
         keys: vec![keys.new_file_key(&Cohort::parse(cohort).unwrap(), id, RECORD_SLOT).unwrap().1],
         quota: usage::Quota::default(),
+        said: None,
     }
 }
 

@@ -4,7 +4,9 @@
 //! listing and its record come in one transaction, after the object is durable under its final name. Room in
 //! the cohort's quota is reserved with the intent and given back with its end.
 
-use store_proto::{Cohort, ContentDigest, FileId, FileType, LogicalPath};
+use std::collections::BTreeMap;
+
+use store_proto::{Attributes, Cohort, ContentDigest, FileId, FileType, LogicalPath};
 
 use crate::keys::KeyChange;
 use crate::ledger::application::Application;
@@ -12,7 +14,8 @@ use crate::ledger::cleanup::{self, CleanupKind, Temporary};
 use crate::ledger::command::Area;
 use crate::ledger::files::{self, Arrival, FileRow, PartRow, Place};
 use crate::ledger::intents::{self, Claim, Content, IntentKind, IntentRow};
-use crate::ledger::record::{Action, Ending, Origin, Phase};
+use crate::ledger::record::{Action, Ending, Metadata, Origin, Phase};
+use crate::ledger::repeat::{self, Said};
 use crate::ledger::tables::CorruptError;
 use crate::ledger::usage::{self, Bytes, Quota, Wanted};
 use crate::limits::{CLEANUP_GRACE_MS, RESERVE_STEP_BYTES};
@@ -35,6 +38,8 @@ pub enum Command {
         keys: Vec<KeyChange>,
         /// What the cohort may use.
         quota: Quota,
+        /// What its sender calls the request.
+        said: Option<Said>,
     },
     /// More bytes arrive than are reserved.
     Extend {
@@ -64,6 +69,8 @@ pub enum Command {
         received: u64,
         /// Whether the object could not be removed from the volume: then a cleanup is asked for, until it is gone.
         left: bool,
+        /// The file that its sender has instead, if it holds the same.
+        instead: Option<FileId>,
     },
 }
 
@@ -78,6 +85,8 @@ pub struct Announced {
     pub content: Content,
     /// Its type.
     pub file_type: Option<FileType>,
+    /// What the sender said beside that.
+    pub attributes: Attributes,
     /// Its length, if the sender said.
     pub size: Option<u64>,
     /// The content that it replaces by a new version.
@@ -103,6 +112,8 @@ pub enum Outcome {
     },
     /// The cohort's quota is used up.
     OverQuota,
+    /// A request with the same key was faster.
+    KeyTaken,
     /// The file is part of the store.
     Stored(Box<FileRow>),
     /// Another file has the path. **The intent stays open** until the object is removed and the upload
@@ -140,41 +151,60 @@ impl Area for Command {
 impl Command {
     pub(crate) fn apply(self, app: &mut Application<'_, '_>) -> Result<Outcome, CorruptError> {
         match self {
-            Command::Begin { origin, wanted, file_id, claim, keys: _, quota } => {
-                begin(app, origin, wanted, file_id, claim, quota)
+            Command::Begin { origin, wanted, file_id, claim, keys: _, quota, said } => {
+                begin(app, origin, wanted, Beginning { file_id, claim, quota, said })
             }
             Command::Extend { intent, quota } => extend(app, intent, quota),
             Command::Finish { intent, part, sha256 } => finish(app, intent, part, sha256),
-            Command::Abandon { intent, ending, error, received, left } => {
+            Command::Abandon { intent, ending, error, received, left, instead } => {
                 let Some(row) = intents::take(app, intent, IntentKind::Upload)? else {
                     return Ok(Outcome::UnknownIntent);
                 };
                 let objects = if left { Objects::Left } else { Objects::Gone };
-                close(app, intent, &row, Closing { ending, error, received: Some(received), objects })
-                    .map(Outcome::Abandoned)
+                let closing = Closing { ending, error, received: Some(received), objects, instead };
+                close(app, intent, &row, closing).map(Outcome::Abandoned)
             }
         }
     }
+}
+
+/// What is drawn and decided for an upload.
+struct Beginning {
+    file_id: FileId,
+    claim: Claim,
+    quota: Quota,
+    said: Option<Said>,
 }
 
 fn begin(
     app: &mut Application<'_, '_>,
     origin: Origin,
     wanted: Announced,
-    file_id: FileId,
-    claim: Claim,
-    quota: Quota,
+    beginning: Beginning,
 ) -> Result<Outcome, CorruptError> {
+    let Beginning { file_id, claim, quota, said } = beginning;
     let bytes = wanted.size.map_or(Bytes::UpTo(RESERVE_STEP_BYTES), Bytes::Exactly);
     let Some(reserved) = usage::reserve(app, &wanted.cohort, quota, Wanted { bytes, file: true })? else {
         return Ok(Outcome::OverQuota);
     };
+    let key = match said {
+        None => None,
+        Some(said) => match repeat::claim(app, &said, file_id, None)? {
+            Some(key) => Some(key),
+            None => {
+                usage::release(app, &wanted.cohort, reserved)?;
+                return Ok(Outcome::KeyTaken);
+            }
+        },
+    };
     let row = IntentRow {
+        attributes: wanted.attributes,
         claim: Some(claim),
         cohort: wanted.cohort,
         content: wanted.content,
         file_id,
         file_type: wanted.file_type,
+        key,
         kind: IntentKind::Upload,
         origin,
         path: wanted.path,
@@ -215,6 +245,7 @@ fn finish(
         path: row.path.clone(),
         file_id: row.file_id,
         file_type: row.file_type.clone(),
+        attributes: row.attributes.clone(),
         parts: vec![part],
         sha256,
         replaces: row.replaces,
@@ -245,6 +276,8 @@ pub(crate) fn store(
     created.intent = Some(intent);
     created.size = Some(arrival.parts.iter().map(|part| part.size).sum());
     created.sha256 = Some(arrival.sha256);
+    // So it stands in the receipt too.
+    created.metadata = Metadata::from(BTreeMap::from(arrival.attributes.clone()));
     if version.0 > 1 {
         created.detail = Some(format!("version {}", version.0));
     }
@@ -254,7 +287,9 @@ pub(crate) fn store(
         streamed.action = row.content.arriving();
         app.append(streamed)?;
     }
-    files::add(app, arrival, version, ledger_index)
+    let file = files::add(app, arrival, version, ledger_index)?;
+    repeat::answered(app, row.key, file.file_id, repeat::State::Made)?;
+    Ok(file)
 }
 
 /// What is on the volume of an upload that ends without a file.
@@ -273,6 +308,8 @@ pub(crate) struct Closing {
     pub(crate) error: String,
     pub(crate) received: Option<u64>,
     pub(crate) objects: Objects,
+    /// The file that its sender has instead, if it holds the same.
+    pub(crate) instead: Option<FileId>,
 }
 
 /// Records the end of an upload that made no file, and lets go of what it held.
@@ -280,9 +317,13 @@ pub(crate) fn close(
     app: &mut Application<'_, '_>,
     intent: u64,
     row: &IntentRow,
-    Closing { ending, error, received, objects }: Closing,
+    Closing { ending, error, received, objects, instead }: Closing,
 ) -> Result<u64, CorruptError> {
     usage::release(app, &row.cohort, row.reserved_bytes)?;
+    match instead {
+        Some(file) => repeat::answered(app, row.key, file, repeat::State::Found)?,
+        None => repeat::free(app, row.key)?,
+    }
     if let Some(claim) = &row.claim {
         app.destroy_keys(KeyChange::DestroySlot { file: row.file_id, slot: claim.part });
     }

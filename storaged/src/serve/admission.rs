@@ -10,9 +10,9 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use http::HeaderMap;
 use http::header::HOST;
-use store_proto::{Action, CapabilityClaims, Cohort, Proof, RequestContext, Role, headers};
+use http::{HeaderMap, HeaderValue};
+use store_proto::{Action, CapabilityClaims, Cohort, FileId, Proof, RequestContext, Role, headers};
 use tunnel_events::PeerIdentity;
 
 use crate::denial::Denial;
@@ -110,6 +110,7 @@ pub async fn admit(store: &Store, source: IpAddr, headers: &HeaderMap) -> Result
     let refuse = |denial, origin: &Origin| Refused { denial, origin: Box::new(origin.clone()) };
     internal_key(&policy, headers).map_err(|denial| refuse(denial, &origin))?;
     host(&policy, headers).map_err(|denial| refuse(denial, &origin))?;
+    this_store(store, headers).map_err(|denial| refuse(denial, &origin))?;
     let context = read_context(headers).map_err(|denial| refuse(denial, &origin))?;
     origin.request_id = Some(context.request_id.clone());
     origin.client_address = Some(context.client_address);
@@ -153,6 +154,13 @@ fn host(policy: &Policy, headers: &HeaderMap) -> Result<(), Denial> {
         (Some(host), None) if policy.is_our_host(host) => Ok(()),
         _ => Err(Denial::Host),
     }
+}
+
+/// An address may lead to another store than when edge last looked: what it has for one of them is not the other's.
+fn this_store(store: &Store, headers: &HeaderMap) -> Result<(), Denial> {
+    let own = FileId::mark_text(store.keys.store().0.mark());
+    let is_ours = |named: &HeaderValue| named.as_bytes() == own.as_bytes();
+    if headers.get_all(headers::CULVERT_STORE).iter().all(is_ours) { Ok(()) } else { Err(Denial::OtherStore) }
 }
 
 fn read_context(headers: &HeaderMap) -> Result<RequestContext, Denial> {

@@ -8,17 +8,47 @@ use std::sync::Arc;
 use store_proto::{FileId, ProblemKind, UserName};
 
 use crate::ledger::partial::{Blob, Command, PartialRow};
+use crate::ledger::repeat;
 use crate::ledger::{CorruptError, Ending};
-use crate::limits::{EXPIRY_CHECK, PREEMPTION_WAIT};
+use crate::limits::{EXPIRY_CHECK, PREEMPTION_WAIT, REPEATS_BATCH, REPEATS_EVERY};
 use crate::serve::answer::Refusal;
 use crate::serve::stretch::{discard, resumable};
 use crate::store::Store;
 
 /// Looks again and again, until the runtime ends.
 pub async fn expire_uploads(store: Arc<Store>) {
-    loop {
+    for round in 0_u32.. {
         expire_now(&store).await;
+        if round % REPEATS_EVERY == 0 {
+            forget_repeats(&store, store.clock.unix_milliseconds()).await;
+        }
         tokio::time::sleep(EXPIRY_CHECK).await;
+    }
+}
+
+/// Forgets the keys of requests that nobody repeats any more. One that is forgotten late counts for nothing meanwhile.
+pub async fn forget_repeats(store: &Store, now_ms: u64) {
+    if !store.ledger.trusts_clock(store.clock) {
+        return;
+    }
+    let mut after: Option<Vec<u8>> = None;
+    loop {
+        let looked = store.ledger.reader().repeats(after.as_deref(), REPEATS_BATCH, now_ms);
+        let (last, keys) = match looked {
+            Ok(looked) => looked,
+            Err(error) => {
+                tracing::warn!(%error, "look for keys of requests that are over");
+                return;
+            }
+        };
+        if !keys.is_empty() && store.ledger.submit(repeat::Command::Forget { keys }).await.is_err() {
+            tracing::warn!("keys of requests that are over could not be forgotten");
+            return;
+        }
+        if last.is_none() {
+            return;
+        }
+        after = last;
     }
 }
 

@@ -6,8 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::StatusCode;
 use hyper::Request;
+use store_proto::limits::MAX_ATTRIBUTES;
 use store_proto::limits::{DEFAULT_LIST_LIMIT, MAX_LIST_LIMIT};
-use store_proto::{Action as Asked, Cohort, FileType, Listing, LogicalPath, ProblemKind};
+use store_proto::{Action as Asked, Attribute, Cohort, FileType, Listing, LogicalPath, ProblemKind};
 
 use crate::denial::Denial;
 use crate::ledger::tables::CorruptError;
@@ -19,7 +20,7 @@ use crate::serve::permissions::unreadable;
 use crate::serve::routes::{deny, watch};
 use crate::store::Store;
 
-/// `GET /internal/v1/cohorts/{c}/files?cursor=&limit=&type=&from=&to=`.
+/// `GET /internal/v1/cohorts/{c}/files?cursor=&limit=&type=&attribute=&from=&to=`.
 pub async fn list<B>(
     request: &Request<B>,
     cohort: &Cohort,
@@ -81,6 +82,8 @@ struct Page {
     after: Option<u64>,
     limit: usize,
     file_type: Option<FileType>,
+    /// All of them.
+    attributes: Vec<Attribute>,
     /// Milliseconds since 1970: the first of them, and the first behind them.
     from_ms: Option<u64>,
     end_ms: Option<u64>,
@@ -116,6 +119,7 @@ impl Page {
 
     fn takes(&self, row: &FileRow) -> bool {
         self.file_type.as_ref().is_none_or(|wanted| row.file_type.as_ref() == Some(wanted))
+            && self.attributes.iter().all(|wanted| row.attributes.has(wanted))
             && self.from_ms.is_none_or(|from| row.created_ms >= from)
             && self.end_ms.is_none_or(|end| row.created_ms < end)
     }
@@ -125,6 +129,7 @@ impl Page {
             after: None,
             limit: DEFAULT_LIST_LIMIT as usize,
             file_type: None,
+            attributes: Vec::new(),
             from_ms: None,
             end_ms: None,
         };
@@ -137,6 +142,9 @@ impl Page {
                 }
                 ("limit", "") => {}
                 ("type", text) => page.file_type = Some(FileType::parse(text).ok()?),
+                ("attribute", text) if page.attributes.len() < MAX_ATTRIBUTES => {
+                    page.attributes.push(Attribute::parse(text).ok()?);
+                }
                 ("from", day) => page.from_ms = Some(day_ms(day, 0)?),
                 ("to", day) => page.end_ms = Some(day_ms(day, 1)?),
                 ("limit", limit) => {
@@ -172,8 +180,11 @@ mod tests {
         let page = Page::parse("type=raw_csv&from=1970-01-02&to=1970-01-02").unwrap();
         assert_eq!((page.from_ms, page.end_ms), (Some(86_400_000), Some(172_800_000)));
         assert_eq!(page.file_type, FileType::parse("raw_csv").ok());
+        let page = Page::parse("attribute=year=2026&attribute=site=x").unwrap();
+        assert_eq!(page.attributes, ["year=2026", "site=x"].map(|text| Attribute::parse(text).unwrap()));
         for bad in [
             "type=No",
+            "attribute=year",
             "from=yesterday",
             "to=2026-02-30",
             "from=1969-01-01",

@@ -10,15 +10,18 @@ use serde::de::DeserializeOwned;
 use store_proto::limits::MAX_PERMISSION_REQUEST_BYTES;
 use store_proto::{
     Action as Asked, Cohort, ContentDigest, FileSelector, LogicalPath, Permission, PermissionRequest,
-    ProblemKind, UploadPermission,
+    ProblemKind, StoredBefore, UploadPermission,
 };
 
 use crate::denial::Denial;
 use crate::ledger::Note;
+use crate::ledger::repeat::{Named, Said};
 use crate::ledger::{Action, Ending, FileRow};
 use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
+use crate::serve::log;
+use crate::serve::repeat::{self, Expected};
 use crate::serve::routes::{deny, deny_file, no_place};
 use crate::store::Store;
 
@@ -30,10 +33,27 @@ pub async fn permissions(
 ) -> Result<Answer, Refusal> {
     let asked: PermissionRequest = read_json(request, admitted, store).await?;
     let permission = match &asked {
-        PermissionRequest::Upload { cohort, path, size, replaces } => {
+        PermissionRequest::Upload { cohort, path, size, replaces, file_type, attributes, sha256, key } => {
             let rules = authorized(store, admitted, cohort, asked.action()).await?;
-            let wanted = Wanted { cohort, path, size: *size, replaces: *replaces };
-            may_upload(store, admitted, wanted, rules.max_file_bytes).await?
+            let named =
+                Named { cohort, path, replaces: *replaces, file_type: file_type.as_ref(), attributes };
+            let user = &admitted.user().name;
+            let said = key.clone().map(|key| Said::whole(user.clone(), key, &named));
+            let expected = Expected { size: *size, sha256: *sha256 };
+            match came_before(store, admitted, said, expected).await? {
+                Some(Answered::InFull(before)) => Permission::Stored(before),
+                Some(Answered::WithItsBytes) => {
+                    Permission::Upload(UploadPermission { max_bytes: rules.max_file_bytes })
+                }
+                None => {
+                    if !rules.attributes.take(attributes) {
+                        let (origin, at) = (admitted.origin.clone(), (Some(cohort), Some(path)));
+                        return Err(deny(store, Denial::Attribute, origin, at.0, at.1).await);
+                    }
+                    let wanted = Wanted { cohort, path, size: *size, replaces: *replaces };
+                    may_upload(store, admitted, wanted, rules.max_file_bytes).await?
+                }
+            }
         }
         PermissionRequest::Download { cohort, file } => {
             authorized(store, admitted, cohort, asked.action()).await?;
@@ -53,6 +73,34 @@ pub async fn permissions(
         }
     };
     Ok(answer::json(StatusCode::OK, &permission))
+}
+
+/// How a request that came before is answered.
+enum Answered {
+    /// At once: its digest says that its bytes are the same.
+    InFull(Box<StoredBefore>),
+    /// When its bytes have been compared.
+    WithItsBytes,
+}
+
+/// Whether a request came before under its key.
+async fn came_before(
+    store: &Store,
+    admitted: &Admitted,
+    said: Option<Said>,
+    expected: Expected,
+) -> Result<Option<Answered>, Refusal> {
+    let Some(row) = repeat::earlier(store, said.as_ref())? else { return Ok(None) };
+    let before = repeat::answered(store, &row)?;
+    if expected.differs(&before.file) {
+        return Err(repeat::other_request());
+    }
+    if expected.sha256.is_none() {
+        return Ok(Some(Answered::WithItsBytes));
+    }
+    repeat::record(store, admitted.origin.clone(), &before.file).await?;
+    let receipt = log::upload_receipt(store, &before.file);
+    Ok(Some(Answered::InFull(Box::new(StoredBefore { created: before.created, receipt }))))
 }
 
 async fn authorized(

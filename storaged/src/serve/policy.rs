@@ -29,6 +29,7 @@ pub(super) fn show(admitted: &Admitted) -> Result<Answer, Refusal> {
                 "max_file_bytes": rules.max_file_bytes,
                 "extensions": rules.extensions,
                 "file_types": rules.file_types,
+                "attributes": rules.attributes,
                 "retention_days": rules.retention_days,
                 "scan_required": rules.scan_required,
             }))

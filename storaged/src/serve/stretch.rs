@@ -209,6 +209,7 @@ impl Bringing {
             Outcome::Unknown => return Err(Refusal::of(ProblemKind::UnknownUpload)),
             other @ (Outcome::Created(_)
             | Outcome::TooManyUploads
+            | Outcome::KeyTaken
             | Outcome::Saved(_)
             | Outcome::Stored(_)
             | Outcome::PathTaken(_)
@@ -355,6 +356,7 @@ impl Bringing {
             | Outcome::TooManyParts
             | Outcome::OverQuota
             | Outcome::TooManyUploads
+            | Outcome::KeyTaken
             | Outcome::Saved(_)
             | Outcome::Incomplete(_)
             | Outcome::Abandoned(_)
@@ -430,6 +432,7 @@ fn changed(outcome: Outcome) -> Result<Option<Box<PartialRow>>, Refusal> {
         | Outcome::TooManyParts
         | Outcome::OverQuota
         | Outcome::TooManyUploads
+        | Outcome::KeyTaken
         | Outcome::Stored(_)
         | Outcome::PathTaken(_)
         | Outcome::NotThere

@@ -15,7 +15,8 @@ use hyper::Request;
 use hyper::body::{Body, Incoming};
 use sha2::{Digest as _, Sha256};
 use store_proto::{
-    Action as Asked, Cohort, ContentDigest, FileId, FileType, LogicalPath, ProblemKind, headers,
+    Action as Asked, Attributes, Cohort, ContentDigest, FileId, FileType, IdempotencyKey, LogicalPath,
+    ProblemKind, UserName, headers,
 };
 use vault::Key256;
 
@@ -23,6 +24,7 @@ use crate::denial::Denial;
 use crate::keys::KeyStore as _;
 use crate::ledger::files::PartRow;
 use crate::ledger::intents::{Claim, Content};
+use crate::ledger::repeat::{Named, Said};
 use crate::ledger::upload::{self, Command, Outcome};
 use crate::ledger::{Action, Ending, FileRow, Origin};
 use crate::limits::TRANSFER_WAIT;
@@ -37,6 +39,7 @@ use crate::serve::incoming::{
 use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::refuse_certain_conflict;
+use crate::serve::repeat::{self, Expected};
 use crate::serve::routes::{deny, no_place, watch};
 use crate::serve::under_way::{About, Progress, WaitsFor};
 use crate::store::Store;
@@ -51,6 +54,8 @@ pub(crate) struct Announced {
     pub(crate) cohort: Cohort,
     pub(crate) path: LogicalPath,
     pub(crate) file_type: Option<FileType>,
+    pub(crate) attributes: Attributes,
+    pub(crate) key: Option<IdempotencyKey>,
     pub(crate) size: Option<u64>,
     pub(crate) sha256: Option<ContentDigest>,
     pub(crate) replaces: Option<ContentDigest>,
@@ -65,6 +70,8 @@ pub(crate) struct Wanted {
     pub(crate) cohort: CohortPolicy,
     /// How long nothing may come.
     pub(crate) idle: Duration,
+    /// What its sender calls the request.
+    pub(crate) said: Option<Said>,
 }
 
 /// Takes a body.
@@ -93,6 +100,16 @@ pub async fn upload(
     if !cohort.takes(&announced.path, announced.file_type.as_ref()) {
         return Err(refused(Denial::FileType).await);
     }
+    if !cohort.attributes.take(&announced.attributes) {
+        return Err(refused(Denial::Attribute).await);
+    }
+    let said = announced.said(&admitted.user().name);
+    if let Some(row) = repeat::earlier(store, said.as_ref())? {
+        let before = repeat::answered(store, &row)?;
+        let expected = Expected { size: announced.size, sha256: announced.sha256 };
+        let (origin, idle) = (admitted.origin.clone(), admitted.policy().rules().body_idle);
+        return repeat::compare(store, origin, before, expected, request.into_body(), idle).await;
+    }
     if announced.replaces.is_none() {
         let existing = refuse_certain_conflict(store, &announced.cohort, &announced.path, announced.size)?;
         if let (Some(existing), Some(sha256)) = (&existing, announced.sha256)
@@ -116,7 +133,7 @@ pub async fn upload(
     let (patience, hung) = Patience::new(store.io_patience);
     let (idle, origin) = (admitted.policy().rules().body_idle, admitted.origin.clone());
     let content = Content::brought(announced.file_type.as_ref());
-    let wanted = Wanted { origin, announced, content, cohort, idle };
+    let wanted = Wanted { origin, announced, content, cohort, idle, said };
     let upload = Upload { store: Arc::clone(store), wanted, promise, slot, patience };
     let mut running = tokio::spawn(upload.run(request.into_body()));
     let ended = tokio::select! {
@@ -174,7 +191,7 @@ impl Upload {
         store.metrics.transfers.inc();
         let mut received = 0;
         let Upload { wanted, mut promise, slot, patience, .. } = self;
-        let Wanted { origin, announced, content, cohort, idle } = wanted;
+        let Wanted { origin, announced, content, cohort, idle, said: _ } = wanted;
         let about = About {
             resumable: false,
             user: origin.user,
@@ -224,7 +241,7 @@ impl Upload {
     /// Draws ids and keys, and makes the intent durable.
     async fn begin(&self) -> Result<(Standing, Key256), Refusal> {
         let (file_id, object) = (new_id(&self.store)?, random_id()?);
-        let Wanted { origin, announced, content, cohort: rules, .. } = &self.wanted;
+        let Wanted { origin, announced, content, cohort: rules, said, .. } = &self.wanted;
         let cohort = &announced.cohort;
         let (_, record_key) = self.store.keys.new_file_key(cohort, file_id, crate::keys::RECORD_SLOT)?;
         let (key, part_key) = self.store.keys.new_file_key(cohort, file_id, ONLY_PART)?;
@@ -236,6 +253,7 @@ impl Upload {
                 path: announced.path.clone(),
                 content: *content,
                 file_type: announced.file_type.clone(),
+                attributes: announced.attributes.clone(),
                 size: announced.size,
                 replaces: announced.replaces,
                 scan_required: rules.scan_required,
@@ -244,10 +262,12 @@ impl Upload {
             claim,
             keys: vec![record_key, part_key],
             quota: rules.quota(),
+            said: said.clone(),
         };
         match self.store.ledger.submit(command).await? {
             Outcome::Begun { intent, reserved } => Ok((Standing { file_id, intent, claim, reserved }, key)),
             Outcome::OverQuota => Err(over_quota()),
+            Outcome::KeyTaken => Err(repeat::in_use()),
             other @ (Outcome::Extended { .. }
             | Outcome::Stored(_)
             | Outcome::PathTaken(_)
@@ -372,6 +392,7 @@ impl Ongoing<'_> {
             other @ (Outcome::Begun { .. }
             | Outcome::Extended { .. }
             | Outcome::OverQuota
+            | Outcome::KeyTaken
             | Outcome::Abandoned(_)
             | Outcome::UnknownIntent) => return Err(failed(unexpected(&other))),
         };
@@ -379,7 +400,7 @@ impl Ongoing<'_> {
             return Err(self.abandon(UploadError::Conflict, size).await);
         }
         let error = "the path holds this content already".to_owned();
-        self.close(Ending::Succeeded, error, size).await.map_err(failed)?;
+        self.close(Ending::Succeeded, error, size, Some(existing.file_id)).await.map_err(failed)?;
         Ok(Finished::Same(existing))
     }
 
@@ -388,7 +409,7 @@ impl Ongoing<'_> {
         if let UploadError::Put(put) = &error {
             tracing::error!(object = %self.standing.claim.object, error = %put, "an upload failed on the volume");
         }
-        let closed = self.close(ending, error.to_string(), received).await;
+        let closed = self.close(ending, error.to_string(), received, None).await;
         // What was wrong first is what the client should know; that it could not be tidied is in the log, and
         // the open intent keeps it for the next start.
         let _ = closed;
@@ -396,18 +417,26 @@ impl Ongoing<'_> {
     }
 
     /// Removes what the upload wrote, and closes its intent. What cannot be removed is a cleanup's from there on.
-    async fn close(&self, ending: Ending, error: String, received: u64) -> Result<(), Refusal> {
+    async fn close(
+        &self,
+        ending: Ending,
+        error: String,
+        received: u64,
+        instead: Option<FileId>,
+    ) -> Result<(), Refusal> {
         let removed = incoming::remove(self.volume, self.patience, self.standing.claim.object).await;
         let left = removed.is_err();
         if !left {
             self.store.metrics.operation(Action::ScratchCleanup, Ending::Succeeded, None);
         }
-        let command = Command::Abandon { intent: self.standing.intent, ending, error, received, left };
+        let command =
+            Command::Abandon { intent: self.standing.intent, ending, error, received, left, instead };
         match self.store.ledger.submit(command).await? {
             Outcome::Abandoned(_) => Ok(()),
             other @ (Outcome::Begun { .. }
             | Outcome::Extended { .. }
             | Outcome::OverQuota
+            | Outcome::KeyTaken
             | Outcome::Stored(_)
             | Outcome::PathTaken(_)
             | Outcome::NotThere
@@ -417,7 +446,7 @@ impl Ongoing<'_> {
 }
 
 /// The digest that a sender learned while it sent (RFC 9530 §2). One that cannot be read does not match.
-fn said_behind(
+pub(super) fn said_behind(
     trailers: &HeaderMap,
     before: Option<ContentDigest>,
 ) -> Result<Option<ContentDigest>, UploadError> {
@@ -448,6 +477,13 @@ impl Announced {
             .map_err(|error| (Denial::Path, error.to_string()))?;
         let file_type = text(headers, headers::CULVERT_FILE_TYPE)?.map(FileType::parse).transpose();
         let file_type = file_type.map_err(|error| malformed(headers::CULVERT_FILE_TYPE, &error))?;
+        // What is no text is no attribute either.
+        let lists =
+            headers.get_all(headers::CULVERT_ATTRIBUTE).iter().map(|list| list.to_str().unwrap_or("?"));
+        let attributes = Attributes::parse_lists(lists);
+        let attributes = attributes.map_err(|error| malformed(headers::CULVERT_ATTRIBUTE, &error))?;
+        let key = text(headers, headers::IDEMPOTENCY_KEY)?.map(IdempotencyKey::from_field).transpose();
+        let key = key.map_err(|error| malformed(headers::IDEMPOTENCY_KEY, &error))?;
         let sha256 = text(headers, headers::REPR_DIGEST)?.map(ContentDigest::from_repr_digest).transpose();
         let sha256 = sha256.map_err(|error| malformed(headers::REPR_DIGEST, &error))?;
         let size = text(headers, CONTENT_LENGTH.as_str())?.map(str::parse::<u64>).transpose();
@@ -460,7 +496,19 @@ impl Announced {
                 Some(parsed?)
             }
         };
-        Ok(Announced { cohort, path, file_type, size, sha256, replaces })
+        Ok(Announced { cohort, path, file_type, attributes, key, size, sha256, replaces })
+    }
+
+    /// The request, if its sender calls it something.
+    fn said(&self, user: &UserName) -> Option<Said> {
+        let named = Named {
+            cohort: &self.cohort,
+            path: &self.path,
+            replaces: self.replaces,
+            file_type: self.file_type.as_ref(),
+            attributes: &self.attributes,
+        };
+        self.key.clone().map(|key| Said::whole(user.clone(), key, &named))
     }
 }
 

@@ -22,6 +22,7 @@ use crate::ledger::Ending;
 use crate::ledger::intents::Content;
 use crate::ledger::partial::{Command, Outcome, PartialRow};
 use crate::ledger::read::Resumable;
+use crate::ledger::repeat::{Named, Said};
 use crate::ledger::tables::rfc3339;
 use crate::ledger::upload::Announced;
 use crate::limits::{PREEMPTION_WAIT, TRANSFER_WAIT, UPLOADS_PER_USER};
@@ -32,6 +33,7 @@ use crate::serve::incoming::{linger, new_id, over_quota};
 use crate::serve::log;
 use crate::serve::patience::Patience;
 use crate::serve::permissions::{read_json, refuse_certain_conflict, unreadable};
+use crate::serve::repeat;
 use crate::serve::routes::{deny, no_place, watch};
 use crate::serve::stretch::{Bringing, Reached, discard, expires_ms, resumable};
 use crate::serve::upload::unexpected;
@@ -86,6 +88,16 @@ async fn create(
     if !cohort.takes(&new.path, new.file_type.as_ref()) {
         return Err(refused(Denial::FileType).await);
     }
+    if !cohort.attributes.take(&new.attributes) {
+        return Err(refused(Denial::Attribute).await);
+    }
+    let said = said(&new, &admitted);
+    if let Some(row) = repeat::earlier(store, said.as_ref())? {
+        let upload = row.upload.ok_or(Refusal::of(ProblemKind::Internal))?;
+        let mut answer = look(mine(upload, &admitted, store).await?, store).await?;
+        *answer.status_mut() = StatusCode::CREATED;
+        return Ok(located(answer, upload));
+    }
     if new.replaces.is_none() {
         refuse_certain_conflict(store, &new.cohort, &new.path, new.length)?;
     }
@@ -104,6 +116,7 @@ async fn create(
             path: new.path,
             content: Content::brought(new.file_type.as_ref()),
             file_type: new.file_type,
+            attributes: new.attributes,
             size: new.length,
             replaces: new.replaces,
             scan_required: cohort.scan_required,
@@ -114,10 +127,13 @@ async fn create(
         keys: vec![record_key],
         quota: cohort.quota(),
         expires_ms: expires_ms(store),
+        metadata: new.metadata,
+        said,
     };
     let row = match store.ledger.submit(command).await? {
         Outcome::Created(row) => row,
         Outcome::OverQuota => return Err(over_quota()),
+        Outcome::KeyTaken => return Err(repeat::in_use()),
         Outcome::TooManyUploads => {
             let detail =
                 format!("there are {UPLOADS_PER_USER} uploads under way: finish or end some of them");
@@ -145,10 +161,23 @@ async fn create(
         answer = look(mine, store).await?;
         *answer.status_mut() = StatusCode::CREATED;
     }
+    Ok(located(answer, upload))
+}
+
+fn located(mut answer: Answer, upload: FileId) -> Answer {
     let location = store_proto::routes::upload(upload);
     let location = HeaderValue::try_from(location).expect("a path of digits and letters is a header value");
     answer.headers_mut().insert(http::header::LOCATION, location);
-    Ok(answer)
+    answer
+}
+
+/// The request, if its sender calls it something.
+fn said(new: &NewUpload, admitted: &Admitted) -> Option<Said> {
+    let NewUpload { cohort, path, replaces, file_type, attributes, length, sha256, .. } = new;
+    let named = Named { cohort, path, replaces: *replaces, file_type: file_type.as_ref(), attributes };
+    let user = &admitted.user().name;
+    let key = new.key.clone()?;
+    Some(Said::in_stretches(user.clone(), key, &named, *length, *sha256))
 }
 
 /// An upload of the user who asks.
@@ -319,6 +348,7 @@ fn state(upload: FileId, row: &PartialRow, receipt: Option<UploadReceipt>) -> Up
         offset: row.offset,
         length: row.length,
         expires_at: rfc3339(row.expires_ms),
+        metadata: row.metadata.clone(),
         complete: row.finished,
         receipt,
     }

@@ -89,6 +89,8 @@ pub struct Setup {
     pub profile: Profile,
     /// A file system of this size for the volume, in memory.
     pub volume_bytes: Option<u64>,
+    /// After which storaged gives up an upload that went silent, if not [`BODY_IDLE`].
+    pub body_idle: Option<Duration>,
     /// Lines added at the top of `edge.toml`.
     pub edge_lines: String,
     /// Its lines of TLS, whose files are on web already; none: plain HTTP.
@@ -302,7 +304,10 @@ fn init_storaged(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
         lab.services.program("/run/bin/culvert").arguments(&arguments).run(START_BOUND)?.success()?;
     let report: Value = serde_json::from_str(&report).context("read what init printed")?;
     let path = "/etc/culvert/storaged.toml";
-    let limits = format!("\n[limits]\nbody_idle_timeout_seconds = {}\n", BODY_IDLE.as_secs());
+    let limits = format!(
+        "\n[limits]\nbody_idle_timeout_seconds = {}\n",
+        setup.body_idle.unwrap_or(BODY_IDLE).as_secs()
+    );
     // A table cannot come before the keys of the top.
     let text = lab.services.read(path)?;
     let (top, tables) = text.split_once("\n[[").context("storaged.toml has no tables")?;

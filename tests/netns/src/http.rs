@@ -37,6 +37,12 @@ impl Request {
         self
     }
 
+    /// For another `Host` than the usual one.
+    pub fn host(mut self, host: SocketAddr) -> Request {
+        self.headers[0].1 = host.to_string();
+        self
+    }
+
     /// With a bearer token.
     pub fn token(self, token: &str) -> Request {
         self.header("Authorization", &format!("Bearer {token}"))

@@ -1,4 +1,5 @@
-//! What whoever takes over edge can do with everything that edge has: its user, its key, its network, its confinement.
+//! What web keeps of a body under load, and what whoever takes over edge can do with everything that edge has: its user,
+//! its key, its network, its confinement.
 //!
 //! ```text
 //!  client ── web (tunnel: captured edge; wgd) ── wan ── services (storaged; wgd)
@@ -9,9 +10,12 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use culvert_netns::culvert::{COHORT, Culvert, OTHER_COHORT, PROGRAMS, STORAGED};
+use culvert_netns::culvert::{COHORT, Culvert, EDGE_METRICS, OTHER_COHORT, PROGRAMS, STORAGED, Setup};
 use culvert_netns::host::{Host, Place};
+use culvert_netns::payload::{MARKER, Payload};
+use culvert_netns::program::Running;
 use culvert_netns::runner::{self, Scenario, Scene};
+use culvert_netns::wait;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use store_proto::{EdgeName, Proof, RequestContext, RequestId, ServerRole, Token};
@@ -24,6 +28,7 @@ fn main() -> ExitCode {
         Scenario::new("a_captured_edge_reaches_storaged_alone", reaches).needs(PROGRAMS),
         Scenario::new("a_captured_edge_is_nobody_without_a_token_and_mints_none", is_nobody).needs(PROGRAMS),
         Scenario::new("a_captured_edge_cannot_take_back_what_is_recorded", takes_back).needs(PROGRAMS),
+        Scenario::new("bodies_under_load_are_nowhere_on_web", under_load).needs(PROGRAMS),
     ])
 }
 
@@ -219,4 +224,148 @@ fn takes_back(scene: &Scene) -> Result<()> {
 fn checkpoint_text(json: &str) -> Result<String> {
     let value: Value = serde_json::from_str(json).context("read the checkpoint")?;
     Ok(value["checkpoint"].as_str().context("no checkpoint in it")?.to_owned())
+}
+
+/// Uploads that stand half-way, each with the marker in every line, …
+const HALVES: u64 = 8;
+/// (which storaged waits for longer than all of this takes)
+const SILENCE: Duration = Duration::from_secs(120);
+const HALF_BYTES: u64 = 1 << 20;
+/// … and clients that upload one file after the other meanwhile.
+const BUSY: u64 = 4;
+const BUSY_FILES: u64 = 8;
+
+fn under_load(scene: &Scene) -> Result<()> {
+    let lab = &scene.lab;
+    let culvert = Culvert::start_with(lab, &Setup { body_idle: Some(SILENCE), ..Setup::default() })?;
+    let traced = Traced::attach(&culvert)?;
+    let begin = |seed: u64| -> Result<_> {
+        let length = (2 * HALF_BYTES).to_string();
+        let request = culvert.request("PUT", &format!("half-{seed}.csv")).header("Content-Length", &length);
+        let mut exchange = request.begin(&lab.client, Place::Outer, culvert.public())?;
+        let mut whole = Payload::new(2 * HALF_BYTES, seed);
+        exchange.send_from(&mut std::io::Read::take(&mut whole, HALF_BYTES))?;
+        Ok((exchange, whole))
+    };
+    let halves = (1..=HALVES).map(begin).collect::<Result<Vec<_>>>()?;
+    wait::until("the halves to have passed", BOUND, || {
+        let told = culvert.status(&lab.web, EDGE_METRICS, "/metrics")?.expect(200)?.text();
+        let passed = told.lines().find_map(|line| line.strip_prefix("edge_http_request_body_bytes_total "));
+        let passed: f64 = passed.context("no such metric")?.parse()?;
+        ensure!(passed >= 8_388_608.0, "{passed} bytes");
+        Ok(())
+    })?;
+    std::thread::scope(|scope| -> Result<()> {
+        let busy = |client: u64| {
+            let culvert = &culvert;
+            move || -> Result<()> {
+                for file in 0..BUSY_FILES {
+                    culvert.put_payload(
+                        &format!("busy-{client}-{file}.csv"),
+                        HALF_BYTES,
+                        100 * client + file,
+                    )?;
+                }
+                Ok(())
+            }
+        };
+        let busy: Vec<_> = (1..=BUSY).map(|client| scope.spawn(busy(client))).collect();
+        nowhere_on_web(&culvert)?;
+        for client in busy {
+            client.join().map_err(|_| anyhow::anyhow!("a client panicked"))??;
+        }
+        Ok(())
+    })?;
+    nowhere_on_web(&culvert)?;
+    for (mut exchange, mut rest) in halves {
+        exchange.send_from(&mut rest)?;
+        exchange.response()?.expect(201)?;
+    }
+    nowhere_on_web(&culvert)?;
+    traced.wrote_to_no_file()
+}
+
+/// Files, descriptors, swap, logs.
+fn nowhere_on_web(culvert: &Culvert<'_>) -> Result<()> {
+    let left = culvert.lab().web.files_with(MARKER.as_bytes())?;
+    ensure!(left.is_empty(), "bytes of a body lie on web: {left:?}");
+    for daemon in [&culvert.edge, &culvert.wgd_web] {
+        let (label, pid) = (daemon.label(), daemon.pid());
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let swap = status.lines().find_map(|line| line.strip_prefix("VmSwap:")).context("no VmSwap")?;
+        ensure!(swap.trim() == "0 kB", "{label} has {swap} in swap");
+        for entry in std::fs::read_dir(format!("/proc/{pid}/fd"))? {
+            // Connections come and go meanwhile.
+            let Ok(open) = std::fs::read_link(entry?.path()) else { continue };
+            let open = open.to_string_lossy().into_owned();
+            let is_kernels =
+                ["socket:", "pipe:", "anon_inode:", "net:", "/dev/net/tun", "/dev/null", "/proc/"];
+            ensure!(
+                is_kernels.iter().any(|kind| open.starts_with(kind)) || label.starts_with("wgd"),
+                "{label}: {open}"
+            );
+        }
+        let log = daemon.log().lines().join("\n");
+        ensure!(!log.contains(MARKER), "{label} has logged a line of a body");
+    }
+    Ok(())
+}
+
+/// strace on every thread of edge: which calls that could write go where.
+struct Traced<'a> {
+    culvert: &'a Culvert<'a>,
+    tracer: Running,
+}
+
+/// Calls that bring bytes into a descriptor, or make, change or name a file.
+const WRITING: &str = "trace=write,writev,pwrite64,pwritev,pwritev2,sendto,sendmsg,sendmmsg,sendfile,splice,tee,vmsplice,\
+    copy_file_range,open,openat,openat2,creat,truncate,ftruncate,fallocate,mknod,mknodat,link,linkat,rename,renameat,\
+    renameat2,mkdir,mkdirat,symlink,symlinkat,memfd_create,io_uring_setup,name_to_handle_at,open_by_handle_at";
+/// The record, on the client's disk: it must not be what is found on web.
+const RECORD: &str = "/srv/edge.strace";
+
+impl<'a> Traced<'a> {
+    fn attach(culvert: &'a Culvert<'a>) -> Result<Traced<'a>> {
+        let pid = culvert.edge.pid().to_string();
+        let arguments =
+            ["-f", "-yy", "-s", "0", "-e", "signal=none", "-e", WRITING, "-o", RECORD, "-p", &pid];
+        let mut tracer = culvert.lab().client.program("strace").arguments(&arguments).start()?;
+        let threads = culvert.edge.threads()?.len();
+        tracer.until("attach to each thread", BOUND, || {
+            let traced = std::fs::read_dir(format!("/proc/{pid}/task"))?.flatten().filter(|thread| {
+                let status = std::fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+                status.lines().any(|line| line.starts_with("TracerPid:") && !line.ends_with("\t0"))
+            });
+            ensure!(traced.count() >= threads, "some threads are not traced");
+            Ok(())
+        })?;
+        Ok(Traced { culvert, tracer })
+    }
+
+    fn wrote_to_no_file(mut self) -> Result<()> {
+        self.tracer.signal(Signal::SIGINT)?;
+        // It ends by the signal that it was told to end with.
+        self.tracer.wait(BOUND)?;
+        let record = std::fs::read_to_string(self.culvert.lab().client.path(RECORD))?;
+        let mut into_connections = 0;
+        for line in record.lines() {
+            let call = line.split_once(' ').map_or(line, |(_, call)| call.trim_start());
+            if call.starts_with("+++") || call.starts_with("---") || call.starts_with("<... ") {
+                continue;
+            }
+            let (name, rest) = call.split_once('(').with_context(|| format!("read `{line}`"))?;
+            match name {
+                "write" | "writev" | "sendto" | "sendmsg" | "sendmmsg" => {
+                    let into = rest.split_once('<').map_or("", |(_, into)| into);
+                    let kernels = ["TCP:", "TCPv6:", "UNIX", "pipe:", "anon_inode:", "socket:", "UDP:"];
+                    ensure!(kernels.iter().any(|kind| into.starts_with(kind)), "edge wrote into {line}");
+                    into_connections += u64::from(into.starts_with("TCP"));
+                }
+                _ => bail!("edge made a call that could write: {line}"),
+            }
+        }
+        // A record of nothing would show nothing: the bodies alone are hundreds of frames.
+        ensure!(into_connections > 200, "{into_connections} writes into connections were seen");
+        Ok(())
+    }
 }

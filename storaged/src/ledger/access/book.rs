@@ -7,7 +7,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use store_proto::{Cohort, EdgeName, Extension, FileId, FileType, Role, TokenDigest, UserName};
+use store_proto::{
+    AttributeRules, Cohort, EdgeName, Extension, FileId, FileType, Role, TokenDigest, UserName,
+};
 
 use crate::ledger::record::Action;
 
@@ -55,6 +57,9 @@ pub struct CohortRules {
     /// The ends of names that may be stored; any, if there are none.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub extensions: BTreeSet<Extension>,
+    /// The attributes that its files may have; any, if none is named.
+    #[serde(default, skip_serializing_if = "AttributeRules::is_empty")]
+    pub attributes: AttributeRules,
     /// The types that may be stored; any, if there are none.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub file_types: BTreeSet<FileType>,

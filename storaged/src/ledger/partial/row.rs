@@ -30,6 +30,9 @@ pub struct PartialRow {
     /// How long the file will be, if it was said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub length: Option<u64>,
+    /// `Upload-Metadata`, for its sender; it may hold the file's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metadata: Option<String>,
     /// The number of the next part.
     pub next_part: u32,
     /// Bytes that are durable.

@@ -31,6 +31,7 @@ fn kind(command: &Command) -> &'static str {
         Command::Epoch(_) => "epoch",
         Command::Moment(_) => "moment",
         Command::Note(_) => "note",
+        Command::Repeat(_) => "repeat",
         Command::Backup(_) => "backup",
     }
 }
@@ -114,11 +115,12 @@ fn nothing_is_done_that_cannot_be_recorded() {
         Box::new(move |_| {
             backup::Command::Verified { origin: origin(), backup: id, at_ms: 1 }.into_command()
         }),
+        Box::new(|_| repeat::Command::Forget { keys: Vec::new() }.into_command()),
         Box::new(move |_| moment::Command::Confirm { origin: origin() }.into_command()),
         Box::new(move |_| Note::new(Action::AccessDenied, Ending::Denied, origin()).into_command()),
     ];
     for command in &commands {
         refused(&Disk::empty(), command);
     }
-    assert_eq!(tried.len(), 15, "each kind was tried: {tried:?}");
+    assert_eq!(tried.len(), 16, "each kind was tried: {tried:?}");
 }

@@ -133,6 +133,7 @@ fn apply(ledger: &Ledger, keys: &Keys, time: &TestTime, model: &mut Model, numbe
                 error: "gone".into(),
                 received: 1,
                 left: false,
+                instead: None,
             };
             let ended = ledger.submit_blocking(command.clone()).unwrap();
             assert!(matches!(ended, upload::Outcome::Abandoned(_)));
