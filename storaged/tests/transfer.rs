@@ -242,8 +242,11 @@ async fn a_file_that_was_changed_on_the_disk_does_not_come_out_whole() {
     let bytes = vec![7; 1_000_000];
     let receipt: UploadReceipt =
         serde_json::from_slice(&lab.upload("f", bytes.clone()).send().await.body).unwrap();
-    let object = std::fs::File::options().write(true).open(&lab.on_volume()[0]).unwrap();
-    object.write_all_at(b"x", 600_000).unwrap();
+    let object = std::fs::File::options().read(true).write(true).open(&lab.on_volume()[0]).unwrap();
+    // Another byte than there is: any one of them is there by chance.
+    let mut byte = [0];
+    object.read_exact_at(&mut byte, 600_000).unwrap();
+    object.write_all_at(&[byte[0] ^ 1], 600_000).unwrap();
     let response = lab
         .request(Method::GET, &routes::file(receipt.file_id))
         .send_body(http_body_util::Full::new(bytes::Bytes::new()))
