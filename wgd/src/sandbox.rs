@@ -212,6 +212,9 @@ fn resolver_files() -> Vec<FileRule> {
     READ.iter().filter(|path| Path::new(path).exists()).map(|path| FileRule::read(*path)).collect()
 }
 
+/// Why a call of the resolver may not be seen.
+const BY_NSSWITCH: &str = "what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts";
+
 /// System calls of `wgd-resolve`.
 pub const RESOLVER: &[&[SyscallRule]] = &[BASE, RESOLVER_OWN, &[LEAVE_TERMINAL]];
 
@@ -230,17 +233,17 @@ const RESOLVER_OWN: &[SyscallRule] = &[
         "name servers, nscd and systemd-resolved, own addresses for sorting",
     ),
     allow(libc::SYS_connect, "connect", "name servers"),
-    allow(libc::SYS_bind, "bind", "the netlink socket that lists own addresses").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    allow(libc::SYS_bind, "bind", "the netlink socket that lists own addresses").unseen(BY_NSSWITCH),
     allow(libc::SYS_poll, "poll", "waiting for a name server"),
-    allow(libc::SYS_ppoll, "ppoll", "waiting for a name server").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    allow(libc::SYS_ppoll, "ppoll", "waiting for a name server").unseen(BY_NSSWITCH),
     allow(libc::SYS_recvfrom, "recvfrom", "name servers"),
-    allow(libc::SYS_sendto, "sendto", "name servers").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    allow(libc::SYS_sendto, "sendto", "name servers").unseen(BY_NSSWITCH),
     allow(libc::SYS_recvmsg, "recvmsg", "questions from netcfg, netlink"),
     allow(libc::SYS_sendmsg, "sendmsg", "answers to netcfg"),
     allow(libc::SYS_sendmmsg, "sendmmsg", "A and AAAA in one call"),
-    allow(libc::SYS_getsockname, "getsockname", "own addresses for sorting").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
-    allow(libc::SYS_getpeername, "getpeername", "name servers over TCP").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
-    allow(libc::SYS_getsockopt, "getsockopt", "connect results").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    allow(libc::SYS_getsockname, "getsockname", "own addresses for sorting").unseen(BY_NSSWITCH),
+    allow(libc::SYS_getpeername, "getpeername", "name servers over TCP").unseen(BY_NSSWITCH),
+    allow(libc::SYS_getsockopt, "getsockopt", "connect results").unseen(BY_NSSWITCH),
     allow_when(
         libc::SYS_setsockopt,
         "setsockopt",
@@ -264,9 +267,9 @@ const RESOLVER_OWN: &[SyscallRule] = &[
         "hosts, resolv.conf, nsswitch.conf and its modules; Landlock says where",
     ),
     allow(libc::SYS_newfstatat, "newfstatat", "whether resolv.conf has changed"),
-    allow(libc::SYS_fstat, "fstat", "whether resolv.conf has changed").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    allow(libc::SYS_fstat, "fstat", "whether resolv.conf has changed").unseen(BY_NSSWITCH),
     allow(libc::SYS_lseek, "lseek", "those files"),
-    allow(libc::SYS_access, "access", "modules of nsswitch.conf").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    allow(libc::SYS_access, "access", "modules of nsswitch.conf").unseen(BY_NSSWITCH),
     allow(libc::SYS_uname, "uname", "the host's own name"),
     allow_when(
         libc::SYS_fcntl,
@@ -281,20 +284,22 @@ const RESOLVER_OWN: &[SyscallRule] = &[
         ],
         "close-on-exec and non-blocking mode",
     ),
-    allow(libc::SYS_geteuid, "geteuid", "modules of nsswitch.conf").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
-    allow(libc::SYS_getuid, "getuid", "modules of nsswitch.conf").unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    allow(libc::SYS_geteuid, "geteuid", "modules of nsswitch.conf").unseen(BY_NSSWITCH),
+    allow(libc::SYS_getuid, "getuid", "modules of nsswitch.conf").unseen(BY_NSSWITCH),
     allow_when(
         libc::SYS_mmap,
         "mmap",
         &[&[Masked { argument: 2, mask: W_X, value: libc::PROT_EXEC as u64 }]],
         "modules of nsswitch.conf; executable but never writable (MDWE keeps it so)",
-    ).unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    )
+    .unseen(BY_NSSWITCH),
     allow_when(
         libc::SYS_mprotect,
         "mprotect",
         &[&[Masked { argument: 2, mask: libc::PROT_EXEC as u64, value: 0 }]],
         "relocated data of those modules",
-    ).unseen("what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts"),
+    )
+    .unseen(BY_NSSWITCH),
 ];
 
 const STREAM: linux::seccomp::Condition = Masked { argument: 1, mask: 0xf, value: libc::SOCK_STREAM as u64 };
