@@ -9,6 +9,7 @@ use crate::checkpoint::CheckpointCommand;
 use crate::cleanup::{CleanupCommand, EmergencyArguments, SocketArgument};
 use crate::health::HealthArguments;
 use crate::hold::HoldCommand;
+use crate::image::ImageCommand;
 use crate::init::InitCommand;
 use crate::integrity::IntegrityArguments;
 use crate::kek::KekCommand;
@@ -266,6 +267,11 @@ Examples:\n  \
     Access {
         #[command(subcommand)]
         command: AccessCommand,
+    },
+    /// The system that this appliance runs, where it runs as an image
+    Image {
+        #[command(subcommand)]
+        command: ImageCommand,
     },
     /// The first start of a daemon
     Init {

@@ -18,6 +18,7 @@ mod failure;
 mod health;
 mod hold;
 mod http_client;
+mod image;
 mod init;
 mod integrity;
 mod kek;
@@ -100,6 +101,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Capability { command } => people::capability(command, console),
         Command::Edge { command } => people::edge(command, console),
         Command::Access { command } => people::access(command, console),
+        Command::Image { command } => image::run(command, console),
         Command::Init { command } => init::run(command, console),
         Command::Reload(arguments) => reload::run(arguments, console),
         Command::Receipt { command } => receipt::run(command, console),

@@ -14,6 +14,8 @@ mod process;
 mod sample;
 mod status_file;
 
+use std::net::SocketAddr;
+
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -59,6 +61,28 @@ impl Inspection {
         findings.extend(host::all(&processes));
         Ok(Inspection { processes, findings })
     }
+}
+
+/// What is open in the network namespace of this program: protocol and address.
+pub(crate) fn listening() -> Result<Vec<(&'static str, SocketAddr)>, Failure> {
+    let mut open = Vec::new();
+    for (protocol, name) in [("tcp", "tcp"), ("tcp", "tcp6"), ("udp", "udp"), ("udp", "udp6")] {
+        let path = format!("/proc/self/net/{name}");
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            // A kernel that speaks no IPv6.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound && name.ends_with('6') => continue,
+            Err(error) => return Err(Failure::cannot_tell(format!("{path}: {error}"))),
+        };
+        let addresses: Vec<SocketAddr> = match protocol {
+            "tcp" => proc_net::listeners(&text).into_iter().map(|listener| listener.address).collect(),
+            _ => proc_net::open_to_all(&text),
+        };
+        open.extend(addresses.into_iter().map(|address| (protocol, address)));
+    }
+    open.sort();
+    open.dedup();
+    Ok(open)
 }
 
 pub(crate) fn run(arguments: &ServerArguments, console: Console) -> Result<(), Failure> {

@@ -231,7 +231,8 @@ fn version(revision: u32) -> String {
     format!("{}-{revision}", env!("CARGO_PKG_VERSION"))
 }
 
-fn date() -> Result<String> {
+/// Of the commit, in seconds since 1970, unless SOURCE_DATE_EPOCH says another.
+pub(crate) fn date() -> Result<String> {
     if let Ok(date) = std::env::var("SOURCE_DATE_EPOCH") {
         return Ok(date);
     }

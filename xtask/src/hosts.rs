@@ -36,6 +36,9 @@ use crate::{deb, python, steps};
 use fleet::Fleet;
 use pair::Pair;
 
+pub(crate) use base::release;
+pub(crate) use client::certificate;
+
 const PROGRAMS: [Program; 10] = [
     Program { name: "mmdebstrap", package: "mmdebstrap" },
     Program { name: "systemd-nspawn", package: "systemd-container" },

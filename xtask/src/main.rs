@@ -4,12 +4,14 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a program whose output is for the person who typed the command")]
 
+mod appliance;
 mod bench;
 mod check;
 mod conformance;
 mod deb;
 mod demo;
 mod hosts;
+mod image;
 mod javascript;
 mod lockdown;
 #[cfg(test)]
@@ -100,6 +102,25 @@ enum Command {
         cargo xtask packages                 release builds\n  \
         cargo xtask packages --revision 2    the same version again, as an upgrade")]
     Packages(deb::Options),
+    /// The appliance as a read-only image that the kernel verifies, with kernel and first process, in target/image
+    #[command(
+        after_help = "Stages, each a file of rootfs/: Debian's packages, our packages and files, (sealed) all programs gone \
+        that are not wanted, erofs with a hash tree behind it. Then the initial file system, with a static first process that \
+        has the kernel verify every block. Needs root, and installs what it needs of Debian's packages.\n\n\
+        Examples:\n  \
+        cargo xtask image                            sealed: nobody can log in\n  \
+        cargo xtask image --flavour managed          with sshd and python for Ansible\n  \
+        cargo xtask image --refresh                  with the newest packages of Debian\n  \
+        cargo xtask image --kernel 6.1               Debian 12's first kernel\n  \
+        cargo xtask image --reproducible             two builds, compared"
+    )]
+    Image(image::Options),
+    /// The images booted under emulation: first boot, tunnel, upload, tampering, another kernel
+    #[command(after_help = "Examples:\n  \
+        cargo xtask appliance                        all of it, some minutes\n  \
+        cargo xtask appliance flipped                one step, with what it needs\n  \
+        cargo xtask appliance --again                without building the images anew")]
+    Appliance(appliance::Options),
     /// Debian hosts with a real systemd: installed from the packages by hand and by Ansible, disturbed, upgraded, restored, purged
     #[command(after_help = "Examples:\n  \
         cargo xtask hosts                    both parts, each with hosts of its own\n  \
@@ -147,6 +168,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Release(options) => return release::run(&options),
         Command::Demo(options) => return demo::run(&options),
         Command::Packages(options) => drop(deb::run(&options)?),
+        Command::Image(options) => return image::run(&options),
+        Command::Appliance(options) => return appliance::run(&options),
         Command::Hosts(options) => return hosts::run(&options),
         Command::Bench { what } => return bench::run(&what),
     }
@@ -159,12 +182,14 @@ fn run_inside(world: &World) -> Result<ExitCode> {
     match Cli::parse_from(std::iter::once(&name).chain(world.arguments())).command {
         Command::Conformance(options) => return conformance::run_inside(&options, world),
         Command::Hosts(options) => return hosts::run_inside(&options, world),
+        Command::Appliance(options) => return appliance::run_inside(&options, world),
         Command::Demo(options) => demo::run_inside(&options, world)?,
         Command::Bench { what } => bench::run_inside(&what, world)?,
         Command::Check
         | Command::Test { .. }
         | Command::Netns(_)
         | Command::Packages(_)
+        | Command::Image(_)
         | Command::Lockdown(_)
         | Command::Release(_) => {
             bail!("this command needs no world")

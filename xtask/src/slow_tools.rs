@@ -32,7 +32,7 @@ pub(crate) fn provide() -> Result<()> {
     packages::require(&PROGRAMS)?;
     let tools = packages::tools_directory();
     if !tools.join("linux/boot").is_dir() {
-        unpack_kernel(&tools)?;
+        unpack_kernel(KERNEL, &tools.join("linux"))?;
     }
     if !tools.join("bin/gotatun").is_file() {
         build_gotatun(&tools)?;
@@ -43,20 +43,21 @@ pub(crate) fn provide() -> Result<()> {
     python::provide(&python::NOISE)
 }
 
-fn unpack_kernel(tools: &Path) -> Result<()> {
-    println!("Unpacking Debian's kernel into {} (not installed)", tools.join("linux").display());
-    let package = match newest_kernel()? {
+/// Unpacks the newest kernel that the package `meta` depends on.
+pub(crate) fn unpack_kernel(meta: &str, directory: &Path) -> Result<()> {
+    println!("Unpacking Debian's kernel into {} (not installed)", directory.display());
+    let package = match newest_kernel(meta)? {
         Some(package) => package,
         None => {
-            packages::refresh_lists(KERNEL)?;
-            newest_kernel()?.with_context(|| format!("{KERNEL} depends on no kernel"))?
+            packages::refresh_lists(meta)?;
+            newest_kernel(meta)?.with_context(|| format!("{meta} depends on no kernel"))?
         }
     };
     // Complete or not there: a run that was interrupted leaves nothing that looks finished.
-    let partial = tools.join("linux.partial");
+    let partial = directory.with_extension("partial");
     let _ = fs::remove_dir_all(&partial);
     packages::unpack(&package, &partial)?;
-    fs::rename(&partial, tools.join("linux")).context("name the unpacked kernel")
+    fs::rename(&partial, directory).context("name the unpacked kernel")
 }
 
 fn unpack_bindfs(directory: &Path) -> Result<()> {
@@ -68,8 +69,8 @@ fn unpack_bindfs(directory: &Path) -> Result<()> {
 }
 
 /// The package that holds the newest kernel, if the package lists know one.
-fn newest_kernel() -> Result<Option<String>> {
-    let output = Command::new("apt-cache").args(["depends", KERNEL]).output().context("run apt-cache")?;
+fn newest_kernel(meta: &str) -> Result<Option<String>> {
+    let output = Command::new("apt-cache").args(["depends", meta]).output().context("run apt-cache")?;
     let text = String::from_utf8_lossy(&output.stdout);
     let mut depends = text.lines().filter_map(|line| line.trim().strip_prefix("Depends: "));
     Ok(depends.find(|name| name.starts_with("linux-image-")).map(str::to_owned))

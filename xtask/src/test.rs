@@ -9,7 +9,8 @@ use anyhow::{Result, ensure};
 
 use crate::results::Results;
 use crate::{
-    conformance, hosts, javascript, lockdown, packages, probes, python, release, security, slow_tools, steps,
+    appliance, conformance, hosts, javascript, lockdown, packages, probes, python, release, security,
+    slow_tools, steps,
 };
 
 /// What the scenarios start.
@@ -51,6 +52,7 @@ fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode
     conformance::suites(&mut results, filters)?;
     if !variables.is_empty() || is_slow() {
         hosts::suite(&mut results, filters)?;
+        appliance::suite(&mut results, filters)?;
     }
     if !variables.is_empty() && filters.is_empty() {
         // What is claimed of the daemons is claimed of the programs that are shipped.

@@ -9,6 +9,8 @@ pub mod allocator;
 pub mod background;
 mod capabilities;
 pub mod descriptors;
+pub mod device_mapper;
+pub mod first_process;
 pub mod helper_process;
 pub mod inherited;
 mod landlock_rules;

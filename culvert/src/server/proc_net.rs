@@ -40,6 +40,16 @@ pub(super) fn listeners(text: &str) -> Vec<Listener> {
     text.lines().skip(1).filter_map(line).collect()
 }
 
+/// The sockets of `udp` or `udp6` that take datagrams from anybody: bound, and connected to nobody.
+pub(super) fn open_to_all(text: &str) -> Vec<SocketAddr> {
+    let line = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let (local, remote) = (socket_address(fields.get(1)?)?, socket_address(fields.get(2)?)?);
+        (local.port() != 0 && remote.port() == 0).then_some(local)
+    };
+    text.lines().skip(1).filter_map(line).collect()
+}
+
 /// The inodes in `packet`, `raw` or `raw6`: the ninth column of the first, the tenth of the others.
 pub(super) fn inodes(text: &str) -> Vec<u64> {
     let at = text.lines().next().unwrap_or_default();
@@ -109,6 +119,14 @@ mod tests {
         let six = "  sl  local_address                         remote_address                        st\n   \
             0: 00000000000000000000000001000000:1F40 00000000000000000000000000000000:0000 0A 0:0 00:0 0 0 0 99 1\n";
         assert_eq!(listeners(six)[0].address, "[::1]:8000".parse().unwrap());
+    }
+
+    #[test]
+    fn who_takes_datagrams_from_anybody_is_read() {
+        let text = "   sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode ref pointer drops\n  \
+            31: 00000000:CA6C 00000000:0000 07 00000000:00000000 00:00000000 00000000     0        0 9 2 0 0\n  \
+            32: 0B02000A:0044 0102000A:0043 01 00000000:00000000 00:00000000 00000000     0        0 9 2 0 0\n";
+        assert_eq!(open_to_all(text), ["0.0.0.0:51820".parse().unwrap()]);
     }
 
     #[test]

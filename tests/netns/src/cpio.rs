@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 
 /// An archive that grows.
 #[derive(Debug, Default)]
-pub(crate) struct Archive {
+pub struct Archive {
     bytes: Vec<u8>,
     inodes: u32,
     directories: Vec<String>,
@@ -21,7 +21,7 @@ const CHARACTER_DEVICE: u32 = 0o020_600;
 
 impl Archive {
     /// Adds a directory and those above it.
-    pub(crate) fn directory(&mut self, path: &str) -> Result<()> {
+    pub fn directory(&mut self, path: &str) -> Result<()> {
         let mut so_far = String::new();
         for part in Path::new(path).components() {
             let Component::Normal(part) = part else { continue };
@@ -38,7 +38,7 @@ impl Archive {
     }
 
     /// Adds a file, and the directories above it, that may be executed.
-    pub(crate) fn file(&mut self, path: &str, content: &[u8]) -> Result<()> {
+    pub fn file(&mut self, path: &str, content: &[u8]) -> Result<()> {
         let path = path.trim_start_matches('/');
         if let Some((above, _)) = path.rsplit_once('/') {
             self.directory(above)?;
@@ -48,17 +48,17 @@ impl Archive {
     }
 
     /// Whether a file of this path is in it.
-    pub(crate) fn has(&self, path: &str) -> bool {
+    pub fn has(&self, path: &str) -> bool {
         self.files.iter().any(|file| file == path.trim_start_matches('/'))
     }
 
     /// Adds a character device.
-    pub(crate) fn device(&mut self, path: &str, major: u32, minor: u32) -> Result<()> {
+    pub fn device(&mut self, path: &str, major: u32, minor: u32) -> Result<()> {
         self.entry(path, CHARACTER_DEVICE, (major, minor), &[])
     }
 
     /// The archive with its end.
-    pub(crate) fn finish(mut self) -> Result<Vec<u8>> {
+    pub fn finish(mut self) -> Result<Vec<u8>> {
         self.entry("TRAILER!!!", 0, (0, 0), &[])?;
         Ok(self.bytes)
     }

@@ -12,13 +12,16 @@ use anyhow::{Context as _, Result, ensure};
 use memchr::memmem;
 
 /// A module's file name and content.
-pub(crate) struct Module {
-    pub(crate) name: String,
-    pub(crate) content: Vec<u8>,
+#[derive(Debug)]
+pub struct Module {
+    /// With underscores.
+    pub name: String,
+    /// Uncompressed.
+    pub content: Vec<u8>,
 }
 
 /// `wanted` and what they need below `directory`, each after what it needs.
-pub(crate) fn in_order(directory: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
+pub fn in_order(directory: &Path, wanted: &[&str]) -> Result<Vec<Module>> {
     let mut files = HashMap::new();
     index(directory, &mut files)?;
     let mut modules = Vec::new();

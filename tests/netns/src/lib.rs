@@ -9,14 +9,14 @@
 #![forbid(unsafe_code)]
 
 pub mod capture;
-mod cpio;
+pub mod cpio;
 pub mod culvert;
 pub mod cutter;
 mod enter;
 mod holder;
 pub mod host;
 pub mod http;
-mod kernel_modules;
+pub mod kernel_modules;
 pub mod kernel_vm;
 pub mod lab;
 pub mod link;

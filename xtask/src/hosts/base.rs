@@ -50,10 +50,8 @@ fn provide_tree(tree: &Path, packages: &str) -> Result<()> {
         &format!("--include={packages}"),
     ]);
     make.args(["--aptopt=Acquire::Languages \"none\"", "--dpkgopt=path-exclude=/usr/share/locale/*"]);
-    make.arg(codename()?).arg(&partial).arg("-");
-    // The same release from the same mirrors as the machine that the programs are built on.
-    let sources =
-        SOURCES.iter().find(|path| Path::new(path).is_file()).context("no list of package sources")?;
+    let (suite, sources) = release()?;
+    make.arg(suite).arg(&partial).arg("-");
     make.stdin(File::open(sources)?);
     ensure!(steps::run(&mut make)?, "mmdebstrap failed");
     // A host names itself at its first boot.
@@ -61,10 +59,13 @@ fn provide_tree(tree: &Path, packages: &str) -> Result<()> {
     fs::rename(&partial, tree).context("name the finished tree")
 }
 
-fn codename() -> Result<String> {
+/// The same release from the same mirrors as the machine that the programs are built on: its name, and the list.
+pub(crate) fn release() -> Result<(String, PathBuf)> {
     let text = fs::read_to_string("/etc/os-release")?;
     let name = text.lines().find_map(|line| line.strip_prefix("VERSION_CODENAME="));
-    Ok(name.context("/etc/os-release names no release")?.trim_matches('"').to_owned())
+    let name = name.context("/etc/os-release names no release")?.trim_matches('"').to_owned();
+    let sources = SOURCES.iter().map(PathBuf::from).find(|path| path.is_file());
+    Ok((name, sources.context("no list of package sources")?))
 }
 
 /// A group of its own for each systemd, in each hierarchy that there is: two in one group would kill one another's

@@ -103,18 +103,23 @@ impl Client {
 
     /// An authority, and a certificate of it for the web host.
     pub(super) fn certificate(&self) -> Result<()> {
-        run(&format!(
-            "cd {}
-             new='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
-             openssl req -x509 $new -days 30 -subj /CN=authority -keyout ca.key -out ca.pem 2>/dev/null
-             openssl req $new -subj /CN=web1 -keyout tls.key -out tls.csr 2>/dev/null
-             printf 'subjectAltName=DNS:web1,IP:{WEB}\\nbasicConstraints=CA:FALSE\\n' > extensions
-             openssl x509 -req -in tls.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile extensions \
-             -out chain.pem 2>/dev/null",
-            self.data.display()
-        ))
-        .map(drop)
+        certificate(&self.data)
     }
+}
+
+/// An authority, and a certificate of it for the web host, in a directory.
+pub(crate) fn certificate(data: &Path) -> Result<()> {
+    run(&format!(
+        "cd {}
+         new='-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes'
+         openssl req -x509 $new -days 30 -subj /CN=authority -keyout ca.key -out ca.pem 2>/dev/null
+         openssl req $new -subj /CN=web1 -keyout tls.key -out tls.csr 2>/dev/null
+         printf 'subjectAltName=DNS:web1,IP:{WEB}\\nbasicConstraints=CA:FALSE\\n' > extensions
+         openssl x509 -req -in tls.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 30 -extfile extensions \
+         -out chain.pem 2>/dev/null",
+        data.display()
+    ))
+    .map(drop)
 }
 
 /// The end of [`Client::begin_put`]: stored.

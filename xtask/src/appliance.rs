@@ -1,0 +1,175 @@
+//! `cargo xtask appliance`: the images, booted under emulation, used, and tampered with.
+//!
+//! ```text
+//!  this world 192.0.2.1 ─ bridge ─┬─ web 192.0.2.10  (qemu: image + data)
+//!                                 └─ svc 192.0.2.11  (qemu: image + data)
+//! ```
+//!
+//! Invariant: a machine is the image as it was built, the kernel, the first process, and a data partition with what an
+//! administrator puts there; nothing is done to it from outside but what its console and its network offer.
+
+mod disk;
+mod machine;
+mod managed;
+mod pair;
+mod tamper;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, ensure};
+use clap::Args;
+use culvert_netns::world::{self, World};
+use daemon::Clock;
+
+use crate::image::{self, Flavour, Series};
+use crate::packages::{self, Program};
+use crate::results::Results;
+use crate::steps;
+use pair::Pair;
+
+const PROGRAMS: [Program; 9] = [
+    Program { name: "qemu-system-x86_64", package: "qemu-system-x86" },
+    Program { name: "mkfs.ext4", package: "e2fsprogs" },
+    Program { name: "debugfs", package: "e2fsprogs" },
+    Program { name: "dump.erofs", package: "erofs-utils" },
+    Program { name: "ip", package: "iproute2" },
+    Program { name: "openssl", package: "openssl" },
+    Program { name: "curl", package: "curl" },
+    Program { name: "ssh", package: "openssh-client" },
+    Program { name: "sha256sum", package: "coreutils" },
+];
+
+/// What is asked for.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Options {
+    /// A part of a step's name; what has to come before it is done in any case
+    filter: Option<String>,
+    /// Boot the images of the last run, without building them
+    #[arg(long)]
+    again: bool,
+}
+
+/// One thing that is shown, on the state that the ones before have left.
+struct Step {
+    name: &'static str,
+    /// Later steps need it.
+    needed: bool,
+    run: fn(&mut Pair) -> Result<()>,
+}
+
+const fn step(name: &'static str, run: fn(&mut Pair) -> Result<()>) -> Step {
+    Step { name, needed: false, run }
+}
+
+const fn needed(name: &'static str, run: fn(&mut Pair) -> Result<()>) -> Step {
+    Step { name, needed: true, run }
+}
+
+const STEPS: [Step; 11] = [
+    step("a_flipped_bit_of_a_program_stops_the_machine", tamper::data_block),
+    step("a_flipped_bit_anywhere_is_found_when_all_is_read", tamper::any_block),
+    step("a_flipped_bit_of_the_hash_tree_stops_the_machine", tamper::hash_tree),
+    step("a_changed_superblock_of_the_tree_is_refused", tamper::superblock),
+    step("another_root_hash_is_refused", tamper::root_hash),
+    step("an_administrator_reaches_a_managed_image_by_key_and_changes_nothing", managed::run),
+    needed("a_first_boot_makes_identities_and_shows_their_public_halves", pair::first_boot),
+    needed("a_tunnel_between_two_images_carries_an_upload", pair::upload),
+    step("what_listens_and_can_be_written_is_as_agreed", pair::running),
+    step("every_daemon_is_locked_down_with_landlock_abi_6", pair::lockdown_of_current),
+    step("linux_6_1_starts_no_daemon_of_the_production_profile", pair::old_kernel),
+];
+
+/// The images that are booted: where each is put, and what it is.
+pub(crate) const SEALED: &str = "test-sealed";
+pub(crate) const OLD: &str = "test-sealed-6.1";
+pub(crate) const MANAGED: &str = "test-managed";
+
+/// Outside: everything that needs the network or a compiler.
+pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    ensure!(nix::unistd::geteuid().is_root(), "images are built and booted by root");
+    packages::require(&PROGRAMS)?;
+    if !options.again {
+        for (name, flavour, kernel) in [
+            (SEALED, Flavour::Sealed, Series::Current),
+            (OLD, Flavour::Sealed, Series::Old),
+            (MANAGED, Flavour::Managed, Series::Current),
+        ] {
+            let into = image::place(name);
+            let wanted = image::Options {
+                flavour,
+                kernel,
+                dev: true,
+                refresh: false,
+                accept: false,
+                reproducible: false,
+                into: Some(into.clone()),
+            };
+            image::build(&wanted, &into)?;
+        }
+    }
+    let mut arguments = vec![OsString::from("appliance")];
+    arguments.extend(options.filter.as_ref().map(OsString::from));
+    world::run_inside(&arguments)
+}
+
+/// Inside the world: prints what happens in the form of the test runner.
+pub(crate) fn run_inside(options: &Options, world: &World) -> Result<ExitCode> {
+    let mut pair = Pair::prepare(world).context("prepare the machines")?;
+    let wanted =
+        |step: &Step| step.needed || options.filter.as_ref().is_none_or(|text| step.name.contains(text));
+    let last =
+        STEPS.iter().rposition(|step| options.filter.as_ref().is_none_or(|text| step.name.contains(text)));
+    let (mut passed, mut failed) = (0, 0);
+    // What a step needs comes before it; what is needed by none that is wanted is left out.
+    for step in STEPS.iter().take(last.map_or(0, |at| at + 1)).filter(|step| wanted(step)) {
+        let began = Clock.now();
+        match (step.run)(&mut pair) {
+            Ok(()) => {
+                passed += 1;
+                println!("test {} ... ok ({:.1} s)", step.name, began.elapsed().as_secs_f32());
+            }
+            Err(error) => {
+                failed += 1;
+                println!("{error:#}\ntest {} ... FAILED", step.name);
+                if step.needed {
+                    break;
+                }
+            }
+        }
+    }
+    println!("\ntest result: {passed} passed; {failed} failed");
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// As a part of `cargo xtask test slow`.
+pub(crate) fn suite(results: &mut Results, filters: &[&str]) -> Result<()> {
+    let matches = |step: &Step| filters.iter().any(|text| step.name.contains(text));
+    if !filters.is_empty() && !STEPS.iter().any(matches) {
+        return Ok(());
+    }
+    let mut command = steps::cargo();
+    command.args(["xtask", "appliance"]).args(filters);
+    let failed_before = results.failed();
+    let succeeded = steps::run_and_watch(&mut command, |line| results.line(line))?;
+    results.suite_ended("appliance images", succeeded, failed_before);
+    Ok(())
+}
+
+/// Runs lines of shell here; what they printed.
+fn shell(script: &str) -> Result<String> {
+    let output = Command::new("sh").args(["-ec", script]).output().context("start sh")?;
+    let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    ensure!(
+        output.status.success(),
+        "{script}\n{said}\n{}",
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(said)
+}
+
+/// The `culvert` that was built with the images.
+fn culvert() -> PathBuf {
+    steps::target_directory().join("debug/culvert")
+}
