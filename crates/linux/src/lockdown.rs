@@ -67,7 +67,15 @@ impl Lockdown {
         self.layers.iter().find(|(l, _)| *l == layer).map_or(&LayerState::NotUsed, |(_, state)| state)
     }
 
-    /// Layers that are off or partial: what a production profile refuses.
+    /// The first layer that is off, and why: what a production profile refuses.
+    pub fn off(&self) -> Option<(Layer, &str)> {
+        self.layers.iter().find_map(|(layer, state)| match state {
+            LayerState::Off(why) => Some((*layer, why.as_str())),
+            LayerState::On | LayerState::Partial(_) | LayerState::NotUsed => None,
+        })
+    }
+
+    /// Layers that are off or partial.
     pub fn missing(&self) -> Vec<(Layer, &str)> {
         self.layers
             .iter()
@@ -81,5 +89,21 @@ impl Lockdown {
     pub(crate) fn set(&mut self, layer: Layer, state: LayerState) {
         self.layers.retain(|(l, _)| *l != layer);
         self.layers.push((layer, state));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_an_older_kernel_lacks_is_missing_and_not_off() {
+        let mut lockdown = Lockdown::default();
+        lockdown.set(Layer::Seccomp, LayerState::On);
+        lockdown.set(Layer::NoFileWrites, LayerState::NotUsed);
+        lockdown.set(Layer::Landlock, LayerState::Partial("ABI 2".into()));
+        assert_eq!((lockdown.missing(), lockdown.off()), (vec![(Layer::Landlock, "ABI 2")], None));
+        lockdown.set(Layer::User, LayerState::Off("root".into()));
+        assert_eq!(lockdown.off(), Some((Layer::User, "root")));
     }
 }

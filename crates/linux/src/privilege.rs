@@ -153,9 +153,9 @@ impl Privileged {
         lockdown.set(Layer::Landlock, landlock);
 
         if confinement.require_all
-            && let Some((layer, why)) = lockdown.missing().first()
+            && let Some((layer, why)) = lockdown.off()
         {
-            return Err(ConfineError::Missing { layer: layer.name(), why: (*why).to_owned() });
+            return Err(ConfineError::Missing { layer: layer.name(), why: why.to_owned() });
         }
         Ok(Confined { lockdown, require_all: confinement.require_all })
     }
@@ -250,7 +250,7 @@ fn check_capabilities(keep: &[Capability]) -> Result<LayerState, ConfineError> {
         // Without CAP_SETPCAP nobody can shorten the bounding set; with no_new_privs and empty permitted sets
         // it is out of reach all the same, but the claim "none" would be false.
         if matches!(set, caps::CapSet::Bounding) {
-            return Ok(LayerState::Partial(
+            return Ok(LayerState::Off(
                 "started without CAP_SETPCAP, so the bounding set is not empty".into(),
             ));
         }
@@ -265,7 +265,10 @@ fn deny_writable_code() -> LayerState {
     const PR_MDWE_REFUSE_EXEC_GAIN: libc::c_ulong = 1;
     match set_attribute("mdwe", PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN) {
         Ok(()) => LayerState::On,
-        Err(error) => LayerState::Off(format!("{error} (Linux 6.3 has it)")),
+        Err(ConfineError::Attribute(_, error)) if error.raw_os_error() == Some(libc::EINVAL) => LayerState::Partial(
+            "Linux 6.3 has it; here the list of system calls alone refuses memory that is made executable".into(),
+        ),
+        Err(error) => LayerState::Off(error.to_string()),
     }
 }
 
