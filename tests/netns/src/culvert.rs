@@ -82,6 +82,35 @@ impl Profile {
     }
 }
 
+/// The certificate of web's servers, where it was made; it is its own authority.
+pub const CERTIFICATE: &str = "/etc/culvert/tls.pem";
+/// Its key.
+pub const CERTIFICATE_KEY: &str = "/etc/culvert/tls.key";
+/// Where the client has what it trusts.
+pub const CLIENT_CA: &str = "/run/ca.pem";
+
+/// Makes a certificate for web's address, and lets the client trust it.
+pub fn make_certificate(lab: &Lab) -> Result<()> {
+    // What openssl's own file says makes an authority of it, which rustls does not take for a server.
+    let how = "/etc/culvert/tls.cnf";
+    let text = format!(
+        "[req]\nprompt = no\ndistinguished_name = name\nx509_extensions = server\n[name]\nCN = web\n\
+         [server]\nbasicConstraints = critical,CA:FALSE\nsubjectAltName = IP:{}\n",
+        address::WEB_PUBLIC
+    );
+    lab.web.write(how, text)?;
+    let mut command = vec!["openssl", "req", "-x509", "-config", how, "-newkey", "ec"];
+    command.extend(["-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]);
+    command.extend(["-keyout", CERTIFICATE_KEY, "-out", CERTIFICATE]);
+    lab.web.run(&command)?.success()?;
+    lab.client.write(CLIENT_CA, lab.web.read(CERTIFICATE)?)
+}
+
+/// The lines of `edge.toml` for that certificate.
+pub fn tls_lines() -> String {
+    format!("tls_certificate_file = \"{CERTIFICATE}\"\ntls_key_file = \"{CERTIFICATE_KEY}\"\n")
+}
+
 /// How a lab's Culvert differs from the usual one.
 #[derive(Clone, Debug, Default)]
 pub struct Setup {

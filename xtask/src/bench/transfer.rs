@@ -7,8 +7,10 @@
 //! ```
 //!
 //! Both stand on the same two hosts at the same time and take turns. In the same rounds, what this machine allows: SHA-256
-//! alone over the same bytes, and writing and syncing the same bytes to the same disk.
+//! alone over the same bytes, and writing and syncing the same bytes to the same disk. At last both proxies alone, before a
+//! store that keeps nothing.
 
+mod alone;
 mod limits;
 mod loads;
 mod ways;
@@ -18,7 +20,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use culvert_netns::culvert::PROGRAMS;
+use culvert_netns::culvert::{PROGRAMS, make_certificate};
 use culvert_netns::lab::{self, Lab};
 use culvert_netns::payload::Payload;
 use culvert_netns::world::World;
@@ -41,6 +43,9 @@ pub(crate) struct Options {
     /// Clients that upload 20 KB/s each, beside eight fast ones
     #[arg(long, default_value_t = 200)]
     slow_clients: u32,
+    /// Uploads that stand half-way at once while memory is looked at, without TLS
+    #[arg(long, default_value_t = 1000)]
+    open_uploads: u32,
     /// The clients speak TLS 1.3 to edge and to nginx
     #[arg(long)]
     tls: bool,
@@ -62,10 +67,9 @@ pub(crate) fn run(options: &Options, world: &World) -> Result<()> {
     lab::require_programs(&programs, PROGRAMS)?;
     let lab = Lab::build(world, &programs)?;
     if options.tls {
-        ways::make_certificate(&lab.web)?;
-        lab.client.write("/run/ca.pem", lab.web.read(ways::CERTIFICATE)?)?;
+        make_certificate(&lab)?;
     }
-    let culvert = ways::culvert(&lab, options)?;
+    let mut culvert = ways::culvert(&lab, options)?;
     let known = if options.alone { None } else { Some(ways::known(&lab, options.tls)?) };
     let mut ours = culvert.way(options.tls)?;
     let mut figures = Figures::default();
@@ -84,6 +88,8 @@ pub(crate) fn run(options: &Options, world: &World) -> Result<()> {
                 .with_context(|| format!("{}; logs:\n{}", way.name, lab.logs()))?;
         }
     }
+    alone::measure(&lab, &mut culvert, known.as_ref(), options, &mut figures)
+        .with_context(|| format!("the proxies alone; logs:\n{}", lab.logs()))?;
     println!(
         "\n{} rounds; a file of {} MiB, {} of 64 KiB; the clients, both hosts and the WAN share this machine's cores\n",
         options.rounds, options.mebibytes, options.files

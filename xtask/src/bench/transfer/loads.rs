@@ -118,7 +118,7 @@ fn curl<'a>(lab: &'a Lab, way: &Way) -> Program<'a> {
 }
 
 /// Seconds of one transfer.
-fn transfer(lab: &Lab, way: &Way, arguments: &[&str]) -> Result<f64> {
+pub(super) fn transfer(lab: &Lab, way: &Way, arguments: &[&str]) -> Result<f64> {
     let began: Instant = Clock.now();
     let said = curl(lab, way).arguments(arguments).run(BOUND)?.success()?;
     let seconds = elapsed(began);
@@ -127,7 +127,7 @@ fn transfer(lab: &Lab, way: &Way, arguments: &[&str]) -> Result<f64> {
 }
 
 /// Files a second, and the milliseconds that 99 of 100 took at most.
-fn small(lab: &Lab, way: &Way, files: u32, prefix: &str) -> Result<(f64, f64)> {
+pub(super) fn small(lab: &Lab, way: &Way, files: u32, prefix: &str) -> Result<(f64, f64)> {
     lab.client.write("/run/small", puts(way, files, "/srv/small", prefix)?)?;
     let began = Clock.now();
     let program = curl(lab, way).arguments(&["-Z", "--parallel-max", FAST_CLIENTS, "-K", "/run/small"]);

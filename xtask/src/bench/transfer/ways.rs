@@ -9,7 +9,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use culvert_netns::culvert::{COHORT, Culvert, Setup, start_edge, start_storaged};
+use culvert_netns::culvert::{
+    CERTIFICATE, CERTIFICATE_KEY, COHORT, Culvert, Setup, start_edge, start_storaged, tls_lines,
+};
 use culvert_netns::host::{Host, Place, TOOLS};
 use culvert_netns::lab::{Lab, address, at};
 use culvert_netns::program::Running;
@@ -17,11 +19,9 @@ use culvert_netns::wait;
 use culvert_netns::wireguard::{self, KeyPair};
 use nix::sys::signal::Signal;
 
+use super::alone::{self, NULL_PROXY};
 use super::{KNOWN, OURS, Options};
 
-/// The certificate of web's servers, which is its own authority.
-pub(super) const CERTIFICATE: &str = "/etc/culvert/tls.pem";
-const CERTIFICATE_KEY: &str = "/etc/culvert/tls.key";
 const START: Duration = Duration::from_secs(20);
 /// Who wants 200 clients at once configures as much.
 const TRANSFERS: u32 = 512;
@@ -39,7 +39,7 @@ pub(super) struct Way {
 
 /// The parts of Culvert.
 pub(super) struct OurWay<'a> {
-    culvert: Culvert<'a>,
+    pub(super) culvert: Culvert<'a>,
 }
 
 /// The known parts.
@@ -48,32 +48,6 @@ pub(super) struct KnownWay {
     proxy: Running,
     store: Running,
     url: String,
-}
-
-pub(super) fn make_certificate(web: &Host) -> Result<()> {
-    let subject = format!("subjectAltName=IP:{}", address::WEB_PUBLIC);
-    web.run(&[
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:P-256",
-        "-nodes",
-        "-days",
-        "2",
-        "-subj",
-        "/CN=web",
-        "-addext",
-        &subject,
-        "-keyout",
-        CERTIFICATE_KEY,
-        "-out",
-        CERTIFICATE,
-    ])?
-    .success()
-    .map(drop)
 }
 
 /// Starts Culvert, sized for many clients of one user.
@@ -97,9 +71,7 @@ pub(super) fn culvert<'a>(lab: &'a Lab, options: &Options) -> Result<OurWay<'a>>
         culvert.edge.wait(START)?;
         let path = "/etc/culvert/edge.toml";
         let text = lab.web.read(path)?;
-        let files =
-            format!("tls_certificate_file = \"{CERTIFICATE}\"\ntls_key_file = \"{CERTIFICATE_KEY}\"\n");
-        lab.web.write(path, text.replacen("plain_http = true\n", &files, 1))?;
+        lab.web.write(path, text.replacen("plain_http = true\n", &tls_lines(), 1))?;
         culvert.edge = start_edge(lab)?;
     }
     culvert.wait_until_ready(START)?;
@@ -141,18 +113,19 @@ pub(super) fn known(lab: &Lab, tls: bool) -> Result<KnownWay> {
         "pid /srv/nginx/pid; {common}{}\n server {{ listen {store_at}; root /srv/nginx/files; dav_methods PUT; }} }}\n",
         folders("/srv/nginx")
     );
-    let listen = if tls {
-        format!(
-            "listen {proxy_at} ssl; ssl_certificate {CERTIFICATE}; ssl_certificate_key {CERTIFICATE_KEY}; ssl_protocols TLSv1.3;"
-        )
-    } else {
-        format!("listen {proxy_at};")
+    let listen = |at: SocketAddr| match tls {
+        true => format!(
+            "listen {at} ssl; ssl_certificate {CERTIFICATE}; ssl_certificate_key {CERTIFICATE_KEY}; ssl_protocols TLSv1.3;"
+        ),
+        false => format!("listen {at};"),
     };
     let mut proxy = format!("pid /srv/nginx/pid; {common}{}\n", folders("/srv/nginx"));
     let _ = write!(
         proxy,
-        "upstream store {{ server {store_at}; keepalive 64; }}\n server {{ {listen}\n location / {{ proxy_pass http://store; \
-         proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_request_buffering off; proxy_max_temp_file_size 0; }} }} }}\n"
+        "{}\nupstream store {{ server {store_at}; keepalive 64; }}\n server {{ {}\n location / {{ proxy_pass http://store; \
+         proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_request_buffering off; proxy_max_temp_file_size 0; }} }} }}\n",
+        alone::nginx_server(&listen(NULL_PROXY)),
+        listen(proxy_at)
     );
     let store = nginx(&lab.services, &store, store_at)?;
     let proxy = nginx(&lab.web, &proxy, proxy_at)?;
@@ -161,6 +134,12 @@ pub(super) fn known(lab: &Lab, tls: bool) -> Result<KnownWay> {
 }
 
 impl KnownWay {
+    /// Its proxy before the null store.
+    pub(super) fn alone(&self) -> Result<Way> {
+        let scheme = self.url.split_once(':').map_or("http", |(scheme, _)| scheme);
+        Ok(Way { url: format!("{scheme}://{NULL_PROXY}"), ..self.way()? })
+    }
+
     pub(super) fn way(&self) -> Result<Way> {
         let [web, services] = &self.tunnels;
         let processes =
