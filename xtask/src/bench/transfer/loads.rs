@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use culvert_netns::lab::Lab;
 use culvert_netns::program::Program;
+use culvert_netns::wait;
 use daemon::Clock;
 
 use super::Options;
@@ -91,7 +92,13 @@ pub(super) fn measure(
     figures.add(MIXED, way.name, rate);
     figures.add(MIXED_P99, way.name, slowest);
     ensure!(others.wait(BOUND)?.success(), "slow clients: {:?}", others.log().lines());
-    refused(&others.output().lines())?;
+    // What it said is read by a thread of its own.
+    let said = wait::until("the slow clients' answers", BOUND, || {
+        let lines = others.output().lines();
+        ensure!(lines.len() == usize::try_from(options.slow_clients)?, "{} answers", lines.len());
+        Ok(lines)
+    })?;
+    refused(&said)?;
 
     for (index, rows) in OF_PARTS.iter().enumerate() {
         figures.add(rows[0], way.name, (between[index] - before[index]) / gigabytes);
