@@ -67,7 +67,7 @@ const fn needed(name: &'static str, run: fn(&mut Pair) -> Result<()>) -> Step {
     Step { name, needed: true, run }
 }
 
-const STEPS: [Step; 11] = [
+const STEPS: [Step; 10] = [
     step("a_flipped_bit_of_a_program_stops_the_machine", tamper::data_block),
     step("a_flipped_bit_anywhere_is_found_when_all_is_read", tamper::any_block),
     step("a_flipped_bit_of_the_hash_tree_stops_the_machine", tamper::hash_tree),
@@ -78,12 +78,10 @@ const STEPS: [Step; 11] = [
     needed("a_tunnel_between_two_images_carries_an_upload", pair::upload),
     step("what_listens_and_can_be_written_is_as_agreed", pair::running),
     step("every_daemon_is_locked_down_with_landlock_abi_6", pair::lockdown_of_current),
-    step("linux_6_1_starts_no_daemon_of_the_production_profile", pair::old_kernel),
 ];
 
 /// The images that are booted: where each is put, and what it is.
 pub(crate) const SEALED: &str = "test-sealed";
-pub(crate) const OLD: &str = "test-sealed-6.1";
 pub(crate) const MANAGED: &str = "test-managed";
 
 /// Outside: everything that needs the network or a compiler.
@@ -91,11 +89,9 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     ensure!(nix::unistd::geteuid().is_root(), "images are built and booted by root");
     packages::require(&PROGRAMS)?;
     if !options.again {
-        for (name, flavour, kernel) in [
-            (SEALED, Flavour::Sealed, Series::Current),
-            (OLD, Flavour::Sealed, Series::Old),
-            (MANAGED, Flavour::Managed, Series::Current),
-        ] {
+        for (name, flavour, kernel) in
+            [(SEALED, Flavour::Sealed, Series::Current), (MANAGED, Flavour::Managed, Series::Current)]
+        {
             let into = image::place(name);
             let wanted = image::Options {
                 flavour,

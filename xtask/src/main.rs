@@ -115,7 +115,7 @@ enum Command {
         cargo xtask image --reproducible             two builds, compared"
     )]
     Image(image::Options),
-    /// The images booted under emulation: first boot, tunnel, upload, tampering, another kernel
+    /// The images booted under emulation: first boot, tunnel, upload, tampering
     #[command(after_help = "Examples:\n  \
         cargo xtask appliance                        all of it, some minutes\n  \
         cargo xtask appliance flipped                one step, with what it needs\n  \

@@ -11,7 +11,7 @@ use daemon::Clock;
 
 use super::disk::Disk;
 use super::machine::{Machine, SOON, Setup};
-use super::{OLD, SEALED, culvert, shell};
+use super::{SEALED, culvert, shell};
 use crate::{hosts, image, steps};
 
 pub(super) const WEB: &str = "192.0.2.10";
@@ -56,7 +56,7 @@ impl Pair {
     }
 
     /// Both on one image, with the data that they have.
-    fn boot(&mut self, image: &str, append: &str) -> Result<()> {
+    fn boot(&mut self, image: &str) -> Result<()> {
         self.running = None;
         let image = image::place(image);
         let boot = |name, disk: &Disk, tap| {
@@ -66,7 +66,7 @@ impl Pair {
                 data: Some(disk.file()),
                 tap: Some(tap),
                 replace: None,
-                append,
+                append: "",
             };
             Machine::boot(name, &setup, &self.place)
         };
@@ -145,7 +145,7 @@ pub(super) fn first_boot(pair: &mut Pair) -> Result<()> {
     )?;
     pair.web.make()?;
     pair.services.make()?;
-    pair.boot(SEALED, "")?;
+    pair.boot(SEALED)?;
     let (web, services) = pair.machines()?;
     let keys = [web.until("its key", key_on_console)?, services.until("its key", key_on_console)?];
     let token = services.until("ada's token", |text| {
@@ -184,7 +184,7 @@ fn key_on_console(text: &str) -> Option<String> {
 
 pub(super) fn upload(pair: &mut Pair) -> Result<()> {
     configure(pair)?;
-    pair.boot(SEALED, "")?;
+    pair.boot(SEALED)?;
     pair.first_upload("linux-6.12")
 }
 
@@ -279,19 +279,6 @@ pub(super) fn lockdown_of_current(pair: &mut Pair) -> Result<()> {
         }
         let failed: Vec<&str> = text.lines().filter(|line| line.starts_with("FAIL ")).collect();
         ensure!(failed.is_empty(), "checks failed: {failed:?}");
-    }
-    Ok(())
-}
-
-pub(super) fn old_kernel(pair: &mut Pair) -> Result<()> {
-    // A clock that only the kernel can read: each look at it is a system call, which the filters have to allow.
-    pair.boot(OLD, "clocksource=acpi_pm")?;
-    let (web, services) = pair.machines()?;
-    for (machine, units) in [(web, ["wgd@wg0", "edge"]), (services, ["wgd@wg0", "storaged"])] {
-        for unit in units {
-            let line = format!("Failed to start {unit}.service");
-            machine.until(&line, |text| text.contains(&line).then_some(()))?;
-        }
     }
     Ok(())
 }
