@@ -2,6 +2,8 @@
 //!
 //! storaged's problems are passed on by type and status; its other errors become ours.
 
+mod told;
+
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -9,20 +11,18 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use daemon::Clock;
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use http::header::{self, HeaderName, HeaderValue};
 use http::request::Builder;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::de::DeserializeOwned;
 use store_proto::headers::{
     CONTENT_DIGEST, CULVERT_ATTRIBUTE, CULVERT_COHORT, CULVERT_CONTEXT, CULVERT_FILE_TYPE, CULVERT_PATH,
     CULVERT_REASON, CULVERT_STORE, IDEMPOTENCY_KEY, REPR_DIGEST, X_INTERNAL_KEY,
 };
 use store_proto::{
-    Capability, ContentDigest, EdgeName, FileId, FileMeta, Permission, PermissionRequest, ProblemBody,
-    ProblemKind, Proof, RequestContext, RequestId, ServerRole, StoreHealth, StoredBefore, UploadReceipt,
-    routes,
+    Capability, EdgeName, FileId, FileMeta, Permission, PermissionRequest, ProblemBody, ProblemKind, Proof,
+    RequestContext, RequestId, ServerRole, StoreHealth, UploadReceipt, routes,
 };
 use tokio::time::{sleep, timeout};
 
@@ -30,12 +30,16 @@ use crate::answer::Payload;
 use crate::limits::{COMMIT_TIMEOUT, PERMISSION_TIMEOUT, PROOF_OF_LIFE};
 use crate::metrics::{Metrics, Side, UpstreamFailure, UpstreamMetrics};
 use crate::parts::{Fetched, Layout, PartsBody};
-use crate::plan::{Digests, Page, Reception, Shown, Transmission};
+use crate::plan::{Page, Reception, Shown, Transmission};
 use crate::range::ByteRange;
 use crate::refusal::Refusal;
 use crate::request::Live;
 use crate::store_client::{Collected, Exchange, StoreClient, StoreError};
 use crate::stream::{DownloadBody, Inbound, Outgoing, UploadBody};
+
+use told::{describe, digest_field, json_answer, stored};
+
+pub(crate) use told::{insert, stored_before};
 
 /// storaged, as edge sees it.
 #[derive(Debug)]
@@ -607,67 +611,8 @@ fn health_of(status: StatusCode, body: &[u8]) -> Health {
     Health::Unwell { status: status.as_u16(), problem }
 }
 
-/// What an upload is answered with.
-fn stored(json: Bytes, status: StatusCode, receipt: &UploadReceipt, location: &str) -> Response<Payload> {
-    let mut response = json_answer(json);
-    *response.status_mut() = status;
-    let headers = response.headers_mut();
-    insert(headers, header::ETAG, &receipt.etag);
-    insert(headers, header::LOCATION, location);
-    response
-}
-
-/// The answer to a request that came before.
-pub(crate) fn stored_before(before: StoredBefore, location: &str) -> Response<Payload> {
-    let StoredBefore { created, receipt } = before;
-    let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    // It was parsed from JSON.
-    let json = serde_json::to_vec(&receipt).unwrap_or_default();
-    stored(json.into(), status, &receipt, location)
-}
-
-fn json_answer(json: Bytes) -> Response<Payload> {
-    let mut response = Response::new(Payload::Whole(Full::new(json)));
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response
-}
-
 pub(crate) fn empty() -> Outgoing {
     Outgoing::Message(Full::default())
-}
-
-/// The headers that say what a file is.
-fn describe(file: &FileMeta, digests: Digests, headers: &mut HeaderMap) {
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
-    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    insert(headers, header::ETAG, &file.etag);
-    if digests.file {
-        insert(headers, HeaderName::from_static(REPR_DIGEST), &digest_field(&file.sha256));
-    }
-    insert(headers, HeaderName::from_static("culvert-file-id"), &file.file_id.to_string());
-    insert(headers, header::CONTENT_DISPOSITION, &disposition(file.path.file_name()));
-    if let Some(file_type) = &file.file_type {
-        insert(headers, HeaderName::from_static(CULVERT_FILE_TYPE), file_type.as_str());
-    }
-    if !file.attributes.is_empty() {
-        insert(headers, HeaderName::from_static(CULVERT_ATTRIBUTE), &file.attributes.to_list());
-    }
-}
-
-fn digest_field(digest: &ContentDigest) -> String {
-    digest.to_repr_digest()
-}
-
-/// `attachment` with the file's name, encoded so that no name can end the parameter (RFC 8187).
-fn disposition(name: &str) -> String {
-    format!("attachment; filename*=UTF-8''{}", utf8_percent_encode(name, NON_ALPHANUMERIC))
-}
-
-/// Inserts a header whose value is built from parsed parts; one that is no header value is left out.
-pub(crate) fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    if let Ok(value) = HeaderValue::from_str(value) {
-        headers.insert(name, value);
-    }
 }
 
 #[cfg(test)]
@@ -682,11 +627,5 @@ mod tests {
         assert_eq!(health_of(unavailable, &body), Health::Unwell { status: 503, problem });
         assert_eq!(health_of(unavailable, b"<html>"), Health::Unwell { status: 503, problem: None });
         assert_eq!(health_of(StatusCode::OK, b"{}"), Health::Well);
-    }
-
-    #[test]
-    fn no_file_name_can_end_the_disposition() {
-        assert_eq!(disposition("a b\".csv"), "attachment; filename*=UTF-8''a%20b%22%2Ecsv");
-        assert_eq!(disposition("ü;x"), "attachment; filename*=UTF-8''%C3%BC%3Bx");
     }
 }
