@@ -56,7 +56,7 @@ fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode
     }
     if !variables.is_empty() && filters.is_empty() {
         // What is claimed of the daemons is claimed of the programs that are shipped.
-        let files = &["lockdown", "captured", "verify_server"];
+        let files = &["lockdown", "verify_server"];
         scenarios(
             &mut results,
             &path,
