@@ -16,7 +16,7 @@ mod tamper;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -26,7 +26,7 @@ use daemon::Clock;
 use crate::image::{self, Flavour, Series};
 use crate::packages::{self, Program};
 use crate::results::Results;
-use crate::steps;
+use crate::steps::{self, shell};
 use pair::Pair;
 
 const PROGRAMS: [Program; 9] = [
@@ -151,18 +151,6 @@ pub(crate) fn suite(results: &mut Results, filters: &[&str]) -> Result<()> {
     let succeeded = steps::run_and_watch(&mut command, |line| results.line(line))?;
     results.suite_ended("appliance images", succeeded, failed_before);
     Ok(())
-}
-
-/// Runs lines of shell here; what they printed.
-fn shell(script: &str) -> Result<String> {
-    let output = Command::new("sh").args(["-ec", script]).output().context("start sh")?;
-    let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-    ensure!(
-        output.status.success(),
-        "{script}\n{said}\n{}",
-        String::from_utf8_lossy(&output.stderr).trim_end()
-    );
-    Ok(said)
 }
 
 /// The `culvert` that was built with the images.

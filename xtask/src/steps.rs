@@ -1,12 +1,13 @@
 //! Running other programs, visibly.
 //!
-//! Invariant: every command is printed before it runs, so that a step can be repeated by hand.
+//! Invariant: every command is printed before it runs, so that a step can be repeated by hand; the lines of shell that
+//! arrange a lab are told when they fail.
 
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 /// The root of the repository.
 pub(crate) fn root() -> PathBuf {
@@ -50,6 +51,19 @@ pub(crate) fn run(command: &mut Command) -> Result<bool> {
     announce(command);
     let status = command.status().with_context(|| format!("start {}", command.get_program().display()))?;
     Ok(status.success())
+}
+
+/// Runs lines of shell that read nothing; what they printed.
+pub(crate) fn shell(script: &str) -> Result<String> {
+    let output =
+        Command::new("sh").args(["-ec", script]).stdin(Stdio::null()).output().context("start sh")?;
+    let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
+    ensure!(
+        output.status.success(),
+        "{script}\n{said}\n{}",
+        String::from_utf8_lossy(&output.stderr).trim_end()
+    );
+    Ok(said)
 }
 
 /// Runs a command, shows its standard output line by line as it comes, and hands each line to `look` too.

@@ -10,6 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use daemon::Clock;
 
 use super::base;
+pub(super) use crate::steps::shell as run;
 
 /// The container manager's own list lacks what the daemons lock themselves down with.
 const MORE_SYSTEM_CALLS: &str =
@@ -154,16 +155,4 @@ impl Host {
     pub(super) fn path(&self, path: &str) -> PathBuf {
         self.root.join(path.trim_start_matches('/'))
     }
-}
-
-/// A shell's words in the world itself.
-pub(super) fn run(script: &str) -> Result<String> {
-    let output = Command::new("sh").args(["-ec", script]).stdin(Stdio::null()).output()?;
-    let said = String::from_utf8_lossy(&output.stdout).trim_end().to_owned();
-    ensure!(
-        output.status.success(),
-        "{script}\n{said}\n{}",
-        String::from_utf8_lossy(&output.stderr).trim_end()
-    );
-    Ok(said)
 }
