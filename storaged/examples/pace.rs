@@ -133,7 +133,9 @@ enum End {
 
 fn run(opened: Opened, keys: Arc<dyn KeyStore>, mirror: &Path, writers: u64, end: End) -> Result<()> {
     let host = storaged::host::describe(ServerRole::Testing);
-    let mirror = MirrorPlace { directory: mirror.to_owned(), patience: Duration::from_secs(60) };
+    let patience = Duration::from_secs(60);
+    let mirror =
+        MirrorPlace { directory: mirror.to_owned(), patience, delay: storaged::limits::JOURNAL_DELAY };
     let (ledger, thread) =
         Ledger::start(opened, keys, Some(mirror), host, LedgerTime::new(Clock), Unwatched)?;
     // As many threads as the daemon has on such a machine.

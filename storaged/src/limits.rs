@@ -62,7 +62,7 @@ pub const BACKUP_PROGRESS: Duration = Duration::from_millis(500);
 /// What is made again from the ledger comes in frames of about this.
 pub const JOURNAL_FRAME_BYTES: usize = 1024 * 1024;
 /// Groups that nobody waits for are mirrored together after this, instead of a sync for each.
-pub const JOURNAL_DELAY: Duration = Duration::from_millis(if cfg!(test) { 60 } else { 10 });
+pub const JOURNAL_DELAY: Duration = Duration::from_millis(10);
 /// A mirror that cannot be written is tried again after this.
 pub const JOURNAL_RETRY: Duration = Duration::from_secs(1);
 /// At the end the mirror gets this long for what is queued; what it does not get done is made at the next start …

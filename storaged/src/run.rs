@@ -29,7 +29,7 @@ use crate::keys::{KeyStore as _, Keys, RootKey, StorePurpose};
 use crate::ledger::Note;
 use crate::ledger::{self, Action, Ending, Host, Ledger, MirrorPlace, Origin, recover};
 use crate::ledger_disk::LedgerDisk;
-use crate::limits::{EVENT_QUEUE, IO_PATIENCE, IO_THREADS, JOURNAL_PATIENCE};
+use crate::limits::{EVENT_QUEUE, IO_PATIENCE, IO_THREADS, JOURNAL_DELAY, JOURNAL_PATIENCE};
 use crate::metrics::{LedgerTime, Metrics};
 use crate::objects::network_fs::network_file_system;
 use crate::objects::{Buffers, NasVolume, Pool};
@@ -172,7 +172,8 @@ pub fn assemble(
         volumes.push(Arc::new(VolumeState::new(name, Arc::new(opened), pool, reserve)));
     }
     let database = Arc::clone(&opened.database);
-    let mirror = MirrorPlace { directory: fixed.journal_mirror.clone(), patience: JOURNAL_PATIENCE };
+    let directory = fixed.journal_mirror.clone();
+    let mirror = MirrorPlace { directory, patience: JOURNAL_PATIENCE, delay: JOURNAL_DELAY };
     let (ledger, writer) =
         Ledger::start(opened, keys.clone(), Some(mirror), host, LedgerTime::new(clock), metrics.observer())
             .map_err(|error| config(error.into()))?;

@@ -85,6 +85,8 @@ pub struct MirrorPlace {
     pub directory: PathBuf,
     /// After this it hangs, and what waits for it is refused.
     pub patience: Duration,
+    /// What nobody waits for stays this long for others to share its sync.
+    pub delay: Duration,
 }
 
 impl Ledger {
@@ -112,9 +114,9 @@ impl Ledger {
         drop(snapshot);
         let log_key = signer.log_key();
         let mirror = match mirror {
-            Some(MirrorPlace { directory, patience }) => {
+            Some(place) => {
                 let envelope = Envelope::new(store, Arc::clone(&keys));
-                Some(Mirror::start(directory, envelope, reader.clone(), patience)?)
+                Some(Mirror::start(place, envelope, reader.clone())?)
             }
             None => None,
         };

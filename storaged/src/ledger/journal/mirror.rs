@@ -16,8 +16,8 @@ use tokio::sync::watch;
 use crate::ledger::journal::{Coded, Envelope, Frame, Journal, JournalError, OnDisk};
 use crate::ledger::read::{Reader, Snapshot};
 use crate::ledger::redo::{Redo, Write};
-use crate::ledger::writer::LedgerUnavailable;
-use crate::limits::{JOURNAL_DELAY, JOURNAL_FRAME_BYTES, JOURNAL_QUEUE_BYTES, JOURNAL_RETRY};
+use crate::ledger::writer::{LedgerUnavailable, MirrorPlace};
+use crate::limits::{JOURNAL_FRAME_BYTES, JOURNAL_QUEUE_BYTES, JOURNAL_RETRY};
 
 /// A handle on the mirror's thread.
 #[derive(Debug, Clone)]
@@ -37,6 +37,7 @@ struct Shared {
     progress: Condvar,
     /// Somebody waited for longer than is reasonable, and nothing was mirrored since.
     hangs: AtomicBool,
+    delay: Duration,
 }
 
 #[derive(Debug, Default)]
@@ -55,11 +56,11 @@ impl Mirror {
     /// Opens the journal, brings it up to the ledger, and starts the thread. What cannot be true of a mirror
     /// and its ledger is refused, and nothing is changed.
     pub(crate) fn start(
-        directory: PathBuf,
+        place: MirrorPlace,
         envelope: Envelope,
         reader: Reader,
-        patience: Duration,
     ) -> Result<(Mirror, JoinHandle<()>), JournalError> {
+        let MirrorPlace { directory, patience, delay } = place;
         let on_disk = OnDisk::OnceSynced;
         let mut worker = Worker { directory, envelope, reader, journal: None, on_disk };
         let mirrored = worker.catch_up()?;
@@ -70,6 +71,7 @@ impl Mirror {
             records: AtomicU64::new(worker.records()),
             progress: Condvar::new(),
             hangs: AtomicBool::new(false),
+            delay,
         });
         let of_worker = Arc::clone(&shared);
         let path = worker.directory.clone();
@@ -235,7 +237,7 @@ impl Worker {
             if !queue.frames.is_empty() {
                 // For what nobody waits for, a sync is shared with what comes within a moment.
                 let idle = |queue: &mut Queue| !(queue.awaited || queue.behind || queue.closed);
-                let waited = shared.grown.wait_timeout_while(queue, JOURNAL_DELAY, idle);
+                let waited = shared.grown.wait_timeout_while(queue, shared.delay, idle);
                 (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
                 if queue.behind {
                     continue;
@@ -361,6 +363,7 @@ mod tests {
             records: AtomicU64::new(0),
             progress: Condvar::new(),
             hangs: AtomicBool::new(false),
+            delay: Duration::ZERO,
         });
         let mirror = Mirror { shared: Arc::clone(&shared), patience: Duration::ZERO };
         assert_eq!(mirror.wait_blocking(1), Err(LedgerUnavailable));

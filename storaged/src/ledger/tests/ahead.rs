@@ -12,6 +12,7 @@ use crate::keys::{KeyChange, KeyStore, KeysError, StorePurpose};
 use crate::ledger::ahead::frame::{Envelope, Walk};
 use crate::ledger::journal::replay::replay;
 use crate::ledger::writer::{MirrorPlace, StartError};
+use crate::limits::JOURNAL_DELAY;
 
 fn ahead(lab: &Lab) -> std::path::PathBuf {
     lab.folder.join(AHEAD_FILE)
@@ -337,9 +338,11 @@ fn a_durable_group_that_was_taken_over_by_half_ends_the_writing_and_a_new_start_
     let (opened, keys) = lab.open();
     let stuck = Arc::new(Stuck { keys, fails: AtomicBool::new(false) });
     let keys = Arc::clone(&stuck) as Keys;
-    let mirror = Some(MirrorPlace { directory: lab.journal(), patience: Duration::from_secs(10) });
+    let mirror =
+        MirrorPlace { directory: lab.journal(), patience: Duration::from_secs(10), delay: JOURNAL_DELAY };
     let (host, time) = (Host::default(), TestTime::default());
-    let (ledger, thread) = Ledger::start(opened, Arc::clone(&keys), mirror, host, time, Silent).unwrap();
+    let (ledger, thread) =
+        Ledger::start(opened, Arc::clone(&keys), Some(mirror), host, time, Silent).unwrap();
     let (file_id, other) = (upload(&ledger, &keys, 1), upload(&ledger, &keys, 2));
     let decide = |file_id| {
         let (origin, reason) = (Origin::default(), "case 1".to_owned());
