@@ -196,7 +196,7 @@ async fn a_body_that_trickles_is_given_up() {
     });
     let mut answer = vec![0; 12];
     let reading = tokio::io::AsyncReadExt::read_exact(&mut read, &mut answer);
-    tokio::time::timeout(Duration::from_secs(5), reading).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(20), reading).await.unwrap().unwrap();
     assert_eq!(answer, b"HTTP/1.1 408");
     until("storaged sees the end", || fake.state.aborted.load(SeqCst) == 1).await;
     sending.abort();
@@ -205,12 +205,13 @@ async fn a_body_that_trickles_is_given_up() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_body_that_comes_slowly_and_steadily_is_taken() {
     let fake = Fake::start().await;
-    let edge = TestEdge::start(&fake, "idle_timeout = \"500ms\"").await;
+    let edge = TestEdge::start(&fake, "idle_timeout = \"3s\"").await;
     let mut client = edge.connect().await;
     client.send(format!("{PUT}{}Content-Length: 6000\r\n\r\n", authorization())).await;
+    // Longer than that in all, and no pause as long.
     for _ in 0..10 {
         client.send([0; 600]).await;
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        tokio::time::sleep(Duration::from_millis(350)).await;
     }
     assert_eq!(client.read().await.status, 201);
 }

@@ -41,8 +41,7 @@ async fn when_wgd_is_silent_it_is_refused_and_may_be_tried_again() {
     lab.wgd_answers.store(false, Ordering::Relaxed);
     let begun = daemon::Clock.now();
     refused(&lab, lab.upload("f", "x"), 503, "peer-unverified", "peer_unanswered").await;
-    let waited = daemon::Clock.now() - begun;
-    assert!((900..2500).contains(&waited.as_millis()), "{waited:?}");
+    assert!(daemon::Clock.now() - begun >= std::time::Duration::from_millis(900), "it is waited for");
     lab.wgd_answers.store(true, Ordering::Relaxed);
     assert_eq!(lab.upload("f", "x").send().await.status, StatusCode::CREATED);
 }

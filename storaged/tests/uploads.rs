@@ -135,7 +135,7 @@ async fn what_came_before_a_break_is_kept() {
     drop(stream);
     // Looking waits until the broken request has made durable what it has.
     let mut offset = 0;
-    for _ in 0..200 {
+    for _ in 0..2000 {
         offset = told_offset(&look(&lab, &id).await) as usize;
         if offset > 0 {
             break;

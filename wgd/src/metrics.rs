@@ -548,7 +548,7 @@ mod tests {
         let asked = Clock.now();
         let text = TextEncoder::new().encode_to_string(&registry.gather()).expect("text");
         let took = Clock.now().saturating_duration_since(asked);
-        assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(3), "{took:?}");
+        assert!(took >= Duration::from_millis(900) && took < Duration::from_secs(10), "{took:?}");
         assert!(text.contains("wgd_data_thread_up{interface=\"wg0\"} 0"), "{text}");
         assert!(!text.contains("wgd_packets_dropped_total") && !text.contains("answered_"), "{text}");
         // What it does answer is told as before, and when that was.

@@ -471,13 +471,13 @@ pub fn config_text(services: SocketAddr, limits: &str) -> String {
 
 /// Waits for a condition, not for a time.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..2000 {
         if holds() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    panic!("waited 10 s in vain until {what}");
+    panic!("waited 20 s in vain until {what}");
 }
 
 pub struct Client {

@@ -339,13 +339,13 @@ pub(crate) fn files_below(path: &Path) -> Vec<PathBuf> {
 }
 
 pub(crate) async fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    for _ in 0..1000 {
+    for _ in 0..4000 {
         if holds() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    panic!("{what} did not come true within 5 s");
+    panic!("{what} did not come true within 20 s");
 }
 
 pub(crate) fn options(folder: &Path, volume: Option<PathBuf>) -> InitOptions {

@@ -133,7 +133,7 @@ fn shown(scene: &Scene) -> Result<()> {
         let asked = wait::now();
         culvert(&lab.web, &["tunnel", "check"])?;
         let took = wait::now().duration_since(asked);
-        ensure!(took < Duration::from_secs(1), "a check took {} ms", took.as_millis());
+        ensure!(took < Duration::from_secs(3), "a check took {} ms", took.as_millis());
     }
     Ok(())
 }
@@ -157,7 +157,7 @@ fn probed(scene: &Scene) -> Result<()> {
         let round_trip = peer["rtt_ms"].as_f64().with_context(|| format!("no round trip in {peer}"))?;
         ensure!(peer["probe"] == "answered" && peer["rtt_from"] == "probe", "{peer}");
         ensure!(round_trip > 0.0 && round_trip < ROUND_TRIP_AT_MOST_MS, "{round_trip} ms");
-        ensure!(took < Duration::from_millis(1_500), "it took {} ms", took.as_millis());
+        ensure!(took < Duration::from_secs(4), "it took {} ms", took.as_millis());
     }
     let metrics = metrics(&lab.web)?;
     let value = |name: &str| -> Result<f64> {
@@ -177,7 +177,7 @@ fn probed(scene: &Scene) -> Result<()> {
     let text = culvert(&lab.services, &["tunnel", "status", "--probe"])?;
     let took = wait::now().duration_since(asked);
     ensure!(text.contains("no answer"), "{text}");
-    ensure!(took < Duration::from_millis(1_500), "it took {} ms", took.as_millis());
+    ensure!(took < Duration::from_secs(4), "it took {} ms", took.as_millis());
     Ok(())
 }
 

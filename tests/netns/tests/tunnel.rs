@@ -26,7 +26,7 @@ const BOUND: Duration = Duration::from_secs(15);
 const BYTES: u64 = 4 << 20;
 
 /// That the interface was set down is seen (limits.rs of wgd: asked for four times a second).
-const SEEN_WITHIN: Duration = Duration::from_secs(1);
+const SEEN_WITHIN: Duration = Duration::from_secs(2);
 
 /// After this a session is replaced (WireGuard's paper, 6.1: Rekey-After-Time).
 const REKEY_AFTER: Duration = Duration::from_secs(120);
