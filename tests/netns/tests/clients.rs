@@ -41,6 +41,9 @@ fn main() -> ExitCode {
         Scenario::new("uploads_cut_100_times_end_with_the_right_hash", |scene| cut(scene, 100))
             .needs(PROGRAMS)
             .slow(),
+        Scenario::new("tuspy_uploads_over_a_line_cut_100_times", |scene| tuspy_cut(scene, 100))
+            .needs(PROGRAMS)
+            .slow(),
         Scenario::new("culvert_put_gets_over_broken_connections", put_resumes).needs(PROGRAMS),
         Scenario::new("a_killed_culvert_put_goes_on_where_it_was", killed_put).needs(PROGRAMS),
         Scenario::new("culvert_get_gets_over_broken_connections_and_a_kill", get_resumes).needs(PROGRAMS),
@@ -203,6 +206,24 @@ fn cut(scene: &Scene, cuts: u32) -> Result<()> {
         let line = Cutter::start(site.edge.public(), seed, cuts / 2, 600_000)?;
         let path = format!("cut/{mode}.csv");
         tus_js(&site, line.address(), &file, &path, options).with_context(|| (*mode).to_owned())?;
+        site.holds(&path, &sent).with_context(|| (*mode).to_owned())?;
+        ensure!(line.cut_so_far() >= cuts / 2, "{mode} was cut {} times only", line.cut_so_far());
+    }
+    site.edge.stop()
+}
+
+/// Half of the cuts in pieces that go on where they broke, half in pieces that count as a whole or not at all.
+fn tuspy_cut(scene: &Scene, cuts: u32) -> Result<()> {
+    let site = Site::start(scene)?;
+    let (file, sent) = site.file("visits.csv", u64::from(cuts) * 400_000, 14)?;
+    let modes = [
+        ("long", json!({"chunk_size": 10_000_000, "checksum": false})),
+        ("checked", json!({"chunk_size": 400_000, "checksum": true})),
+    ];
+    for (seed, (mode, options)) in (31..).zip(&modes) {
+        let line = Cutter::start(site.edge.public(), seed, cuts / 2, 600_000)?;
+        let path = format!("cut/py-{mode}.csv");
+        tuspy(&site, line.address(), &file, &path, options).with_context(|| (*mode).to_owned())?;
         site.holds(&path, &sent).with_context(|| (*mode).to_owned())?;
         ensure!(line.cut_so_far() >= cuts / 2, "{mode} was cut {} times only", line.cut_so_far());
     }
