@@ -2,7 +2,8 @@
 //!
 //! - **Lingering close.** A refused client may still be sending. Closing at once would answer its
 //!   bytes with a reset, and the reset would overtake the refusal. So the end is half-closed first,
-//!   and what still comes is discarded, up to [`LINGER_BYTES`] or [`LINGER_TIME`].
+//!   and what still comes is discarded, up to [`LINGER_BYTES`] or [`LINGER_TIME`]. What is beyond those bytes stays in the
+//!   kernel until the time is up: its window is full then, and the client can do nothing but read.
 //! - **Stalled readers.** A write that makes no progress for the idle time-out ends the connection.
 //! - **hyper's own refusals.** A head that hyper cannot read is answered by hyper, bare. As long as
 //!   no request has reached the service, whatever is written is such an answer, and our problem
@@ -200,6 +201,10 @@ impl AsyncWrite for ClientStream {
                     this.linger =
                         Linger::Discarding { timer: Box::pin(sleep(LINGER_TIME)), left: LINGER_BYTES };
                 }
+                Linger::Discarding { timer, left: 0 } => {
+                    ready!(timer.as_mut().poll(cx));
+                    this.linger = Linger::Done;
+                }
                 Linger::Discarding { timer, left } => {
                     let mut scrap = [0; 8192];
                     let mut buf = ReadBuf::new(&mut scrap);
@@ -213,7 +218,7 @@ impl AsyncWrite for ClientStream {
                         }
                     };
                     *left = left.saturating_sub(buf.filled().len());
-                    if gone || *left == 0 || timer.is_elapsed() {
+                    if gone || timer.is_elapsed() {
                         this.linger = Linger::Done;
                     }
                 }

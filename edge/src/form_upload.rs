@@ -6,11 +6,11 @@
 use std::time::Duration;
 
 use http::Response;
-use hyper::body::Incoming;
 use store_proto::{Permission, PermissionRequest};
 use tokio::time::timeout;
 
 use crate::answer::Payload;
+use crate::client_body::ClientBody;
 use crate::form::FormBody;
 use crate::plan::{Form, Reception};
 use crate::refusal::Refusal;
@@ -20,47 +20,26 @@ use crate::stream::Inbound;
 pub(crate) async fn receive(
     asker: &Asker<'_>,
     form: Form,
-    body: Incoming,
+    body: ClientBody,
     idle: Duration,
 ) -> Result<Response<Payload>, Refusal> {
-    let Form { cohort, boundary, file_type, attributes, key, digest, max_bytes } = form;
+    let Form { cohort, boundary, mut announced, max_bytes } = form;
     asker.permission(&PermissionRequest::List { cohort: cohort.clone() }).await?;
     let opened = timeout(idle, FormBody::open(body, &boundary)).await;
     let (fields, body) = opened.map_err(|_| Refusal::SlowBody { after: idle })??;
     let path = fields.path()?;
-    let file_type = match file_type {
-        Some(file_type) => Some(file_type),
-        None => fields.file_type()?,
-    };
-    let attributes = if attributes.is_empty() { fields.attributes()? } else { attributes };
-    let question = PermissionRequest::Upload {
-        cohort: cohort.clone(),
-        path: path.clone(),
-        size: None,
-        replaces: None,
-        file_type: file_type.clone(),
-        attributes: attributes.clone(),
-        sha256: digest,
-        key: key.clone(),
-    };
+    if announced.file_type.is_none() {
+        announced.file_type = fields.file_type()?;
+    }
+    if announced.attributes.is_empty() {
+        announced.attributes = fields.attributes()?;
+    }
     let location = format!("/v1/cohorts/{cohort}/files/{}", path.to_percent_encoded());
-    let permission = match asker.permission(&question).await? {
-        Permission::Upload(permission) => permission,
+    let reception = Reception::new(cohort, path, announced, max_bytes);
+    let reception = match asker.permission(&reception.question()).await? {
+        Permission::Upload(permission) => reception.granted(&permission)?,
         Permission::Stored(before) => return Ok(stored_before(*before, &location)),
         Permission::Download(_) | Permission::List {} => return Err(Refusal::StoreAnswer),
-    };
-    let max_bytes = permission.max_bytes.min(max_bytes.unwrap_or(u64::MAX));
-    let reception = Reception {
-        cohort,
-        path,
-        file_type,
-        attributes,
-        key,
-        digest,
-        replaces: None,
-        trailing: false,
-        length: None,
-        max_bytes,
     };
     asker.upload(reception, Inbound::Form(Box::new(body)), &location).await
 }

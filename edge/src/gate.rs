@@ -11,12 +11,12 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use store_proto::{Lockout, PrincipalId};
+use store_proto::{Lockout, LockoutReason, PrincipalId};
 
 use crate::bearer;
 use crate::census::Place;
 use crate::config::Limits;
-use crate::limits::{GATE_SUBJECTS, KNOWN_GOOD};
+use crate::limits::{GATE_SUBJECTS, KNOWN_GOOD, RATE_RECORDED_EVERY};
 
 /// A duration of the configuration is a day at most.
 const LONGEST: Duration = Duration::from_secs(24 * 3600);
@@ -50,8 +50,15 @@ pub enum Verdict {
     Pass,
     /// Too many failed attempts; for so long nothing is listened to.
     LockedOut(By, Duration),
-    /// Too many requests; the next one is heard after so long.
-    TooFast(By, Duration),
+    /// Too many requests.
+    TooFast {
+        /// Whose.
+        by: By,
+        /// The next one is heard after so long.
+        wait: Duration,
+        /// Whether this is to be told: not if it was lately.
+        is_news: bool,
+    },
 }
 
 /// Who asks.
@@ -98,6 +105,8 @@ struct Standing {
     locked_until: Option<Instant>,
     /// When it was last let in.
     let_in: Option<Instant>,
+    /// When it was last told of as too fast.
+    told: Option<Instant>,
 }
 
 /// The table.
@@ -128,7 +137,12 @@ impl Gate {
             let paid_until = standing.paid_until.map_or(now, |paid| paid.max(now)) + step;
             let ahead = paid_until.saturating_duration_since(now);
             if ahead > burst {
-                return Verdict::TooFast(by, ahead - burst);
+                let lately = |told| now.saturating_duration_since(told) < RATE_RECORDED_EVERY;
+                let is_news = !standing.told.is_some_and(lately);
+                if is_news {
+                    standing.told = Some(now);
+                }
+                return Verdict::TooFast { by, wait: ahead - burst, is_news };
             }
             standing.paid_until = Some(paid_until);
         }
@@ -140,8 +154,8 @@ impl Gate {
         let Some(principal) = caller.principal else { return };
         let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(standing) = entry(&mut table, Subject::of(principal), limits, now) {
-            *standing =
-                Standing { paid_until: standing.paid_until, let_in: Some(now), ..Standing::default() };
+            let Standing { paid_until, told, .. } = *standing;
+            *standing = Standing { paid_until, told, let_in: Some(now), ..Standing::default() };
         }
     }
 
@@ -167,13 +181,13 @@ impl Gate {
         locked
     }
 
-    /// What a lock-out of this kind is, said to storaged.
-    pub fn lockout(caller: &Caller, by: By, until_ms: u64) -> Lockout {
+    /// What is said to storaged of one who is not listened to.
+    pub fn lockout(caller: &Caller, by: By, reason: LockoutReason, until_ms: u64) -> Lockout {
         let principal = match by {
             By::Principal => caller.principal,
             By::Address => None,
         };
-        Lockout { client_address: caller.client, principal, until_ms }
+        Lockout { client_address: caller.client, principal, until_ms, reason }
     }
 
     /// A lock-out from before the start holds for what is left of it.
@@ -321,14 +335,28 @@ mod tests {
             (0..100).take_while(|_| gate.pass(&caller("192.0.2.1", 1), &limits, now) == Verdict::Pass).count()
         };
         assert_eq!(passed(now), 20);
-        let Verdict::TooFast(By::Principal, wait) = gate.pass(&caller("192.0.2.1", 1), &limits, now) else {
-            panic!("too fast")
-        };
-        assert_eq!(wait, Duration::from_millis(100));
+        let wait = Duration::from_millis(100);
+        let too_fast = Verdict::TooFast { by: By::Principal, wait, is_news: false };
+        assert_eq!(gate.pass(&caller("192.0.2.1", 1), &limits, now), too_fast);
         assert_eq!(passed(after(now, 1)), 10);
         let other = gate.pass(&caller("192.0.2.1", 2), &limits, after(now, 1));
-        assert!(matches!(other, Verdict::TooFast(By::Address, _)), "{other:?}: the address is as fast");
+        assert!(
+            matches!(other, Verdict::TooFast { by: By::Address, .. }),
+            "{other:?}: the address is as fast"
+        );
         assert_eq!(passed(after(now, 100)), 20);
+    }
+
+    #[test]
+    fn who_is_too_fast_is_news_once_in_a_while() {
+        let (gate, limits, now) = (Gate::default(), limits(), start());
+        let news = |now| {
+            let verdicts = (0..100).map(|_| gate.pass(&caller("192.0.2.1", 1), &limits, now));
+            verdicts.filter(|verdict| matches!(verdict, Verdict::TooFast { is_news: true, .. })).count()
+        };
+        assert_eq!((news(now), news(after(now, 300))), (1, 0));
+        gate.succeeded(&caller("192.0.2.1", 1), &limits, after(now, 300));
+        assert_eq!((news(after(now, 500)), news(after(now, 700))), (0, 1));
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod bearer;
 pub mod census;
 pub mod circuit;
 pub mod cli;
+pub mod client_body;
 pub mod client_stream;
 pub mod conditional;
 pub mod config;

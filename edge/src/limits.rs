@@ -14,7 +14,7 @@ pub const PROBE_INTERVAL: Duration = Duration::from_secs(1);
 /// A body that comes more slowly than this for as long as a pause may be is given up: whoever sends a byte
 /// now and then would hold one of storaged's transfers for ever. A modem's rate is four times as much.
 pub const MIN_BYTES_PER_SECOND: u64 = 1024;
-/// What a refused client may still send before the connection is dropped under it, in bytes.
+/// What of a refused client's further bytes is read; the rest waits in a window that is soon full.
 pub const LINGER_BYTES: usize = 256 * 1024;
 /// How long a refused client may take to notice the refusal.
 pub const LINGER_TIME: Duration = Duration::from_secs(2);
@@ -127,6 +127,9 @@ pub const PROXY_HEADER_BYTES: usize = 1024;
 pub const PROXY_HEADER_TIME: Duration = Duration::from_secs(3);
 /// Principals and addresses whose attempts and rates are known; with 100 bytes each this is 3 MiB.
 pub const GATE_SUBJECTS: usize = 32 * 1024;
+/// Who is faster than the rate is told of in storaged's ledger once in so long: what they do is known after the first time, and
+/// a record is a durable write that they must not be able to ask for at will.
+pub const RATE_RECORDED_EVERY: Duration = Duration::from_secs(600);
 /// For so long a principal that was let in is not locked out together with its address.
 pub const KNOWN_GOOD: Duration = Duration::from_secs(3600);
 /// Requests that ended and are remembered for `culvert trace`; with 150 bytes each this is 600 KiB.

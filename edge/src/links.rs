@@ -9,12 +9,12 @@ use bytes::Bytes;
 use http::header::{self, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
 use serde_json::json;
 use store_proto::headers::REPR_DIGEST;
 use store_proto::{FileId, MadeCapability, PresignRequest, routes};
 
 use crate::answer::Payload;
+use crate::client_body::ClientBody;
 use crate::limits::PRESIGN_BYTES;
 use crate::plan::Visit;
 use crate::refusal::Refusal;
@@ -24,7 +24,7 @@ use crate::store::Asker;
 pub(crate) async fn presign(
     asker: &Asker<'_>,
     file: FileId,
-    body: Incoming,
+    body: ClientBody,
     idle: Duration,
 ) -> Result<Response<Payload>, Refusal> {
     let body = match tokio::time::timeout(idle, Limited::new(body, PRESIGN_BYTES).collect()).await {

@@ -1,4 +1,4 @@
-//! Lock-outs on their way to storaged's ledger, and back after a restart: edge itself keeps nothing.
+//! Lock-outs and rates on their way to storaged's ledger, lock-outs also back after a restart: edge itself keeps nothing.
 //!
 //! **Invariant:** nobody waits for it: a lock-out holds from its own moment on, is told when storaged can be
 //! reached, and of more than fit into the queue the newest is told to the log alone.
@@ -38,7 +38,7 @@ impl Untold {
     /// To be told as soon as storaged can be reached.
     pub fn add(&self, lockout: Lockout) {
         if self.sender.try_send(lockout).is_err() {
-            tracing::warn!("a lock-out is not in storaged's ledger: too many wait to be told");
+            tracing::warn!("a lock-out or rate is not in storaged's ledger: too many wait to be told");
         }
     }
 }

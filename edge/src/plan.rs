@@ -5,22 +5,18 @@
 //! it says and decides nothing. Every refusal that the head alone justifies comes before the
 //! question, so that it costs no round trip.
 
+mod reception;
 mod resumable;
 
-use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, HOST, IF_MATCH, IF_NONE_MATCH, IF_RANGE,
-    RANGE, TRAILER,
-};
+use http::header::{HOST, IF_MATCH, IF_NONE_MATCH, IF_RANGE, RANGE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Method, Version};
 use percent_encoding::percent_decode_str;
-use store_proto::headers::{
-    CONTENT_DIGEST, CULVERT_ATTRIBUTE, CULVERT_FILE_TYPE, CULVERT_REASON, IDEMPOTENCY_KEY, REPR_DIGEST,
-};
+use store_proto::headers::CULVERT_REASON;
 use store_proto::limits::MAX_ATTRIBUTES;
 use store_proto::{
-    Attribute, Attributes, Capability, Cohort, ContentDigest, FileId, FileMeta, FileSelector, FileType,
-    IdempotencyKey, LogicalPath, Permission, PermissionRequest, Proof, StoredBefore,
+    Attribute, Capability, Cohort, FileId, FileMeta, FileSelector, FileType, LogicalPath, Permission,
+    PermissionRequest, Proof, StoredBefore,
 };
 
 use crate::bearer::proof;
@@ -32,6 +28,9 @@ use crate::range::{ByteRange, Selection, select};
 use crate::refusal::Refusal;
 use crate::target::Target;
 
+use reception::{form, key, upload_head};
+
+pub use reception::{Announced, Form, Reception};
 pub use resumable::{Addition, Beginning, Stretch};
 
 /// What edge itself has to say about any request at this moment.
@@ -138,50 +137,6 @@ pub struct Visit {
     pub with_body: bool,
 }
 
-/// A form with a file.
-#[derive(Debug)]
-pub struct Form {
-    /// Where the file goes.
-    pub cohort: Cohort,
-    /// What is between its parts.
-    pub boundary: String,
-    /// What the head says the file is, if it does; else a field may.
-    pub file_type: Option<FileType>,
-    /// What it says of it beside that; else a field may.
-    pub attributes: Attributes,
-    /// What the client calls the request.
-    pub key: Option<IdempotencyKey>,
-    /// What the client says the file's hash is; storaged verifies it.
-    pub digest: Option<ContentDigest>,
-    /// The longest file that is taken here.
-    pub max_bytes: Option<u64>,
-}
-
-/// An upload that storaged has allowed.
-#[derive(Debug)]
-pub struct Reception {
-    /// Where it goes.
-    pub cohort: Cohort,
-    /// Under which name.
-    pub path: LogicalPath,
-    /// What the client says it is.
-    pub file_type: Option<FileType>,
-    /// What it says of it beside that.
-    pub attributes: Attributes,
-    /// What it calls the request.
-    pub key: Option<IdempotencyKey>,
-    /// What the client says its hash is; storaged verifies it.
-    pub digest: Option<ContentDigest>,
-    /// The content that it replaces by a new version.
-    pub replaces: Option<ContentDigest>,
-    /// Whether its digest may follow the bytes.
-    pub trailing: bool,
-    /// Its length, if announced.
-    pub length: Option<u64>,
-    /// The longest body that is taken.
-    pub max_bytes: u64,
-}
-
 /// A download that storaged has allowed.
 #[derive(Debug)]
 pub struct Transmission {
@@ -267,23 +222,10 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
         }
         Target::File(cohort, path) => {
             standing(policy)?;
+            let reception =
+                |announced| Reception::new(cohort.clone(), path.clone(), announced, policy.max_body_bytes);
             return match (granted, upload) {
-                (None, Some(upload)) => {
-                    let UploadHead {
-                        length: size, digest: sha256, replaces, file_type, attributes, key, ..
-                    } = upload;
-                    let question = PermissionRequest::Upload {
-                        cohort,
-                        path,
-                        size,
-                        replaces,
-                        file_type,
-                        attributes,
-                        sha256,
-                        key,
-                    };
-                    Ok(Plan::Ask(proof, question))
-                }
+                (None, Some(announced)) => Ok(Plan::Ask(proof, reception(announced).question())),
                 (None, None) => {
                     let file = match version {
                         None => FileSelector::Path(path),
@@ -291,25 +233,8 @@ fn decide(head: &Parts, granted: Option<&Permission>, policy: &Policy) -> Result
                     };
                     Ok(Plan::Ask(proof, PermissionRequest::Download { cohort, file }))
                 }
-                (Some(Permission::Upload(permission)), Some(upload)) => {
-                    let UploadHead { length, digest, replaces, file_type, attributes, key, trailing } =
-                        upload;
-                    let max_bytes = permission.max_bytes.min(policy.max_body_bytes.unwrap_or(u64::MAX));
-                    if length.is_some_and(|length| length > max_bytes) {
-                        return Err(Refusal::TooLarge { limit: max_bytes });
-                    }
-                    Ok(Plan::Receive(Reception {
-                        cohort,
-                        path,
-                        file_type,
-                        attributes,
-                        key,
-                        digest,
-                        replaces,
-                        trailing,
-                        length,
-                        max_bytes,
-                    }))
+                (Some(Permission::Upload(permission)), Some(announced)) => {
+                    reception(announced).granted(permission).map(Plan::Receive)
                 }
                 (Some(Permission::Stored(before)), Some(_)) => Ok(Plan::Before(before.clone())),
                 (Some(Permission::Download(file)), None) => download(&head.headers, file, verb),
@@ -401,126 +326,6 @@ fn standing(policy: &Policy) -> Result<(), Refusal> {
         return Err(Refusal::TunnelUnavailable);
     }
     Ok(())
-}
-
-struct UploadHead {
-    length: Option<u64>,
-    digest: Option<ContentDigest>,
-    replaces: Option<ContentDigest>,
-    file_type: Option<FileType>,
-    attributes: Attributes,
-    key: Option<IdempotencyKey>,
-    trailing: bool,
-}
-
-/// Reads the head of an upload. What changes the meaning of a PUT and is not served is refused:
-/// ignoring it would store something else than the client meant.
-fn upload_head(head: &Parts, policy: &Policy) -> Result<UploadHead, Refusal> {
-    let headers = &head.headers;
-    let refuse = |name, rule: &str| Refusal::Header { name, rule: rule.to_owned() };
-    if headers.contains_key(CONTENT_RANGE) {
-        return Err(refuse("Content-Range", "a PUT replaces a whole file (RFC 9110 §14.5)"));
-    }
-    if single(headers, &CONTENT_ENCODING, "Content-Encoding")?.is_some_and(|v| v != "identity") {
-        return Err(refuse(
-            "Content-Encoding",
-            "bodies are stored as they come; leave the encoding to the file",
-        ));
-    }
-    let replaces = one_etag(headers, &IF_MATCH, "If-Match")?;
-    match single(headers, &IF_NONE_MATCH, "If-None-Match")? {
-        None => {}
-        Some("*") if replaces.is_none() => {}
-        Some("*") => return Err(refuse("If-None-Match", "it contradicts If-Match")),
-        Some(_) => return Err(refuse("If-None-Match", "only * is served: names are written once")),
-    }
-    let length = match single(headers, &CONTENT_LENGTH, "Content-Length")? {
-        None => None,
-        Some(text) => {
-            Some(text.parse().map_err(|_| refuse("Content-Length", "it is not a number of bytes"))?)
-        }
-    };
-    if let (Some(length), Some(limit)) = (length, policy.max_body_bytes)
-        && length > limit
-    {
-        return Err(Refusal::TooLarge { limit });
-    }
-    let repr = digest(headers, REPR_DIGEST, "Repr-Digest")?;
-    // Without a content coding the content is the representation, so both fields name one hash.
-    let content = digest(headers, CONTENT_DIGEST, "Content-Digest")?;
-    if let (Some(repr), Some(content)) = (repr, content)
-        && repr != content
-    {
-        return Err(refuse("Content-Digest", "it differs from Repr-Digest"));
-    }
-    let (file_type, attributes, key) = (file_type(headers)?, attributes(headers)?, key(headers)?);
-    let trailing = list(headers, &TRAILER).is_some_and(|names| {
-        let is_digest =
-            |name: &str| [REPR_DIGEST, CONTENT_DIGEST].iter().any(|one| name.eq_ignore_ascii_case(one));
-        names.split(',').any(|name| is_digest(name.trim()))
-    });
-    Ok(UploadHead { length, digest: repr.or(content), replaces, file_type, attributes, key, trailing })
-}
-
-fn file_type(headers: &HeaderMap) -> Result<Option<FileType>, Refusal> {
-    single(headers, &HeaderName::from_static(CULVERT_FILE_TYPE), "Culvert-File-Type")?
-        .map(FileType::parse)
-        .transpose()
-        .map_err(|error| Refusal::Header { name: "Culvert-File-Type", rule: error.to_string() })
-}
-
-/// `Culvert-Attribute`: one or several fields, each with one or several attributes.
-fn attributes(headers: &HeaderMap) -> Result<Attributes, Refusal> {
-    let refuse = |rule: String| Refusal::Header { name: "Culvert-Attribute", rule };
-    let fields = headers.get_all(HeaderName::from_static(CULVERT_ATTRIBUTE)).iter();
-    let lists: Result<Vec<&str>, _> = fields.map(|field| field.to_str()).collect();
-    let lists = lists.map_err(|_| refuse("it is not printable ASCII".to_owned()))?;
-    Attributes::parse_lists(lists).map_err(|error| refuse(error.to_string()))
-}
-
-/// The head of a form. Its fields are in the body, and read when storaged knows the user.
-fn form(headers: &HeaderMap, cohort: Cohort, policy: &Policy) -> Result<Form, Refusal> {
-    let boundary = single(headers, &CONTENT_TYPE, "Content-Type")?.and_then(crate::form::boundary);
-    let boundary = boundary.ok_or(Refusal::MediaType { wanted: "multipart/form-data, with a boundary" })?;
-    let digest = digest(headers, REPR_DIGEST, "Repr-Digest")?;
-    let (file_type, attributes, key) = (file_type(headers)?, attributes(headers)?, key(headers)?);
-    Ok(Form { cohort, boundary, file_type, attributes, key, digest, max_bytes: policy.max_body_bytes })
-}
-
-/// `Idempotency-Key`, which storaged keeps and compares. One that could not be compared is refused wherever it stands:
-/// it shows a client that relies on it wrongly.
-fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Refusal> {
-    single(headers, &HeaderName::from_static(IDEMPOTENCY_KEY), "Idempotency-Key")?
-        .map(IdempotencyKey::from_field)
-        .transpose()
-        .map_err(|error| Refusal::Header { name: "Idempotency-Key", rule: error.to_string() })
-}
-
-fn digest(
-    headers: &HeaderMap,
-    key: &'static str,
-    name: &'static str,
-) -> Result<Option<ContentDigest>, Refusal> {
-    single(headers, &HeaderName::from_static(key), name)?
-        .map(ContentDigest::from_repr_digest)
-        .transpose()
-        .map_err(|_| Refusal::Header {
-            name,
-            rule: "it must hold one sha-256=:BASE64: (RFC 9530)".to_owned(),
-        })
-}
-
-/// One strong entity tag of ours: the content that is to be replaced.
-fn one_etag(
-    headers: &HeaderMap,
-    key: &HeaderName,
-    name: &'static str,
-) -> Result<Option<ContentDigest>, Refusal> {
-    let Some(value) = single(headers, key, name)? else { return Ok(None) };
-    let digest = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    let digest = digest.and_then(|digest| ContentDigest::parse(digest).ok());
-    let rule = || "it names the one ETag of the version that is replaced".to_owned();
-    digest.map(Some).ok_or_else(|| Refusal::Header { name, rule: rule() })
 }
 
 /// The value of a header that may stand once.

@@ -2,25 +2,25 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use daemon::Clock;
 use daemon::drain::Drain;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
-use http_body_util::BodyExt as _;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::{Body as _, Incoming};
 use identity::Issuers;
 use ipnet::IpNet;
-use store_proto::{FileMeta, Permission, PermissionRequest, Proof, RequestId, ServerRole};
+use store_proto::{FileMeta, LockoutReason, Permission, PermissionRequest, Proof, RequestId, ServerRole};
 use tokio::sync::Semaphore;
 
 use crate::answer::{self, Answer, Payload};
+use crate::client_body::ClientBody;
 use crate::config::Limits;
 use crate::dialect::{self, Dialect};
-use crate::gate::{Caller, Gate, Verdict};
-use crate::limits::{BUFFERED_BYTES, LINGER_BYTES, LINGER_TIME};
+use crate::gate::{By, Caller, Gate, Verdict};
+use crate::limits::BUFFERED_BYTES;
 use crate::metrics::{Handler, Metrics, method_label};
 use crate::parts::Fetched;
 use crate::plan::{Plan, Policy, plan};
@@ -97,7 +97,8 @@ impl Edge {
         );
         let unread = Unread(!body.is_end_stream());
         let caller = Caller::of(client, &head);
-        let mut body = Some(body);
+        // What is not taken lingers, and what is taken and not read to its end.
+        let mut body = Some(ClientBody::new(body, head.version));
         let result = match refused.or_else(|| self.stopped(&caller, started)) {
             Some(refusal) => Err(refusal),
             None => {
@@ -106,12 +107,6 @@ impl Edge {
                 result
             }
         };
-        if let Some(body) = body
-            && head.version == Version::HTTP_2
-            && unread.0
-        {
-            tokio::spawn(linger(body));
-        }
         let mut response = match result {
             Ok(response) => response,
             Err(refusal) => self.refuse(&refusal, &request_id, &head.headers, unread),
@@ -132,8 +127,12 @@ impl Edge {
         match self.gate.pass(caller, &self.live.load().limits, now) {
             Verdict::Pass => None,
             Verdict::LockedOut(_, left) => Some(Refusal::LockedOut { left }),
-            Verdict::TooFast(by, wait) => {
+            Verdict::TooFast { by, wait, is_news } => {
                 self.metrics.rate_limited.with_label_values(&[by.label()]).inc();
+                if is_news {
+                    self.record(caller, by, LockoutReason::Rate, wait);
+                    tracing::warn!(by = by.label(), "somebody asks faster than the rate");
+                }
                 Some(Refusal::RateLimited { wait })
             }
         }
@@ -147,12 +146,18 @@ impl Edge {
         let limits = self.live.load().limits;
         for by in self.gate.failed(caller, &limits, self.clock.now()) {
             self.metrics.lockouts.with_label_values(&[by.label()]).inc();
+            self.record(caller, by, LockoutReason::Failures, limits.auth_cooloff);
             let seconds = limits.auth_cooloff.as_secs();
-            let until_ms = self.clock.unix_milliseconds() + seconds * 1000;
-            let lockout = Gate::lockout(caller, by, until_ms);
-            self.upstreams.iter().for_each(|upstream| upstream.untold.add(lockout));
             tracing::warn!(by = by.label(), seconds, "locked out after failed attempts");
         }
+    }
+
+    /// For every storaged's ledger.
+    fn record(&self, caller: &Caller, by: By, reason: LockoutReason, lasts: Duration) {
+        let lasts_ms = u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX);
+        let until_ms = self.clock.unix_milliseconds().saturating_add(lasts_ms);
+        let lockout = Gate::lockout(caller, by, reason, until_ms);
+        self.upstreams.iter().for_each(|upstream| upstream.untold.add(lockout));
     }
 
     fn refuse(
@@ -186,7 +191,7 @@ impl Edge {
         client: IpAddr,
         caller: &Caller,
         head: &Parts,
-        body: &mut Option<Incoming>,
+        body: &mut Option<ClientBody>,
         request_id: &RequestId,
     ) -> Result<Response<Payload>, Refusal> {
         // There is one, and each plan takes it once at most.
@@ -330,22 +335,6 @@ impl Edge {
         };
         each::show(&self.upstreams, live, client, request_id, (proof, shown)).await
     }
-}
-
-/// Discards what a refused client still sends on HTTP/2: the reset that follows would overtake the refusal, for
-/// some clients look at nothing that came before it.
-async fn linger(mut body: Incoming) {
-    let discard = async {
-        let mut left = LINGER_BYTES;
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len()));
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    // Over or not, the stream ends with the body.
-    let _ = tokio::time::timeout(LINGER_TIME, discard).await;
 }
 
 /// Asks for a stretch of a file when the stretches before it have been sent.

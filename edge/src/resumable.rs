@@ -8,13 +8,14 @@ use bytes::Bytes;
 use http::header::{self, CONTENT_LENGTH, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body as _;
 use jiff::Timestamp;
 use jiff::fmt::rfc2822::DateTimePrinter;
 use store_proto::headers::{UPLOAD_CHECKSUM, UPLOAD_LENGTH, UPLOAD_OFFSET};
 use store_proto::{FileId, UploadState, routes};
 
 use crate::answer::Payload;
+use crate::client_body::ClientBody;
 use crate::dialect::{Dialect, UPLOAD_COMPLETE};
 use crate::limits::TUS_VERSION;
 use crate::plan::{Addition, Beginning, Stretch};
@@ -52,7 +53,7 @@ pub(crate) fn discover(allow: &str, max_bytes: Option<u64>) -> Response<Payload>
 pub(crate) async fn begin(
     asker: &Asker<'_>,
     beginning: Beginning,
-    body: Incoming,
+    body: ClientBody,
 ) -> Result<Response<Payload>, Refusal> {
     let Beginning { new, dialect, first } = beginning;
     let question = serde_json::to_vec(&new).map_err(|_| Refusal::StoreAnswer)?;
@@ -81,7 +82,7 @@ pub(crate) async fn begin(
 pub(crate) async fn add(
     asker: &Asker<'_>,
     addition: Addition,
-    body: Incoming,
+    body: ClientBody,
 ) -> Result<Response<Payload>, Refusal> {
     let Addition { upload, dialect, offset, length, stretch } = addition;
     // The round trip before the body: whose it is, and where it goes on. Another request that writes it ends now.
@@ -133,7 +134,7 @@ async fn append(
     state: &UploadState,
     length: Option<u64>,
     stretch: Stretch,
-    body: Incoming,
+    body: ClientBody,
 ) -> Result<UploadState, Refusal> {
     let Stretch { content_length, checksum, is_last, max_bytes } = stretch;
     let length = length.filter(|_| state.length.is_none() || length != state.length);

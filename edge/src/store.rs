@@ -30,7 +30,7 @@ use crate::answer::Payload;
 use crate::limits::{COMMIT_TIMEOUT, PERMISSION_TIMEOUT, PROOF_OF_LIFE};
 use crate::metrics::{Metrics, Side, UpstreamFailure, UpstreamMetrics};
 use crate::parts::{Fetched, Layout, PartsBody};
-use crate::plan::{Page, Reception, Shown, Transmission};
+use crate::plan::{Announced, Page, Reception, Shown, Transmission};
 use crate::range::ByteRange;
 use crate::refusal::Refusal;
 use crate::request::Live;
@@ -359,33 +359,34 @@ impl<'a> Asker<'a> {
         body: Inbound,
         location: &str,
     ) -> Result<Response<Payload>, Refusal> {
+        let Reception { cohort, path, announced, max_bytes } = reception;
+        let Announced { length, digest, replaces, file_type, attributes, key, trailing } = announced;
         let mut builder = self
             .request(Method::POST, routes::UPLOAD)
-            .header(CULVERT_COHORT, reception.cohort.as_str())
-            .header(CULVERT_PATH, reception.path.to_percent_encoded())
+            .header(CULVERT_COHORT, cohort.as_str())
+            .header(CULVERT_PATH, path.to_percent_encoded())
             .header(header::CONTENT_TYPE, "application/octet-stream");
         // Trailers need a chunked body.
-        match reception.length {
-            _ if reception.trailing => builder = builder.header(header::TRAILER, REPR_DIGEST),
+        match length {
+            _ if trailing => builder = builder.header(header::TRAILER, REPR_DIGEST),
             Some(length) => builder = builder.header(header::CONTENT_LENGTH, length),
             None => {}
         }
-        if let Some(digest) = &reception.digest {
+        if let Some(digest) = &digest {
             builder = builder.header(REPR_DIGEST, digest.to_repr_digest());
         }
-        if let Some(file_type) = &reception.file_type {
+        if let Some(file_type) = &file_type {
             builder = builder.header(CULVERT_FILE_TYPE, file_type.as_str());
         }
-        if !reception.attributes.is_empty() {
-            builder = builder.header(CULVERT_ATTRIBUTE, reception.attributes.to_list());
+        if !attributes.is_empty() {
+            builder = builder.header(CULVERT_ATTRIBUTE, attributes.to_list());
         }
-        if let Some(key) = &reception.key {
+        if let Some(key) = &key {
             builder = builder.header(IDEMPOTENCY_KEY, key.to_field());
         }
-        if let Some(replaced) = &reception.replaces {
+        if let Some(replaced) = &replaces {
             builder = builder.header(header::IF_MATCH, replaced.to_etag());
         }
-        let Reception { trailing, max_bytes, .. } = reception;
         let bringing = Bringing { builder, body, trailing, max_bytes };
         let collected = self.bring(bringing).await?;
         let status = collected.head.status;

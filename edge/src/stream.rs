@@ -18,6 +18,7 @@ use store_proto::headers::{CONTENT_DIGEST, REPR_DIGEST};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::client_body::ClientBody;
 use crate::form::FormBody;
 use crate::limits::MIN_BYTES_PER_SECOND;
 use crate::metrics::Metrics;
@@ -100,9 +101,9 @@ impl Body for Outgoing {
 #[derive(Debug)]
 pub enum Inbound {
     /// The body is the bytes.
-    Raw(Incoming),
+    Raw(ClientBody),
     /// They are the file of a form.
-    Form(Box<FormBody<Incoming>>),
+    Form(Box<FormBody<ClientBody>>),
 }
 
 impl Inbound {

@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::path::Path;
+use std::process::{Output, Stdio};
 use std::sync::atomic::Ordering::SeqCst;
 
 use common::h2::{
@@ -16,6 +18,34 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 const FILE: &str = "/v1/cohorts/alpha/files/a.bin";
+
+const PROTOCOLS: [&str; 2] = ["--http2", "--http1.1"];
+
+/// curl, that sends without asking first.
+fn put(test: &TestEdge, folder: &TempDir, body: &Path, protocol: &str) -> Command {
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--max-time", "30", protocol, "--header", "Expect:", "--cacert"]);
+    curl.arg(folder.path().join("chain.pem")).arg("--header");
+    curl.arg(format!("Authorization: Bearer {}", token().expose()));
+    curl.args(["--write-out", "\n%{http_code}", "-T"]).arg(body);
+    curl.arg(format!("https://{}{FILE}", test.address));
+    curl.stdout(Stdio::piped()).stderr(Stdio::piped());
+    curl
+}
+
+/// It is a problem with its status, and curl takes it for a whole answer.
+fn assert_told(told: &Output, expected: &str, protocol: &str) {
+    let said = String::from_utf8_lossy(&told.stdout);
+    let (status, kind) = expected.split_once(' ').unwrap();
+    assert!(
+        told.status.success()
+            && said.ends_with(status)
+            && said.contains(&format!("urn:culvert:problem:{kind}")),
+        "{protocol}: {}, {said:?}, {}",
+        told.status,
+        String::from_utf8_lossy(&told.stderr)
+    );
+}
 
 async fn edge(fake: &Fake, limits: &str) -> (TestEdge, TempDir) {
     TestEdge::start_tls(fake, limits).await
@@ -50,22 +80,47 @@ async fn a_client_that_is_still_sending_reads_the_refusal() {
     let (test, folder) = edge(&fake, "max_body_bytes = 1000").await;
     let body = folder.path().join("body");
     std::fs::write(&body, vec![1; 8_000_000]).unwrap();
-    for protocol in ["--http2", "--http1.1"] {
-        let output = Command::new("curl")
-            .args(["--silent", "--max-time", "20", protocol, "--header", "Expect:", "--cacert"])
-            .arg(folder.path().join("chain.pem"))
-            .arg("--header")
-            .arg(format!("Authorization: Bearer {}", token().expose()))
-            .arg("-T")
-            .arg(&body)
-            .arg(format!("https://{}{FILE}", test.address))
-            .output()
-            .await
-            .unwrap();
-        let said = String::from_utf8(output.stdout).unwrap();
-        assert!(said.contains("urn:culvert:problem:too-large"), "{protocol}: {said:?}");
+    for protocol in PROTOCOLS {
+        let told = put(&test, &folder, &body, protocol).output().await.unwrap();
+        assert_told(&told, "413 too-large", protocol);
     }
     assert_eq!(fake.state.received.load(SeqCst), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_in_mid_upload_reads_why_it_ends() {
+    let until_its_store = |protocol, ends: fn(&Fake)| async move {
+        let fake = Fake::start().await;
+        fake.state.freezes_after.store(100_000, SeqCst);
+        let (test, folder) = edge(&fake, "").await;
+        let body = folder.path().join("body");
+        std::fs::write(&body, vec![1; 8_000_000]).unwrap();
+        let sending = put(&test, &folder, &body, protocol).spawn().unwrap();
+        until("a part is there", || fake.state.frozen.load(SeqCst)).await;
+        ends(&fake);
+        let told = sending.wait_with_output().await.unwrap();
+        assert_told(&told, "503 tunnel-unavailable", protocol);
+    };
+    let [newer, older] = PROTOCOLS;
+    tokio::join!(
+        until_its_store(newer, |_| {}),
+        until_its_store(older, |_| {}),
+        until_its_store(newer, Fake::die),
+        until_its_store(older, Fake::die),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_in_mid_upload_reads_that_there_is_no_room() {
+    let fake = Fake::start().await;
+    fake.state.full_after.store(1_000_000, SeqCst);
+    let (test, folder) = edge(&fake, "").await;
+    let body = folder.path().join("body");
+    std::fs::write(&body, vec![1; 8_000_000]).unwrap();
+    for protocol in PROTOCOLS {
+        let told = put(&test, &folder, &body, protocol).output().await.unwrap();
+        assert_told(&told, "507 quota", protocol);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{Fake, GET, PUT, TestEdge, authorization, until};
 use edge::gate::By;
-use store_proto::Token;
+use store_proto::{LockoutReason, Token};
 
 fn with_token(number: u8) -> String {
     format!("{GET}Authorization: Bearer {}\r\n\r\n", Token::from_bytes([100 + number; 32]).expose())
@@ -64,6 +64,12 @@ async fn requests_beyond_the_rate_are_refused() {
         statuses.push(seen.status);
     }
     assert!(statuses.starts_with(&[200; 5]) && statuses.contains(&429), "{statuses:?}");
+    until("storaged knows", || !fake.state.lockouts.lock().unwrap().is_empty()).await;
+    let told = fake.state.lockouts.lock().unwrap().clone();
+    assert!(
+        told.len() == 1 && told[0].reason == LockoutReason::Rate && told[0].principal.is_some(),
+        "{told:?}"
+    );
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     assert_eq!(client.ask(&good).await.status, 200);
 }

@@ -100,6 +100,9 @@ async fn what_is_said_of_a_file_is_told_with_it_listed_and_in_its_receipt() {
     assert_eq!(lab.request(Method::GET, &upload).send().await.json()["metadata"], "path ZA==");
     let last = lab.request(Method::PATCH, &upload).with(headers::UPLOAD_OFFSET, "0").body("y").send().await;
     assert_eq!((last.status, last.json().get("metadata")), (StatusCode::OK, None));
+    // Of the file it hears what the file has: "d" and "site=x".
+    let of_file = "path ZA==,culvert-attribute c2l0ZT14";
+    assert_eq!(lab.request(Method::GET, &upload).send().await.json()["metadata"], of_file);
     assert_eq!(listed("attribute=site=x").await, [("d".to_owned(), "site=x".to_owned())]);
 }
 

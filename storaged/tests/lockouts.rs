@@ -8,12 +8,13 @@ use std::net::IpAddr;
 
 use http::{Method, StatusCode};
 use storaged::ledger::{Action, Ending, Metadata, Note, Origin};
-use store_proto::{EdgeName, Lockout, Lockouts, PrincipalId, headers, routes};
+use store_proto::{EdgeName, Lockout, LockoutReason, Lockouts, PrincipalId, headers, routes};
 use support::Lab;
 
 fn in_a_minute(principal: Option<PrincipalId>) -> Lockout {
     let until_ms = daemon::Clock.unix_milliseconds() + 60_000;
-    Lockout { client_address: [192, 0, 2, 7].into(), principal, until_ms }
+    let reason = LockoutReason::Failures;
+    Lockout { client_address: [192, 0, 2, 7].into(), principal, until_ms, reason }
 }
 
 async fn tell(lab: &Lab, lockout: Lockout) -> StatusCode {
@@ -50,6 +51,18 @@ async fn a_lock_out_is_recorded_and_told_to_its_own_edge_while_it_holds() {
     assert!(locked.iter().all(|it| it.ending == Some(Ending::Denied)));
     assert_eq!(locked[1].origin.client_address, Some(IpAddr::from([192, 0, 2, 7])));
     assert_eq!(locked[1].origin.edge.as_ref().unwrap().as_str(), "web1");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asks_too_fast_is_recorded_and_not_locked_out_by_a_restart() {
+    let lab = Lab::start().await;
+    let slowed = Lockout { reason: LockoutReason::Rate, ..in_a_minute(Some(PrincipalId(7))) };
+    assert_eq!(tell(&lab, slowed).await, StatusCode::CREATED);
+    assert_eq!(told(&lab).await, []);
+    let records = lab.records();
+    let record = records.iter().find(|it| it.action == Action::AccessRateLimited).unwrap();
+    assert_eq!((record.detail.as_deref(), record.ending), (Some("principal"), Some(Ending::Denied)));
+    assert_eq!(record.origin.client_address, Some(IpAddr::from([192, 0, 2, 7])));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -269,6 +269,7 @@ pub(crate) const SUITES: [Suite; 10] = [
                     "failures_far_apart_do_not_add_up",
                     "who_was_let_in_is_not_shut_out_by_a_neighbour",
                     "a_burst_passes_and_then_the_rate",
+                    "who_is_too_fast_is_news_once_in_a_while",
                     "the_table_stays_bounded_and_keeps_who_is_locked_out",
                 ],
             ),
@@ -277,6 +278,7 @@ pub(crate) const SUITES: [Suite; 10] = [
                 &[
                     "a_lock_out_is_recorded_and_told_to_its_own_edge_while_it_holds",
                     "only_an_edge_with_the_key_is_heard_and_only_within_bounds",
+                    "who_asks_too_fast_is_recorded_and_not_locked_out_by_a_restart",
                 ],
             ),
         ],

@@ -37,7 +37,7 @@ pub use context::{ContextError, Proof, RequestContext};
 pub use digest::{ContentDigest, DigestError, ETag};
 pub use file::{FileMeta, FileState, Listing, UploadReceipt, Verdict};
 pub use jwt::{Jwt, JwtFormError};
-pub use lockout::{Lockout, Lockouts, PrincipalError, PrincipalId};
+pub use lockout::{Lockout, LockoutReason, Lockouts, PrincipalError, PrincipalId};
 pub use log_proof::{ConsistencyProof, InclusionProof};
 pub use logical_path::{LogicalPath, PathError};
 pub use names::{

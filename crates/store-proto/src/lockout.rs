@@ -1,4 +1,5 @@
-//! Lock-outs: what edge tells storaged of them for the record, and reads back when it starts.
+//! Lock-outs and rates: whom edge does not listen to for a while, told to storaged for the record. Lock-outs are read back
+//! when edge starts; a rate begins anew.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -18,6 +19,26 @@ pub struct Lockout {
     pub principal: Option<PrincipalId>,
     /// Until when, by edge's clock, in milliseconds since 1970.
     pub until_ms: u64,
+    /// Why.
+    #[serde(default, skip_serializing_if = "LockoutReason::is_failures")]
+    pub reason: LockoutReason,
+}
+
+/// Why somebody is not listened to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LockoutReason {
+    /// They failed to show who they are, too often.
+    #[default]
+    Failures,
+    /// They asked faster than they may.
+    Rate,
+}
+
+impl LockoutReason {
+    fn is_failures(&self) -> bool {
+        *self == LockoutReason::Failures
+    }
 }
 
 /// Those of one edge that still hold.
@@ -78,9 +99,12 @@ mod tests {
     #[test]
     fn a_lockout_has_one_spelling() {
         let principal = Some(PrincipalId::of(&Token::from_bytes([1; 32]).digest()));
-        let lockout = Lockout { client_address: [192, 0, 2, 7].into(), principal, until_ms: 5 };
+        let reason = LockoutReason::Rate;
+        let lockout = Lockout { client_address: [192, 0, 2, 7].into(), principal, until_ms: 5, reason };
         let json = serde_json::to_string(&lockout).unwrap();
         assert_eq!(serde_json::from_str::<Lockout>(&json).unwrap(), lockout);
+        let unsaid = json.replace(",\"reason\":\"rate\"", "");
+        assert_eq!(serde_json::from_str::<Lockout>(&unsaid).unwrap().reason, LockoutReason::Failures);
         for wrong in [json.replace("principal\":\"", "principal\":\"A"), json.replace("until", "til")] {
             assert!(serde_json::from_str::<Lockout>(&wrong).is_err(), "{wrong}");
         }

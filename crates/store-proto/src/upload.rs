@@ -51,7 +51,7 @@ pub struct UploadState {
     pub expires_at: String,
     /// Whether it has become a file.
     pub complete: bool,
-    /// What its sender said of it in `Upload-Metadata`, until it is a file.
+    /// What its sender said of it in `Upload-Metadata`; once it is a file, what that has kept of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metadata: Option<String>,
     /// The file's receipt, when it has.

@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderName};
 use store_proto::headers::{CONTENT_DIGEST, REPR_DIGEST, UPLOAD_CHECKSUM, UPLOAD_LENGTH, UPLOAD_OFFSET};
 use store_proto::{Cohort, ContentDigest, FileId, LogicalPath, NewUpload};
 
-use super::{Policy, attributes, digest, file_type, key, one_etag, single};
+use super::reception::{attributes, digest, file_type, key, one_etag};
+use super::{Policy, single};
 use crate::dialect::{Dialect, UPLOAD_COMPLETE};
 use crate::disposition::Disposition;
 use crate::refusal::Refusal;

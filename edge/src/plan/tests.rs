@@ -1,7 +1,7 @@
 //! Tables of request → plan, all through [`check`].
 
 use http::Request;
-use store_proto::{FileId, Token, UploadPermission};
+use store_proto::{ContentDigest, FileId, Token, UploadPermission};
 
 use super::*;
 
@@ -98,7 +98,7 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
         Plan::Show(_, Shown::Receipt(id)) => format!("show receipt {id}"),
         Plan::Show(_, Shown::Policy) => "show policy".to_owned(),
         Plan::Form(_, form) => {
-            let digest = form.digest.map_or("-", |_| "given");
+            let digest = form.announced.digest.map_or("-", |_| "given");
             format!("form to {} by {}, digest {digest}", form.cohort, form.boundary)
         }
         Plan::Show(_, Shown::Uploads) => "show uploads".to_owned(),
@@ -153,10 +153,10 @@ fn check(line: &str, headers: &[&str], given: Given, expected: &str) {
             "receive {} {} {} of {}, type {}, digest {}",
             r.cohort,
             r.path,
-            words(r.length),
+            words(r.announced.length),
             r.max_bytes,
-            r.file_type.map_or("-".into(), String::from),
-            r.digest.map_or("-", |_| "given"),
+            r.announced.file_type.map_or("-".into(), String::from),
+            r.announced.digest.map_or("-", |_| "given"),
         ),
         Plan::NotModified(_) => "304".to_owned(),
         Plan::Send(Transmission { file, ranges, with_body, digests }) => {

@@ -64,6 +64,8 @@ pub struct FakeState {
     pub log: Mutex<Option<log::FakeLog>>,
     /// An upload is answered with 507 after this many bytes, if not 0.
     pub full_after: AtomicU64,
+    /// It freezes after this many bytes of an upload, if not 0.
+    pub freezes_after: AtomicU64,
     /// Its id's first byte, and so that of all it makes.
     pub store: AtomicU64,
     /// Whether the connection breaks when a body is there, before its answer.
@@ -271,8 +273,14 @@ async fn upload(state: &FakeState, mut body: Incoming) -> Response<Body> {
         let length = frame.into_data().map_or(0, |data| data.len() as u64);
         size += length;
         state.received.fetch_add(length, Ordering::SeqCst);
+        let freezes_after = state.freezes_after.load(Ordering::SeqCst);
+        if freezes_after > 0 && size >= freezes_after {
+            state.frozen.store(true, Ordering::SeqCst);
+        }
         let full_after = state.full_after.load(Ordering::SeqCst);
         if full_after > 0 && size >= full_after {
+            // As storaged does: at a reset its answer could be lost.
+            tokio::spawn(async move { while let Some(Ok(_)) = body.frame().await {} });
             return problem(ProblemKind::Quota);
         }
     }

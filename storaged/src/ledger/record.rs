@@ -294,6 +294,8 @@ actions! {
     AccessDenied = "access.denied";
     /// An edge listens to somebody no more for a while, after failed attempts.
     AccessLockedOut = "access.locked_out";
+    /// An edge makes somebody wait who asks faster than the rate.
+    AccessRateLimited = "access.rate_limited";
     /// A user asked more of a cohort within an hour than is usual.
     AccessUnusual = "access.unusual";
     /// A page of a cohort's file names was served.

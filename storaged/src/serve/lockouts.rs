@@ -1,4 +1,5 @@
-//! `/internal/v1/lockouts`: an edge has locked somebody out (`POST`), and asks after a restart whom (`GET`).
+//! `/internal/v1/lockouts`: an edge has locked somebody out, or makes them wait (`POST`), and asks after a restart whom it
+//! had locked out (`GET`).
 //!
 //! **Invariant:** an edge is told only of what it reported itself, and what it reports is in the ledger before it is
 //! answered.
@@ -12,7 +13,7 @@ use http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::Request;
 use hyper::body::Incoming;
-use store_proto::{Lockout, Lockouts, PrincipalId, ProblemKind};
+use store_proto::{Lockout, LockoutReason, Lockouts, PrincipalId, ProblemKind};
 
 use crate::ledger::audit::Question;
 use crate::ledger::tables::CorruptError;
@@ -57,11 +58,11 @@ async fn take(store: &Arc<Store>, origin: Origin, request: Request<Incoming>) ->
     let by = if lockout.principal.is_some() { "principal" } else { "address" };
     let metadata = Metadata::parse(metadata).map_err(|_| Refusal::of(ProblemKind::Internal))?;
     let origin = Origin { client_address: Some(lockout.client_address), ..origin };
-    let note = Note {
-        detail: Some(by.to_owned()),
-        metadata,
-        ..Note::new(Action::AccessLockedOut, Ending::Denied, origin)
+    let action = match lockout.reason {
+        LockoutReason::Failures => Action::AccessLockedOut,
+        LockoutReason::Rate => Action::AccessRateLimited,
     };
+    let note = Note { detail: Some(by.to_owned()), metadata, ..Note::new(action, Ending::Denied, origin) };
     store.note(note).await.map_err(|_| Refusal::of(ProblemKind::LedgerUnavailable))?;
     Ok(answer::json(StatusCode::CREATED, &lockout))
 }
@@ -98,5 +99,6 @@ fn lockout(record: &Record) -> Option<Lockout> {
         client_address: record.origin.client_address?,
         principal: value(PRINCIPAL).and_then(|text| PrincipalId::try_from(text.to_owned()).ok()),
         until_ms: value(UNTIL)?.parse().ok()?,
+        reason: LockoutReason::Failures,
     })
 }

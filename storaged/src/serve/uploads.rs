@@ -5,6 +5,8 @@
 
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::{HeaderMap, Method, Response, StatusCode};
@@ -18,13 +20,13 @@ use store_proto::{
 
 use crate::denial::Denial;
 use crate::keys::KeyStore as _;
-use crate::ledger::Ending;
 use crate::ledger::intents::Content;
 use crate::ledger::partial::{Command, Outcome, PartialRow};
 use crate::ledger::read::Resumable;
 use crate::ledger::repeat::{Named, Said};
 use crate::ledger::tables::rfc3339;
 use crate::ledger::upload::Announced;
+use crate::ledger::{Ending, FileRow};
 use crate::limits::{PREEMPTION_WAIT, TRANSFER_WAIT, UPLOADS_PER_USER};
 use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
@@ -339,7 +341,18 @@ fn progressed(store: &Store, upload: FileId, reached: Reached) -> Answer {
 fn finished(store: &Store, upload: FileId, row: &PartialRow) -> Result<Answer, Refusal> {
     let file = store.ledger.reader().file(row.file_id).map_err(unreadable)?;
     let file = file.ok_or(Refusal::of(ProblemKind::UnknownUpload))?;
-    Ok(told(StatusCode::OK, &state(upload, row, Some(log::upload_receipt(store, &file)))))
+    let state = state(upload, row, Some(log::upload_receipt(store, &file)));
+    Ok(told(StatusCode::OK, &UploadState { metadata: Some(metadata(&file)), ..state }))
+}
+
+/// What the file has kept of its `Upload-Metadata`, in that header's words: the header itself is gone.
+fn metadata(file: &FileRow) -> String {
+    let pair = |key: &str, value: &str| format!("{key} {}", STANDARD.encode(value));
+    let file_type = file.file_type.as_ref().map(|kind| pair(headers::CULVERT_FILE_TYPE, kind.as_str()));
+    let said =
+        (!file.attributes.is_empty()).then(|| pair(headers::CULVERT_ATTRIBUTE, &file.attributes.to_list()));
+    let pairs = [Some(pair("path", file.path.as_str())), file_type, said];
+    pairs.into_iter().flatten().collect::<Vec<_>>().join(",")
 }
 
 fn state(upload: FileId, row: &PartialRow, receipt: Option<UploadReceipt>) -> UploadState {
