@@ -4,18 +4,22 @@
 //! takes `-Z` flags); `tests/corpora.rs` runs every seed and every former finding as a plain test.
 #![forbid(unsafe_code)]
 
-use edge::frame_watch::FrameWatch;
 use std::net::SocketAddr;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant, SystemTime};
 
+use edge::frame_watch::FrameWatch;
+use edge::plan::{Plan, Policy, plan};
+use hyper::http::request::Parts;
+use hyper::http::{HeaderValue, Request};
 use identity::{Authorities, IssuerRules, Issuers, Keys};
 use redb::StorageBackend as _;
 use redb::backends::InMemoryBackend;
 use storaged::ledger::StoreId;
 use storaged::ledger::ahead::frame::{BLOCK_BYTES, CHAIN_START, Envelope, HEAD_BYTES, Walk};
 use store_proto::{
-    Capability, CapabilitySigner, ClientChain, ContentDigest, FileId, Jwt, LogicalPath, RequestContext,
+    Capability, CapabilitySigner, ClientChain, ContentDigest, FileId, Jwt, LogicalPath, Permission,
+    PermissionRequest, RequestContext, Token, UploadPermission,
 };
 use vault::Key256;
 use vault::stream::{HEADER_BYTES, Layout, Opener};
@@ -45,6 +49,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("proxy_header", proxy_header),
     ("h2_frames", h2_frames),
     ("request_target", request_target),
+    ("request_head", request_head),
     ("upload_metadata", upload_metadata),
     ("content_disposition", content_disposition),
     ("form_data", form_data),
@@ -360,6 +365,62 @@ pub fn request_target(data: &[u8]) {
         let segments = text.splitn(6, '/').nth(5).map_or(0, |rest| rest.split('/').count());
         assert_eq!(path.as_str().split('/').count(), segments, "an encoded slash became a separator");
     }
+}
+
+/// A whole head from anybody: a line of method and target, and a line for each field. Whoever asks shows a token, so that what
+/// is decided behind it is reached. What storaged grants is what was asked for, and never more is taken than it and edge allow.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the plans that promise nothing here are many")]
+pub fn request_head(data: &[u8]) {
+    let Some(head) = head(data) else { return };
+    let policy = Policy { max_body_bytes: Some(EDGES_LIMIT), tunnel_up: true, draining: false };
+    match plan(&head, None, &policy) {
+        Plan::Ask(_, PermissionRequest::Upload { size, .. }) => {
+            assert!(size.is_none_or(|size| size <= EDGES_LIMIT), "more than edge allows");
+            let permission = Permission::Upload(UploadPermission { max_bytes: STORES_LIMIT });
+            match plan(&head, Some(&permission), &policy) {
+                Plan::Receive(reception) => {
+                    assert_eq!((reception.announced.length, reception.max_bytes), (size, STORES_LIMIT));
+                    assert!(size.is_none_or(|size| size <= STORES_LIMIT), "more than storaged allows");
+                }
+                Plan::Refuse(_) => assert!(size.is_some_and(|size| size > STORES_LIMIT), "it fits"),
+                other => panic!("an upload became {other:?}"),
+            }
+        }
+        Plan::Begin(_, beginning) => {
+            assert!(beginning.new.length.is_none_or(|length| length <= EDGES_LIMIT), "more than edge allows");
+        }
+        Plan::Append(_, more) => {
+            let end = more.offset.checked_add(more.stretch.content_length.unwrap_or(0));
+            assert!(end.is_some_and(|end| end <= EDGES_LIMIT), "more than edge allows");
+        }
+        // A refusal is short whatever it is about: no value is repeated at length.
+        Plan::Refuse(refusal) => assert!(refusal.to_string().len() <= 400, "{refusal}"),
+        _ => {}
+    }
+}
+
+const EDGES_LIMIT: u64 = 1 << 30;
+const STORES_LIMIT: u64 = 1000;
+
+fn head(data: &[u8]) -> Option<Parts> {
+    let mut lines = data.split(|byte| *byte == b'\n');
+    let line = lines.next()?;
+    let space = line.iter().position(|byte| *byte == b' ')?;
+    let mut request = Request::builder().method(&line[..space]).uri(&line[space + 1..]);
+    for line in lines.take(edge::limits::HEAD_FIELDS) {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        request = request.header(&line[..colon], line[colon + 1..].trim_ascii());
+    }
+    let (mut head, ()) = request.body(()).ok()?.into_parts();
+    let token = Token::from_bytes([7; 32]);
+    for (name, value) in
+        [("host", "edge".to_owned()), ("authorization", format!("Bearer {}", token.expose()))]
+    {
+        if !head.headers.contains_key(name) {
+            head.headers.insert(name, HeaderValue::from_str(&value).ok()?);
+        }
+    }
+    Some(head)
 }
 
 /// A receipt from anybody: what parses has one spelling, and proves no other file than its own.

@@ -24,6 +24,18 @@ fn every_target_survives_its_corpus() {
 }
 
 #[test]
+fn every_target_is_a_program_of_libfuzzers() {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manifest = fs::read_to_string(here.join("Cargo.toml")).unwrap();
+    for (name, _) in fuzz::TARGETS {
+        let path = format!("fuzz_targets/{name}.rs");
+        assert!(manifest.contains(&format!("path = \"{path}\"")), "{name} is not in Cargo.toml");
+        let program = fs::read_to_string(here.join(&path)).unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert!(program.contains(&format!("fuzz::{name}(data)")), "{path} runs another target");
+    }
+}
+
+#[test]
 fn every_folder_of_seeds_has_its_target() {
     for folder in fs::read_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus")).unwrap() {
         let name = folder.unwrap().file_name().into_string().unwrap();
