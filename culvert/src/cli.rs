@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::agent::AgentArguments;
 use crate::audit::TrailArguments;
 use crate::backup::BackupCommand;
 use crate::checkpoint::CheckpointCommand;
@@ -296,6 +297,26 @@ Examples:\n  \
         /// bash, zsh, fish, …
         shell: Shell,
     },
+    /// Tells people that something is wrong, and fetches providers' keys: what the daemons have no network for
+    #[command(after_help = "\
+A daemon, for culvert-agent.service: it runs in the host's own network, with no capability, and confines itself before it \
+asks anybody. It hears wgd's events, asks the daemons' status listeners every 2 s whether they are ready, and tells \
+webhooks (a small JSON object by POST) and log servers (RFC 5424) of what is wrong, once, and once when it is right \
+again. The keys of identity providers go into files; culvert-agent-keys.path has edge and storaged reload them.\n\n\
+agent.toml:\n  \
+profile = \"production\"\n  \
+[[watch]]\n  \
+name = \"edge\"\n  \
+address = \"127.0.0.1:9587\"\n  \
+[[webhook]]\n  \
+url = \"https://alerts.example/culvert\"\n  \
+[[syslog]]\n  \
+server = \"tls://log.example\"\n\n\
+Exit codes: 0 ended; 64 usage; 71 the system refused; 77 a layer of the lock-down is missing; 78 configuration.\n\n\
+Examples:\n  \
+culvert agent --check-config\n  \
+culvert agent --config /etc/culvert/agent.toml --log-format json")]
+    Agent(AgentArguments),
     /// The same as `audit trail`
     #[command(hide = true)]
     ShowPhiAuditTrail(TrailArguments),

@@ -83,6 +83,30 @@ pub(crate) fn request(
     }
 }
 
+/// Reads the authorities that are trusted from here on, for a process that opens no file later.
+pub(crate) fn read_authorities(ca_file: Option<&std::path::Path>) -> Result<(), Failure> {
+    tls::config(ca_file, None).map(drop)
+}
+
+/// A connection, encrypted or not.
+pub(crate) trait Line: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<S: AsyncRead + AsyncWrite + Unpin + Send> Line for S {}
+
+/// Connects, for those who do not speak HTTP.
+pub(crate) async fn open(server: &Server) -> Result<Box<dyn Line>, Failure> {
+    let late = |_| Failure::cannot_tell(format!("server {}: no connection in time", server.authority));
+    let connect = TcpStream::connect((server.host.as_str(), server.port));
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(late)?;
+    let stream =
+        stream.map_err(|error| Failure::cannot_tell(format!("server {}: {error}", server.authority)))?;
+    if !server.tls {
+        return Ok(Box::new(stream));
+    }
+    let trusted = tls::config(server.ca_file.as_deref(), None)?;
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, tls::connect(server, trusted, stream));
+    Ok(Box::new(stream.await.map_err(late)??))
+}
+
 /// Connects, sends, and waits for the head of the answer.
 pub(crate) async fn send<B>(server: &Server, request: Request<B>) -> Result<Response<Incoming>, Failure>
 where

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+pub mod agent;
 mod audit;
 mod backup;
 mod checkpoint;
@@ -49,6 +50,10 @@ use failure::Failure;
 
 /// Does what the command line says; returns the exit code after having said what went wrong.
 pub fn run(cli: Cli) -> ExitCode {
+    // A daemon, with a daemon's way to begin and to end.
+    if let Command::Agent(arguments) = &cli.command {
+        return agent::main(arguments);
+    }
     let console = Console::new(cli.json, cli.quiet);
     match dispatch(&cli.command, console) {
         Ok(()) => ExitCode::SUCCESS,
@@ -103,6 +108,7 @@ fn dispatch(command: &Command, console: Console) -> Result<(), Failure> {
         Command::Access { command } => people::access(command, console),
         Command::Image { command } => image::run(command, console),
         Command::Init { command } => init::run(command, console),
+        Command::Agent(_) => Err(Failure::usage("the agent is no command with an answer")),
         Command::Reload(arguments) => reload::run(arguments, console),
         Command::Receipt { command } => receipt::run(command, console),
         Command::Checkpoint { command } => checkpoint::run(command, console),

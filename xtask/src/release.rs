@@ -122,13 +122,15 @@ fn sums(target: &Path, programs: &[&str]) -> Result<Vec<(String, String)>> {
 /// Two copies of what is committed, two builds, one comparison.
 fn reproducible(programs: &[&str]) -> Result<ExitCode> {
     let place = steps::root().join("target/reproducible");
+    let commit = head()?;
+    println!("Building {commit} twice");
     let mut all = Vec::new();
     // Names of different length and depth, for a path may be cut or padded somewhere.
     for name in ["one", "another/place/with-a-longer-name"] {
         let source = place.join(name);
         let _ = fs::remove_dir_all(&source);
         fs::create_dir_all(&source).with_context(|| format!("create {}", source.display()))?;
-        copy_committed(&source)?;
+        copy_committed(&commit, &source)?;
         let target = source.join("target");
         build(&source, &target, programs)?;
         for program in programs {
@@ -149,11 +151,20 @@ fn reproducible(programs: &[&str]) -> Result<ExitCode> {
     Ok(if differ == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What git has at HEAD: what is not committed is in no release.
-fn copy_committed(to: &Path) -> Result<()> {
+/// The commit that is checked out: one for both builds, whatever is committed while they run.
+fn head() -> Result<String> {
+    let mut git = Command::new("git");
+    git.current_dir(steps::root()).args(["rev-parse", "--verify", "HEAD"]);
+    let output = git.output().context("start git")?;
+    ensure!(output.status.success(), "git knows no HEAD: {}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+/// What git has at a commit: what is not committed is in no release.
+fn copy_committed(commit: &str, to: &Path) -> Result<()> {
     let archive = to.join("source.tar");
     let mut git = Command::new("git");
-    git.current_dir(steps::root()).args(["archive", "--format=tar", "-o"]).arg(&archive).arg("HEAD");
+    git.current_dir(steps::root()).args(["archive", "--format=tar", "-o"]).arg(&archive).arg(commit);
     ensure!(steps::run(&mut git)?, "git archive");
     let mut tar = Command::new("tar");
     tar.arg("-xf").arg(&archive).arg("-C").arg(to);

@@ -157,6 +157,128 @@ pub const HANDED_IN_FILES: &[SyscallRule] = &[
         .unseen("std asks how much is left where a whole file is read without a bound; ours have bounds"),
 ];
 
+/// Looking up names by the C library, in the process itself. Landlock says which files it reads: [`resolve_files`].
+pub const RESOLVE: &[SyscallRule] = &[
+    allow_when(
+        libc::SYS_socket,
+        "socket",
+        &[
+            &[Equals(0, libc::AF_INET as u64), DATAGRAM],
+            &[Equals(0, libc::AF_INET as u64), STREAM],
+            &[Equals(0, libc::AF_INET6 as u64), DATAGRAM],
+            &[Equals(0, libc::AF_INET6 as u64), STREAM],
+            &[Equals(0, libc::AF_UNIX as u64), STREAM],
+            &[Equals(0, libc::AF_NETLINK as u64), Equals(2, libc::NETLINK_ROUTE as u64)],
+        ],
+        "name servers, nscd and systemd-resolved, own addresses for sorting",
+    ),
+    allow(libc::SYS_connect, "connect", "name servers"),
+    allow(libc::SYS_bind, "bind", "the netlink socket that lists own addresses").unseen(BY_NSSWITCH),
+    allow(libc::SYS_poll, "poll", "waiting for a name server"),
+    allow(libc::SYS_ppoll, "ppoll", "waiting for a name server").unseen(BY_NSSWITCH),
+    allow(libc::SYS_recvfrom, "recvfrom", "name servers"),
+    allow(libc::SYS_sendto, "sendto", "name servers").unseen(BY_NSSWITCH),
+    allow(libc::SYS_recvmsg, "recvmsg", "questions from those it looks up for, netlink"),
+    allow(libc::SYS_sendmsg, "sendmsg", "answers to them, name servers"),
+    allow(libc::SYS_sendmmsg, "sendmmsg", "A and AAAA in one call"),
+    allow(libc::SYS_getsockname, "getsockname", "own addresses for sorting").unseen(BY_NSSWITCH),
+    allow(libc::SYS_getpeername, "getpeername", "name servers over TCP").unseen(BY_NSSWITCH),
+    allow(libc::SYS_getsockopt, "getsockopt", "connect results").unseen(BY_NSSWITCH),
+    allow_when(
+        libc::SYS_setsockopt,
+        "setsockopt",
+        &[
+            &[Equals(1, libc::IPPROTO_IP as u64), Equals(2, libc::IP_RECVERR as u64)],
+            &[Equals(1, libc::IPPROTO_IPV6 as u64), Equals(2, libc::IPV6_RECVERR as u64)],
+            &[Equals(1, libc::IPPROTO_IPV6 as u64), Equals(2, libc::IPV6_V6ONLY as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_RCVBUF as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_SNDBUF as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_PASSCRED as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_RCVTIMEO as u64)],
+            &[Equals(1, libc::SOL_SOCKET as u64), Equals(2, libc::SO_SNDTIMEO as u64)],
+        ],
+        "errors and buffers of the query's sockets; no filter, no mark, no device",
+    ),
+    allow_when(libc::SYS_ioctl, "ioctl", &[&[Equals(1, libc::FIONREAD)]], "how long an answer is"),
+    allow_when(
+        libc::SYS_openat,
+        "openat",
+        READ_ONLY,
+        "hosts, resolv.conf, nsswitch.conf and its modules; Landlock says where",
+    ),
+    allow(libc::SYS_newfstatat, "newfstatat", "whether resolv.conf has changed"),
+    allow(libc::SYS_fstat, "fstat", "whether resolv.conf has changed").unseen(BY_NSSWITCH),
+    allow(libc::SYS_lseek, "lseek", "those files"),
+    allow(libc::SYS_access, "access", "modules of nsswitch.conf").unseen(BY_NSSWITCH),
+    allow(libc::SYS_uname, "uname", "the host's own name"),
+    allow_when(
+        libc::SYS_fcntl,
+        "fcntl",
+        // No F_SETOWN or F_SETSIG: with them a descriptor sends signals to other processes of the same user.
+        &[
+            &[Equals(1, libc::F_GETFL as u64)],
+            &[Equals(1, libc::F_SETFL as u64)],
+            &[Equals(1, libc::F_GETFD as u64)],
+            &[Equals(1, libc::F_SETFD as u64)],
+            &[Equals(1, libc::F_DUPFD_CLOEXEC as u64)],
+        ],
+        "close-on-exec and non-blocking mode",
+    ),
+    allow(libc::SYS_geteuid, "geteuid", "modules of nsswitch.conf").unseen(BY_NSSWITCH),
+    allow(libc::SYS_getuid, "getuid", "modules of nsswitch.conf").unseen(BY_NSSWITCH),
+    allow_when(
+        libc::SYS_mmap,
+        "mmap",
+        &[&[Masked { argument: 2, mask: W_X, value: libc::PROT_EXEC as u64 }]],
+        "modules of nsswitch.conf; executable but never writable (MDWE keeps it so)",
+    )
+    .unseen(BY_NSSWITCH),
+    allow_when(
+        libc::SYS_mprotect,
+        "mprotect",
+        &[&[Masked { argument: 2, mask: libc::PROT_EXEC as u64, value: 0 }]],
+        "relocated data of those modules",
+    )
+    .unseen(BY_NSSWITCH),
+];
+
+const STREAM: linux::seccomp::Condition = Masked { argument: 1, mask: 0xf, value: libc::SOCK_STREAM as u64 };
+const W_X: u64 = (libc::PROT_WRITE | libc::PROT_EXEC) as u64;
+
+/// `open` to read what exists: no access mode but `O_RDONLY`, nothing made, nothing cut short.
+const READ_ONLY: &[&[linux::seccomp::Condition]] = &[&[Masked { argument: 2, mask: OPEN_CHANGES, value: 0 }]];
+const OPEN_CHANGES: u64 =
+    (libc::O_ACCMODE | libc::O_CREAT | libc::O_TRUNC | libc::O_APPEND) as u64 | O_TMPFILE_BIT;
+/// `__O_TMPFILE`, include/uapi/asm-generic/fcntl.h; `O_TMPFILE` itself includes `O_DIRECTORY`.
+const O_TMPFILE_BIT: u64 = 0o20_000_000;
+const DATAGRAM: linux::seccomp::Condition = Masked { argument: 1, mask: 0xf, value: libc::SOCK_DGRAM as u64 };
+
+/// Why a call of the resolver may not be seen.
+const BY_NSSWITCH: &str = "what a look-up calls depends on the host's nsswitch.conf and its modules; the labs' names stand in /etc/hosts";
+
+/// What the C library reads when it looks up a name, of what is there.
+#[must_use]
+pub fn resolve_files() -> Vec<linux::FileRule> {
+    const READ: &[&str] = &[
+        "/etc/hosts",
+        "/etc/resolv.conf",
+        "/etc/nsswitch.conf",
+        "/etc/host.conf",
+        "/etc/gai.conf",
+        "/etc/services",
+        "/etc/ld.so.cache",
+        "/lib",
+        "/lib64",
+        "/usr/lib",
+        "/usr/lib64",
+        "/run/systemd/resolve",
+    ];
+    READ.iter()
+        .filter(|path| std::path::Path::new(path).exists())
+        .map(|path| linux::FileRule::read(*path))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,9 +26,16 @@ pub(crate) fn drop_bounding_except(keep: &[Capability]) -> Result<(), caps::erro
 pub(crate) fn reduce_to(keep: &[Capability]) -> Result<(), caps::errors::CapsError> {
     let permitted = caps::read(None, CapSet::Permitted)?;
     let keep: HashSet<Capability> = keep.iter().copied().filter(|c| permitted.contains(c)).collect();
-    caps::set(None, CapSet::Inheritable, &HashSet::new())?;
-    caps::set(None, CapSet::Effective, &keep)?;
-    caps::set(None, CapSet::Permitted, &keep)
+    // Not asked for where it would change nothing: a service manager's filter may have taken `capset` away from a process
+    // that was started without any.
+    for (set, wanted) in
+        [(CapSet::Inheritable, &HashSet::new()), (CapSet::Effective, &keep), (CapSet::Permitted, &keep)]
+    {
+        if caps::read(None, set)? != *wanted {
+            caps::set(None, set, wanted)?;
+        }
+    }
+    Ok(())
 }
 
 /// What is left in each set, in the order of `/proc/pid/status`.

@@ -25,6 +25,7 @@ const PROCESSES: &[(&str, Tables)] = &[
     ("wgd_resolve", wgd::sandbox::RESOLVER),
     ("edge", edge::sandbox::SYSCALLS),
     ("storaged", storaged::sandbox::SYSCALLS),
+    ("agent", culvert::agent::sandbox::SYSCALLS),
 ];
 
 /// Beyond the newest call that any kernel has (471 in Linux 6.18).

@@ -75,7 +75,7 @@ pub(crate) fn enter_and_become(arguments: &[OsString]) -> Result<ExitCode> {
         setns(tunnel, CloneFlags::CLONE_NEWNET).context("enter the tunnel's namespace")?;
     }
     let (name, rest) = entry.command.split_first().context("an empty command")?;
-    let mut command = crate::trace::command(name);
+    let mut command = crate::trace::command(name, rest);
     crate::preload::put_ahead(name, &mut command);
     command.args(rest).current_dir("/");
     if !names.is_empty() {

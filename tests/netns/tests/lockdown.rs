@@ -5,7 +5,10 @@
 //! ```
 
 use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
@@ -14,15 +17,19 @@ use culvert_netns::culvert::{
     Culvert, EDGE_METRICS, EDGE_USER, PROGRAMS, Profile, STORAGED_METRICS, STORAGED_USER, Setup, WGD_METRICS,
     WGD_USER, has_many_users,
 };
+use culvert_netns::host::{Host, Place};
 use culvert_netns::memory::found_in_memory;
 use culvert_netns::process_status::ProcessStatus;
-use culvert_netns::program::Running;
+use culvert_netns::program::{Program, Running};
 use culvert_netns::runner::{self, Scenario, Scene};
 use culvert_netns::wireguard::secrets;
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 /// CAP_NET_ADMIN (linux/capability.h).
 const NET_ADMIN: u64 = 1 << 12;
+/// CAP_SYS_RESOURCE.
+const SYS_RESOURCE: u64 = 1 << 24;
 
 fn main() -> ExitCode {
     runner::main(&[
@@ -34,6 +41,7 @@ fn main() -> ExitCode {
         Scenario::new("no_daemon_but_storaged_holds_a_regular_file", open_files).needs(PROGRAMS),
         Scenario::new("every_process_is_within_its_limits_and_holds_no_odd_memory", limits).needs(PROGRAMS),
         Scenario::new("no_key_is_found_in_memory_environment_or_log", keys).needs(PROGRAMS),
+        Scenario::new("a_daemon_that_breaks_leaves_no_core_whatever_root_allows", no_core).needs(PROGRAMS),
     ])
 }
 
@@ -293,4 +301,83 @@ fn nowhere(daemon: &Running, secret: &[u8], is_kept: bool, what: &str) -> Result
     let log = daemon.log().lines().join("\n");
     ensure!(memchr::memmem::find(log.as_bytes(), secret).is_none(), "{what} is in the log");
     Ok(())
+}
+
+/// Where a core would go: a process's own directory, unless the machine's pattern says another place.
+const CORES: &str = "/run/cores";
+
+fn no_core(scene: &Scene) -> Result<()> {
+    let mut culvert = Culvert::start(&scene.lab)?;
+    for host in [&scene.lab.web, &scene.lab.services] {
+        std::fs::create_dir(host.path(CORES)).context("make a place for cores")?;
+        std::fs::set_permissions(host.path(CORES), std::fs::Permissions::from_mode(0o777))?;
+    }
+    // What else leaves one here does: the look could miss everything.
+    let (web, services) = (&scene.lab.web, &scene.lab.services);
+    let sleeper = in_directory_for_cores(web, "echo ready; exec sleep 600").start()?;
+    let output = sleeper.output().clone();
+    let mut sleeper = sleeper;
+    sleeper.until("begin", Duration::from_secs(20), || {
+        ensure!(output.lines().iter().any(|line| line == "ready"), "not yet");
+        Ok(())
+    })?;
+    let (dumped, _) = broken(web, sleeper)?;
+    if !dumped {
+        runner::say("this machine's core_pattern leaves no core of anybody here");
+    }
+
+    culvert.edge.kill()?;
+    let edge = in_directory_for_cores(web, "exec /run/bin/edge")
+        .at(Place::Tunnel)
+        .listener("public", culvert.public())
+        .listener("metrics", EDGE_METRICS)
+        .start()?;
+    culvert.storaged.kill()?;
+    let storaged = in_directory_for_cores(services, "exec /run/bin/storaged")
+        .at(Place::Tunnel)
+        .listener("metrics", STORAGED_METRICS)
+        .start()?;
+    culvert.edge = edge;
+    culvert.storaged = storaged;
+    culvert.wait_until_ready(Duration::from_secs(60))?;
+    culvert.put_payload("a.csv", 1 << 20, 1)?;
+    culvert.wgd_web.kill()?;
+    let mut wgd =
+        in_directory_for_cores(web, "exec /run/bin/wgd --foreground --tun-netns tunnel wg0").start()?;
+    wgd.until("be ready", Duration::from_secs(20), || {
+        culvert.status(web, WGD_METRICS, "/metrics")?.expect(200).map(drop)
+    })?;
+    let Culvert { edge, storaged, .. } = culvert;
+    for (host, daemon) in [(web, edge), (web, wgd), (services, storaged)] {
+        let label = daemon.label().to_owned();
+        let (dumped, files) = broken(host, daemon)?;
+        ensure!(!dumped && files.is_empty(), "{label} left a core: {files:?}");
+    }
+    Ok(())
+}
+
+/// A shell's line that begins where a core can be written.
+fn in_directory_for_cores<'a>(host: &'a Host, line: &str) -> Program<'a> {
+    host.program("/bin/sh").arguments(&["-c", &format!("cd {CORES}; {line}")])
+}
+
+/// Root lifts the limit on cores, and the program breaks: whether the kernel says that it left a core, and what lies there.
+fn broken(host: &Host, mut program: Running) -> Result<(bool, Vec<String>)> {
+    let pid = program.pid().to_string();
+    let lifted = host.run(&["prlimit", "--pid", &pid, "--core=unlimited:unlimited"])?;
+    // In a container even root may be without it; the limit that the daemon has set stays then.
+    if ProcessStatus::read(host.pid())?.capability_sets()[2] & SYS_RESOURCE != 0 {
+        lifted.success()?;
+    }
+    // No handler of theirs takes it, and its default is to leave a core.
+    program.signal(Signal::SIGABRT)?;
+    let status = program.wait(Duration::from_secs(20))?;
+    ensure!(status.signal() == Some(Signal::SIGABRT as i32), "{status}");
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(host.path(CORES)).context("look for cores")? {
+        let path = entry?.path();
+        files.push(path.display().to_string());
+        std::fs::remove_file(path)?;
+    }
+    Ok((status.core_dumped(), files))
 }
