@@ -53,7 +53,7 @@ rm -f "$tree"/etc/{motd,issue,issue.net} "$tree"/etc/ssh/ssh_host_*
 
 # What starts by itself, and what never does.
 chroot "$tree" systemctl --quiet enable culvert-identity.service culvert-init-storaged.service culvert-report.service \
-    wgd@wg0.service edge.service storaged.service systemd-networkd.service systemd-networkd-wait-online.service
+    culvert-image-confirm.service culvert-image-update.service wgd@wg0.service edge.service storaged.service systemd-networkd.service systemd-networkd-wait-online.service
 chroot "$tree" systemctl --quiet set-default multi-user.target
 never=(getty@.service getty-static.service serial-getty@.service console-getty.service container-getty@.service debug-shell.service
     emergency.service rescue.service systemd-update-done.service systemd-hwdb-update.service ldconfig.service

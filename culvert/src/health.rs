@@ -59,6 +59,43 @@ pub(crate) fn run(arguments: &HealthArguments, console: Console) -> Result<(), F
     server::show(&findings, json!({}), console)
 }
 
+/// What others, or the calendar, can be the reason for.
+const OF_OTHERS: [&str; 4] = ["peers", "tunnel", "certificate", "clock"];
+
+/// What is wrong with this machine itself, of which all of `roles` have to run: nobody else's fault is among it.
+pub(crate) fn own_troubles(roles: &[Role]) -> Vec<String> {
+    if roles.is_empty() {
+        return Vec::new();
+    }
+    let inspection = match Inspection::make(&[]) {
+        Ok(inspection) => inspection,
+        Err(why) => return vec![why.message().to_owned()],
+    };
+    let mut findings: Vec<Finding> =
+        inspection.processes.iter().map(|process| lockdown(process, &inspection.findings)).collect();
+    let daemons: Vec<Daemon> = inspection.processes.iter().filter_map(asked).collect();
+    let mut troubles = Vec::new();
+    for role in roles {
+        let Some(daemon) = daemons.iter().find(|daemon| daemon.role == *role) else {
+            troubles.push(format!("{} does not run", role.name()));
+            continue;
+        };
+        match daemon::admin::call(&daemon.socket, "status", json!({}), &[], |_| {}) {
+            Ok(status) => {
+                findings.extend(of_status(*role, &status, daemon::Clock.unix_milliseconds() / 1000))
+            }
+            Err(error) => troubles.push(format!("{} does not answer: {error}", role.name())),
+        }
+    }
+    troubles.extend(failed(&findings));
+    troubles
+}
+
+fn failed(findings: &[Finding]) -> impl Iterator<Item = String> {
+    let own = findings.iter().filter(|it| it.state == State::Fail && !OF_OTHERS.contains(&it.check));
+    own.map(|it| format!("{} of {}: {}", it.check, it.subject, it.detail))
+}
+
 fn asked(process: &Process) -> Option<Daemon> {
     if !matches!(process.role, Role::Wgd | Role::Edge | Role::Storaged) {
         return None;
@@ -284,6 +321,25 @@ mod tests {
         for (role, status) in [(Role::Edge, edge()), (Role::Storaged, storaged()), (Role::Wgd, wgd())] {
             assert_eq!(bad(&of_status(role, &status, 0)), [], "{role:?}");
         }
+    }
+
+    #[test]
+    fn what_others_do_is_no_trouble_of_this_machine() {
+        let mut edge = edge();
+        edge["circuit"] = json!("open");
+        edge["tls_not_after"] = json!(0);
+        let mut wgd = wgd();
+        wgd["peers"][0]["up"] = json!(false);
+        for (role, status) in [(Role::Edge, edge), (Role::Wgd, wgd)] {
+            let findings = of_status(role, &status, 0);
+            assert!(findings.iter().any(|finding| finding.state == State::Fail), "{role:?}");
+            assert_eq!(failed(&findings).count(), 0, "{role:?}");
+        }
+        let mut storaged = storaged();
+        storaged["ledger"]["usable"] = json!(false);
+        let told: Vec<String> = failed(&of_status(Role::Storaged, &storaged, 0)).collect();
+        assert_eq!(told, ["ledger of storaged: the last commit failed: nothing is taken or served"]);
+        assert_eq!(own_troubles(&[]), Vec::<String>::new());
     }
 
     #[test]

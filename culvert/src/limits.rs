@@ -34,6 +34,12 @@ pub(crate) const RECEIPT_BYTES_AT_MOST: usize = 4 * 1024 + receipt::limits::MAX_
 pub(crate) const VKEY_BYTES_AT_MOST: u64 = 4 * 1024;
 /// The remembered keys of logs: hundreds of stores.
 pub(crate) const KNOWN_LOGS_BYTES_AT_MOST: u64 = 256 * 1024;
+/// A piece of an update: a disk is written in large ones.
+pub(crate) const UPDATE_PIECE_BYTES: usize = 1024 * 1024;
+/// Who only looks at the boot loader's partition is done with it at once.
+pub(crate) const ESP_TRIES: u32 = 50;
+/// Between two of them.
+pub(crate) const ESP_PAUSE: Duration = Duration::from_millis(100);
 /// How often plain progress lines come.
 pub(crate) const PROGRESS_LINE_EVERY: Duration = Duration::from_secs(2);
 /// How often a transfer looks whether anything moved.

@@ -56,6 +56,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("receipt", receipt),
     ("signed_checkpoint", signed_checkpoint),
     ("merkle_proofs", merkle_proofs),
+    ("update_bundle", update_bundle),
     ("sealed_stream", sealed_stream),
     ("sealed_row", sealed_row),
     ("age_file", age_file),
@@ -447,6 +448,29 @@ pub fn signed_checkpoint(data: &[u8]) {
     }
     if let Ok(key) = ::receipt::LogKey::parse(text) {
         assert_eq!(key.to_string(), text);
+    }
+}
+
+/// An update from anybody: what our key signed has one spelling, and what it did not sign is none. The name of a boot file, and
+/// a version, have one spelling, too.
+pub fn update_bundle(data: &[u8]) {
+    let signer = ::receipt::LogSigner::from_seed("example.org/culvert", &[7; 32]).expect("a good name");
+    let mut rest = data;
+    if let Ok(manifest) = appliance::Manifest::read(&mut rest, &signer.log_key()) {
+        let head = manifest.sign(&signer).expect("it was signed before");
+        assert_eq!(head.as_bytes(), &data[..data.len() - rest.len()], "a bundle with two spellings");
+    }
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let line = text.lines().next().unwrap_or_default();
+    if let Ok(entry) = line.parse::<appliance::Entry>() {
+        assert_eq!(entry.to_string(), line);
+    }
+    // The text alone, as if it were signed: the parser behind the signature.
+    if let Ok(note) = signer.sign(text) {
+        let bundle = format!("culvert-update-1 {}\n{note}", note.as_str().len());
+        if let Ok(manifest) = appliance::Manifest::read(&mut bundle.as_bytes(), &signer.log_key()) {
+            assert_eq!(manifest.sign(&signer).expect("it was taken"), bundle);
+        }
     }
 }
 

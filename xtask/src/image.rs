@@ -3,16 +3,20 @@
 //! Invariant: what is in an image comes from Debian's packages, our packages and `rootfs/`; its executables are those of the
 //! committed list; its bytes follow from these and nothing else, so two builds are equal.
 
+pub(crate) mod disk;
 mod initrd;
 mod kernel;
 mod listing;
 mod materials;
+pub(crate) mod signing;
+mod uki;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
+use appliance::Version;
 use clap::{Args, ValueEnum};
 use sha2::{Digest as _, Sha256};
 
@@ -22,13 +26,19 @@ use kernel::Kernel;
 
 pub(crate) use kernel::Series;
 
-const PROGRAMS: [Program; 6] = [
+const PROGRAMS: [Program; 12] = [
     Program { name: "mmdebstrap", package: "mmdebstrap" },
     Program { name: "mkfs.erofs", package: "erofs-utils" },
     Program { name: "veritysetup", package: "cryptsetup-bin" },
     Program { name: "depmod", package: "kmod" },
     Program { name: "xz", package: "xz-utils" },
     Program { name: "gzip", package: "gzip" },
+    Program { name: "objcopy", package: "binutils" },
+    Program { name: "sfdisk", package: "fdisk" },
+    Program { name: "mkfs.vfat", package: "dosfstools" },
+    Program { name: "mcopy", package: "mtools" },
+    Program { name: "mkfs.ext4", package: "e2fsprogs" },
+    Program { name: "sha256sum", package: "coreutils" },
 ];
 
 /// What is asked for.
@@ -52,6 +62,18 @@ pub(crate) struct Options {
     /// Build twice, everything fetched anew, and compare
     #[arg(long)]
     pub(crate) reproducible: bool,
+    /// Which image of this version it is: a second one has another kernel, or newer packages of Debian
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..1_000_000))]
+    pub(crate) revision: u32,
+    /// Whose updates it will take: a public key (FILE.vkey of `cargo xtask update-key`); without one it takes none
+    #[arg(long, value_name = "FILE")]
+    pub(crate) update_key: Option<PathBuf>,
+    /// Make the update bundle, too, signed by this secret key
+    #[arg(long, value_name = "FILE")]
+    pub(crate) sign: Option<PathBuf>,
+    /// More words for the kernel, in the boot file
+    #[arg(long, value_name = "WORDS", default_value = "", hide_default_value = true)]
+    pub(crate) append: String,
     /// Where it is put [default: target/image/FLAVOUR]
     #[arg(long, value_name = "DIRECTORY")]
     pub(crate) into: Option<PathBuf>,
@@ -79,8 +101,23 @@ impl Flavour {
 const DEBIANS_DATE: &str = "1767225600";
 
 /// What is handed to somebody.
-pub(crate) const FILES: [&str; 8] =
-    ["root.img", "roothash", "blocks", "vmlinuz", "initrd.img", "cmdline", "packages.txt", "sbom.cdx.json"];
+pub(crate) const FILES: [&str; 10] = [
+    "root.img",
+    "roothash",
+    "blocks",
+    "vmlinuz",
+    "initrd.img",
+    "cmdline",
+    "boot.efi",
+    "disk.img",
+    "packages.txt",
+    "sbom.cdx.json",
+];
+
+/// What the programs of this commit make.
+pub(crate) fn version(revision: u32) -> Result<Version> {
+    format!("{}-{revision}", env!("CARGO_PKG_VERSION")).parse().context("the version of the image")
+}
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     let into = options.into.clone().unwrap_or_else(|| place(options.flavour.name()));
@@ -117,7 +154,16 @@ pub(crate) fn build(options: &Options, into: &Path) -> Result<()> {
     ensure!(nix::unistd::geteuid().is_root(), "a tree with the users of a system needs root");
     packages::require(&PROGRAMS)?;
     let flavour = options.flavour;
-    println!("\nImage {} with Linux {}, into {}", flavour.name(), options.kernel.name(), into.display());
+    let version = version(options.revision)?;
+    // Before anything takes minutes.
+    let update_key = options.update_key.as_deref().map(signing::verifier).transpose()?;
+    options.sign.as_deref().map(signing::signer).transpose()?;
+    println!(
+        "\nImage {} {version} with Linux {}, into {}",
+        flavour.name(),
+        options.kernel.name(),
+        into.display()
+    );
     fs::create_dir_all(into).with_context(|| format!("make {}", into.display()))?;
     let epoch = deb::date()?;
     let base = debian(flavour, options.refresh)?;
@@ -135,7 +181,11 @@ pub(crate) fn build(options: &Options, into: &Path) -> Result<()> {
     if flavour == Flavour::Sealed {
         stage("30-seal.sh", &[tree.as_ref()], &epoch)?;
     }
-    materials::write(&tree, into, flavour, &kernel)?;
+    materials::write(&tree, into, flavour, version, &kernel)?;
+    if let Some(key) = update_key {
+        fs::write(tree.join("usr/share/culvert/update.vkey"), format!("{key}\n"))
+            .context("write the key of updates into the image")?;
+    }
     listing::check(&tree, flavour, options.accept)?;
     stage("40-root.sh", &[tree.as_ref(), into.as_os_str()], &epoch)?;
     // Who reads the files of a data partition by the image's own numbers needs them.
@@ -145,8 +195,20 @@ pub(crate) fn build(options: &Options, into: &Path) -> Result<()> {
     fs::copy(kernel.image(), into.join("vmlinuz")).context("copy the kernel")?;
     initrd::write(&kernel, &list("modules.initrd")?, &into.join("initrd.img"))?;
     fs::write(into.join("cmdline"), command_line(into)? + "\n").context("write the command line")?;
+    let boot = into.join("boot.efi");
+    let title = format!("Culvert {version} ({})", flavour.name());
+    boot_file(into, &title, &format!("{} {}", command_line(into)?, options.append), &boot)?;
+    disk::write(into, version, &epoch)?;
+    if let Some(key) = &options.sign {
+        println!("{}", signing::bundle(into, flavour.name(), version, &boot, key)?.display());
+    }
     let sums: String = sums(into)?.iter().map(|(name, sum)| format!("{sum}  {name}\n")).collect();
     fs::write(into.join("SHA256SUMS"), sums).context("write the sums")
+}
+
+/// Makes `to`, of the kernel of `image`, for a disk with two slots.
+pub(crate) fn boot_file(image: &Path, title: &str, command_line: &str, to: &Path) -> Result<()> {
+    uki::write(image, title, &disk::command_line(command_line), to)
 }
 
 /// Debian's packages, from the last build if the same were wanted then.
@@ -208,12 +270,14 @@ fn command_line(into: &Path) -> Result<String> {
     Ok(words.join(" "))
 }
 
+/// By a program, for a disk is long.
 fn sums(into: &Path) -> Result<Vec<(String, String)>> {
-    let sum = |name: &&str| {
-        let content = fs::read(into.join(name)).with_context(|| format!("read {name}"))?;
-        Ok(((*name).to_owned(), digest(&content)))
+    let said = steps::shell(&format!("cd {}; sha256sum {}", into.display(), FILES.join(" ")))?;
+    let line = |line: &str| {
+        let (sum, name) = line.split_once("  ").with_context(|| format!("sha256sum said: {line}"))?;
+        Ok((name.to_owned(), sum.to_owned()))
     };
-    FILES.iter().map(sum).collect()
+    said.lines().map(line).collect()
 }
 
 fn digest(content: &[u8]) -> String {
@@ -223,7 +287,7 @@ fn digest(content: &[u8]) -> String {
 fn explain(into: &Path) {
     let size = |name: &str| fs::metadata(into.join(name)).map_or(0, |file| file.len() >> 20);
     println!(
-        "\n{0}: root.img {1} MiB, vmlinuz {2} MiB, initrd.img {3} MiB\n\nTo try it, with data that end with it:\n\n  \
+        "\n{0}: root.img {1} MiB, vmlinuz {2} MiB, initrd.img {3} MiB; disk.img starts a machine with UEFI\n\nTo try it, with data that end with it:\n\n  \
          cd {0} && qemu-system-x86_64 -M q35 -cpu max -m 1024 -smp 2 -nodefaults -nographic -serial mon:stdio \\\n    \
          -kernel vmlinuz -initrd initrd.img -append \"$(cat cmdline) culvert.root=/dev/vda culvert.data=memory\" \\\n    \
          -drive file=root.img,format=raw,if=virtio,readonly=on",

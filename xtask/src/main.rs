@@ -112,9 +112,18 @@ enum Command {
         cargo xtask image --flavour managed          with sshd and python for Ansible\n  \
         cargo xtask image --refresh                  with the newest packages of Debian\n  \
         cargo xtask image --kernel 6.1               Debian 12's first kernel\n  \
+        cargo xtask image --update-key k.vkey        that takes updates which key k has signed\n  \
+        cargo xtask image --revision 2 --update-key k.vkey --sign k    the next one, and its bundle: update.bundle\n  \
         cargo xtask image --reproducible             two builds, compared"
     )]
     Image(image::Options),
+    /// A pair of keys for the updates of images
+    #[command(
+        after_help = "The secret half is one line, PRIVATE+KEY+NAME+ID+BASE64, as other tools for signed notes take it, too.\n\n\
+        Examples:\n  \
+        cargo xtask update-key example.org/culvert k     k and k.vkey"
+    )]
+    UpdateKey(image::signing::KeyOptions),
     /// The images booted under emulation: first boot, tunnel, upload, tampering
     #[command(after_help = "Examples:\n  \
         cargo xtask appliance                        all of it, some minutes\n  \
@@ -169,6 +178,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Demo(options) => return demo::run(&options),
         Command::Packages(options) => drop(deb::run(&options)?),
         Command::Image(options) => return image::run(&options),
+        Command::UpdateKey(options) => image::signing::make_key(&options)?,
         Command::Appliance(options) => return appliance::run(&options),
         Command::Hosts(options) => return hosts::run(&options),
         Command::Bench { what } => return bench::run(&what),
@@ -190,6 +200,7 @@ fn run_inside(world: &World) -> Result<ExitCode> {
         | Command::Netns(_)
         | Command::Packages(_)
         | Command::Image(_)
+        | Command::UpdateKey(_)
         | Command::Lockdown(_)
         | Command::Release(_) => {
             bail!("this command needs no world")

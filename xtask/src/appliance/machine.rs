@@ -8,6 +8,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use daemon::Clock;
 
+use super::UNDER_EMULATION;
+use crate::packages;
+
 /// Booted under emulation on a machine that has other things to do; an idle one needs a tenth of it.
 pub(super) const SOON: Duration = Duration::from_secs(420);
 
@@ -46,18 +49,15 @@ impl Machine {
             line = line.replace(from, to);
         }
         let data = if setup.data.is_some() { "/dev/vdb" } else { "memory" };
-        // A panic ends the machine, for qemu does not restart it. An emulated timer that comes late on a busy machine is no
-        // broken one.
+        // A panic ends the machine, for qemu does not restart it.
         let line = format!(
-            "{line} culvert.root=/dev/vda culvert.data={data} panic=-1 no_timer_check \
-             rcupdate.rcu_cpu_stall_suppress=1 {}",
+            "{line} culvert.root=/dev/vda culvert.data={data} panic=-1 {UNDER_EMULATION} {}",
             setup.append
         );
         let drive = |file: &Path, more: &str| format!("file={},format=raw,if=virtio{more}", file.display());
         let own = setup.image.join("root.img");
-        let mut qemu = Command::new("qemu-system-x86_64");
-        qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "768", "-smp", "1"]);
-        qemu.args(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        let mut qemu = qemu();
+        qemu.arg("-no-reboot");
         qemu.arg("-kernel")
             .arg(setup.image.join("vmlinuz"))
             .arg("-initrd")
@@ -68,13 +68,33 @@ impl Machine {
             qemu.args(["-drive", &drive(data, "")]);
         }
         if let Some(tap) = setup.tap {
-            let last = tap.bytes().last().unwrap_or(0);
-            qemu.args(["-netdev", &format!("tap,id=n,ifname={tap},script=no,downscript=no")]);
-            qemu.args([
-                "-device",
-                &format!("virtio-net-pci,netdev=n,romfile=,mac=52:54:00:00:00:{last:02x}"),
-            ]);
+            network(&mut qemu, tap);
         }
+        Machine::start(name, qemu, &console, at)
+    }
+
+    /// One with UEFI, that starts what its disk holds, and starts it again when it restarts.
+    pub(super) fn boot_disk(name: &'static str, disk: &Path, tap: &str, at: &Path) -> Result<Machine> {
+        let console = at.join(format!("{name}.console"));
+        File::create(&console).context("make the console's file")?;
+        let firmware = firmware()?;
+        let code = firmware.join("OVMF_CODE_4M.fd");
+        // What the firmware remembers.
+        let variables = at.join(format!("{name}.variables"));
+        if !variables.is_file() {
+            fs::copy(firmware.join("OVMF_VARS_4M.fd"), &variables).context("copy the variables")?;
+        }
+        let mut qemu = qemu();
+        for (unit, file, more) in [(0, &code, ",readonly=on"), (1, &variables, "")] {
+            qemu.args(["-drive", &format!("if=pflash,format=raw,unit={unit},file={}{more}", file.display())]);
+        }
+        qemu.args(["-drive", &format!("if=none,id=d,format=raw,file={}", disk.display())]);
+        qemu.args(["-device", "virtio-blk-pci,drive=d,bootindex=1", "-device", "virtio-rng-pci"]);
+        network(&mut qemu, tap);
+        Machine::start(name, qemu, &console, at)
+    }
+
+    fn start(name: &'static str, mut qemu: Command, console: &Path, at: &Path) -> Result<Machine> {
         qemu.arg("-serial").arg(format!("file:{}", console.display()));
         let errors = File::create(at.join(format!("{name}.qemu"))).context("make qemu's log")?;
         let began = Clock.now();
@@ -84,7 +104,7 @@ impl Machine {
             .stderr(errors)
             .spawn()
             .context("start qemu")?;
-        Ok(Machine { name, qemu, console, began })
+        Ok(Machine { name, qemu, console: console.to_path_buf(), began })
     }
 
     /// What the console has said so far.
@@ -132,6 +152,31 @@ impl Machine {
         let lines: Vec<&str> = text.lines().collect();
         lines[lines.len().saturating_sub(60)..].join("\n")
     }
+}
+
+/// The directory of Debian's firmware for emulated machines, unpacked beside the build while there is a network.
+pub(super) fn firmware() -> Result<PathBuf> {
+    let tree = packages::tools_directory().join("ovmf");
+    let place = tree.join("usr/share/OVMF");
+    if !place.is_dir() {
+        println!("Unpacking Debian's package ovmf into {} (not installed)", tree.display());
+        packages::unpack("ovmf", &tree)?;
+    }
+    Ok(place)
+}
+
+fn qemu() -> Command {
+    let mut qemu = Command::new("qemu-system-x86_64");
+    qemu.args(["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "768", "-smp", "1"]);
+    qemu.args(["-nodefaults", "-no-user-config", "-display", "none"]);
+    qemu
+}
+
+/// A card on a tap device of this world.
+fn network(qemu: &mut Command, tap: &str) {
+    let last = tap.bytes().last().unwrap_or(0);
+    qemu.args(["-netdev", &format!("tap,id=n,ifname={tap},script=no,downscript=no")]);
+    qemu.args(["-device", &format!("virtio-net-pci,netdev=n,romfile=,mac=52:54:00:00:00:{last:02x}")]);
 }
 
 impl Drop for Machine {

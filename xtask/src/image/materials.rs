@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use appliance::Version;
 use serde_json::{Value, json};
 
 use super::Flavour;
@@ -17,7 +18,13 @@ const PROGRAMS: [&str; 5] = ["appliance-init", "wgd", "edge", "storaged", "culve
 /// In the image.
 const PLACE: &str = "usr/share/culvert";
 
-pub(super) fn write(tree: &Path, into: &Path, flavour: Flavour, kernel: &Kernel) -> Result<()> {
+pub(super) fn write(
+    tree: &Path,
+    into: &Path,
+    flavour: Flavour,
+    version: Version,
+    kernel: &Kernel,
+) -> Result<()> {
     let place = tree.join(PLACE);
     let packages = fs::read_to_string(place.join("packages.txt")).context("read the list of packages")?;
     let mut components: Vec<Value> = packages.lines().filter_map(package).collect();
@@ -30,13 +37,13 @@ pub(super) fn write(tree: &Path, into: &Path, flavour: Flavour, kernel: &Kernel)
         "bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1,
         "metadata": { "component": {
             "type": "operating-system", "name": format!("culvert-appliance-{}", flavour.name()),
-            "version": env!("CARGO_PKG_VERSION"),
+            "version": version.to_string(),
         } },
         "components": components,
     });
     let bill = serde_json::to_string_pretty(&bill)? + "\n";
     let built_as = json!({
-        "version": env!("CARGO_PKG_VERSION"), "flavour": flavour.name(), "revision": revision()?,
+        "version": version.to_string(), "flavour": flavour.name(), "revision": revision()?,
     });
     for (name, text) in [("sbom.cdx.json", bill), ("image.json", format!("{built_as}\n"))] {
         fs::write(place.join(name), &text).with_context(|| format!("write {name} into the image"))?;
