@@ -124,6 +124,7 @@ file yourself. A fetch that breaks off can be resumed for 15 minutes.\n\n\
 Examples:\n  \
   culvert share c5/2026/visits.csv --hours 48\n  \
   culvert share c5/2026/visits.csv --uses 5 --network 192.0.2.0/24\n  \
+  culvert share c5/a.csv --certificate 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08\n  \
   culvert share --revoke ID")]
     Share(ShareArguments),
     /// What an edge holds of the store's log

@@ -146,6 +146,7 @@ fn a_file_is_shared_by_a_link() {
     });
     let output = Command::new(env!("CARGO_BIN_EXE_culvert"))
         .args(["share", "c5/a b.csv", "--hours", "2", "--uses", "3", "--network", "192.0.2.0/24"])
+        .args(["--certificate", &"0d".repeat(32)])
         .env("CULVERT_SERVER", &server)
         .env("CULVERT_TOKEN", store_proto::Token::from_bytes([7; 32]).expose())
         .output()
@@ -156,6 +157,7 @@ fn a_file_is_shared_by_a_link() {
     assert!(head.starts_with("HEAD /v1/cohorts/c5/files/a%20b.csv "), "{head}");
     assert!(post.starts_with(&format!("POST /v1/files/{id}/presign ")), "{post}");
     let body: Value = serde_json::from_str(post.split_once("\r\n\r\n").unwrap().1).unwrap();
-    let expected = json!({"expires_in": 7200, "max_uses": 3, "bind": {"ip_prefix": "192.0.2.0/24"}});
+    let bind = json!({"ip_prefix": "192.0.2.0/24", "certificate_sha256": "0d".repeat(32)});
+    let expected = json!({"expires_in": 7200, "max_uses": 3, "bind": bind});
     assert_eq!(body, expected);
 }

@@ -12,7 +12,9 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use hyper::body::{Body as _, Incoming};
 use identity::Issuers;
 use ipnet::IpNet;
-use store_proto::{FileMeta, LockoutReason, Permission, PermissionRequest, Proof, RequestId, ServerRole};
+use store_proto::{
+    ClientChain, FileMeta, LockoutReason, Permission, PermissionRequest, Proof, RequestId, ServerRole,
+};
 use tokio::sync::Semaphore;
 
 use crate::answer::{self, Answer, Payload};
@@ -272,7 +274,10 @@ impl Edge {
                     return links::revoke(&asker, id).await;
                 }
                 (Plan::Link(visit), _) => {
-                    let asker = Asker::with_link(store, &live, client, request_id, *visit.link.clone());
+                    let certificate = head.extensions.get::<Arc<ClientChain>>();
+                    let certificate = certificate.map(|chain| chain.thumbprint());
+                    let link = *visit.link.clone();
+                    let asker = Asker::with_link(store, &live, client, request_id, link, certificate);
                     return links::visit(&asker, &visit).await;
                 }
                 (Plan::Receive(reception), Some(asker)) => {

@@ -21,8 +21,8 @@ use store_proto::headers::{
     CULVERT_REASON, CULVERT_STORE, IDEMPOTENCY_KEY, REPR_DIGEST, X_INTERNAL_KEY,
 };
 use store_proto::{
-    Capability, EdgeName, FileId, FileMeta, Permission, PermissionRequest, ProblemBody, ProblemKind, Proof,
-    RequestContext, RequestId, ServerRole, StoreHealth, UploadReceipt, routes,
+    Capability, ContentDigest, EdgeName, FileId, FileMeta, Permission, PermissionRequest, ProblemBody,
+    ProblemKind, Proof, RequestContext, RequestId, ServerRole, StoreHealth, UploadReceipt, routes,
 };
 use tokio::time::{sleep, timeout};
 
@@ -67,6 +67,8 @@ pub struct Asker<'a> {
     live: &'a Live,
     client: IpAddr,
     request_id: &'a RequestId,
+    /// Of one who shows a link.
+    certificate: Option<ContentDigest>,
     proof: Proof,
 }
 
@@ -248,18 +250,19 @@ impl<'a> Asker<'a> {
         request_id: &'a RequestId,
         proof: Proof,
     ) -> Self {
-        Asker { store, live, client, request_id, proof }
+        Asker { store, live, client, request_id, certificate: None, proof }
     }
 
-    /// Asks with a link as the only proof.
+    /// Asks with a link as the only proof, which may be bound to the certificate that was proven beside it.
     pub fn with_link(
         store: &'a Store,
         live: &'a Live,
         client: IpAddr,
         request_id: &'a RequestId,
         link: Capability,
+        certificate: Option<ContentDigest>,
     ) -> Self {
-        Asker { store, live, client, request_id, proof: Proof::Capability(Box::new(link)) }
+        Asker { certificate, ..Self::new(store, live, client, request_id, Proof::Capability(Box::new(link))) }
     }
 
     /// The request, as far as every question of this user goes.
@@ -271,6 +274,7 @@ impl<'a> Asker<'a> {
             timestamp_ms: self.store.clock.unix_milliseconds(),
             request_id: self.request_id.clone(),
             client_address: self.client,
+            certificate: self.certificate,
             proof: self.proof.clone(),
         };
         let mut builder = self.store.request(method, path).header(X_INTERNAL_KEY, &self.live.internal_key);

@@ -8,11 +8,12 @@ mod common;
 mod authority;
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::atomic::Ordering::SeqCst;
 
 use authority::{Authority, Client};
 use common::program::{Program, write};
-use common::{Fake, token};
-use store_proto::Proof;
+use common::{Fake, signer, token};
+use store_proto::{CapabilityClaims, CapabilityMethod, ClientChain, FileId, Proof};
 use tokio::process::Command;
 
 fn put_client(program: &Program, name: &str, client: &Client) {
@@ -72,6 +73,42 @@ async fn a_certificate_is_shown_to_storaged_as_it_came_and_a_token_goes_before_i
     assert!(matches!(shown(), Proof::Token(_)));
     assert_eq!(curl(&program, None, &["-H", &header]).await, (true, "201".into()), "one may come without");
     assert_eq!(curl(&program, None, &[]).await, (true, "401".into()));
+    assert_eq!(program.stop().await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn beside_a_link_storaged_hears_which_certificate_was_proven() {
+    let fake = Fake::start().await;
+    fake.state.file_size.store(10, SeqCst);
+    let authority = Authority::new("ward");
+    let (program, _folder) = start(&fake, &authority, "").await;
+    let ada = authority.client(&["ada@example.org"], 7, 2090);
+    put_client(&program, "ada", &ada);
+    let link = signer().sign(CapabilityClaims {
+        id: FileId::from_bytes([2; 16]),
+        method: CapabilityMethod::Get,
+        file_id: FileId::from_bytes([1; 16]),
+        expires_s: u64::MAX,
+        range: None,
+        network: None,
+        certificate: None,
+    });
+    let opened = async |client: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--fail", "--max-time", "20", "-o", "/dev/null", "--cacert"]);
+        curl.arg(program.file("chain.pem")).args(client.iter().map(|word| match *word {
+            "--cert" | "--key" => (*word).into(),
+            name => program.file(name).into_os_string(),
+        }));
+        curl.arg(format!("https://{}/p/{}", program.public, link.expose()));
+        assert!(curl.status().await.expect("curl is installed").success());
+        let context = fake.state.last_context.lock().unwrap().take().unwrap();
+        assert!(matches!(context.proof, Proof::Capability(_)));
+        context.certificate
+    };
+    let thumbprint = ClientChain::new(vec![ada.der.clone()]).unwrap().thumbprint();
+    assert_eq!(opened(&["--cert", "ada.pem", "--key", "ada.key"]).await, Some(thumbprint));
+    assert_eq!(opened(&[]).await, None);
     assert_eq!(program.stop().await, 0);
 }
 

@@ -65,6 +65,7 @@ async fn what_is_no_link_and_no_request_for_one_is_refused() {
         expires_s: u64::MAX,
         range: None,
         network: None,
+        certificate: None,
     });
     let mut client = edge.connect().await;
     let refused = client.ask(format!("GET /p/{} HTTP/1.1\r\nHost: e\r\n\r\n", forged.expose())).await;

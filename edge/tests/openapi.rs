@@ -27,6 +27,7 @@ fn sample(path: &str) -> String {
         expires_s: 1,
         range: None,
         network: None,
+        certificate: None,
     });
     path.replace("{cohort}", "alpha")
         .replace("{path}", "a.bin")

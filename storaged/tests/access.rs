@@ -12,7 +12,10 @@ use http::{Method, StatusCode};
 use serde_json::{Value, json};
 use storaged::ledger::access::{Settings, Wish};
 use storaged::ledger::{Action, Ending, Origin};
-use store_proto::{Capability, Cohort, FileId, Proof, Role, Token, UploadReceipt, UserName, headers, routes};
+use store_proto::{
+    Capability, Cohort, ContentDigest, FileId, Proof, RequestContext, Role, Token, UploadReceipt, UserName,
+    headers, routes,
+};
 use support::{Asking, Lab};
 
 fn user(name: &str) -> UserName {
@@ -261,6 +264,21 @@ async fn a_link_opens_its_file_as_often_as_it_says() {
 
     let elsewhere = make(json!({"network": "198.51.100.0/24"})).await.json();
     assert_eq!(through(&lab, &elsewhere).send().await.problem(), "cohort-forbidden");
+
+    // Bound to a certificate: whoever else has it has nothing, and uses nothing up.
+    let ours = ContentDigest::from_bytes([9; 32]);
+    let bound = make(json!({"certificate": ours})).await.json();
+    let proving = |certificate| {
+        let capability = Capability::parse(bound["capability"].as_str().unwrap()).unwrap();
+        let proof = Proof::Capability(Box::new(capability));
+        let context = RequestContext { certificate, proof, ..lab.context("ada") }.encode();
+        through(&lab, &bound).with(headers::CULVERT_CONTEXT, &context)
+    };
+    for other in [None, Some(ContentDigest::from_bytes([8; 32]))] {
+        assert_eq!(proving(other).send().await.problem(), "cohort-forbidden");
+    }
+    assert_eq!(proving(Some(ours)).send().await.body, "0123456789");
+
     assert_eq!(make(json!({"range": [2, 10]})).await.problem(), "range-not-satisfiable");
     assert_eq!(make(json!({"expires_in": 604_801})).await.problem(), "bad-request");
 }

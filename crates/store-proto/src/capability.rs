@@ -20,7 +20,7 @@ use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::limits::{MAX_CAPABILITY_BYTES, MAX_CAPABILITY_SECONDS};
-use crate::{FileId, hex};
+use crate::{ContentDigest, FileId, hex};
 
 /// Makes a leaked link easy to find with a search, and to tell from a token.
 const PREFIX: &str = "cvc_";
@@ -31,6 +31,8 @@ const SIGNATURE_BYTES: usize = 64;
 const HAS_RANGE: u8 = 1;
 const HAS_NETWORK_V4: u8 = 2;
 const HAS_NETWORK_V6: u8 = 4;
+const HAS_CERTIFICATE: u8 = 8;
+const KNOWN_FLAGS: u8 = HAS_RANGE | HAS_NETWORK_V4 | HAS_NETWORK_V6 | HAS_CERTIFICATE;
 
 /// What a capability allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,6 +59,8 @@ pub struct CapabilityClaims {
     pub range: Option<Range<u64>>,
     /// The network it may be used from; any, if there is none.
     pub network: Option<IpNet>,
+    /// SHA-256 of the certificate that whoever uses it has to prove; any or none, if there is none.
+    pub certificate: Option<ContentDigest>,
 }
 
 impl CapabilityClaims {
@@ -65,9 +69,10 @@ impl CapabilityClaims {
         now_ms >= self.expires_s.saturating_mul(1000)
     }
 
-    /// Whether a client at this address may use it.
-    pub fn is_open_to(&self, client: IpAddr) -> bool {
+    /// Whether a client at this address, which proved this certificate or none, may use it.
+    pub fn is_open_to(&self, client: IpAddr, certificate: Option<ContentDigest>) -> bool {
         self.network.is_none_or(|network| network.contains(&client.to_canonical()))
+            && self.certificate.is_none_or(|wanted| certificate == Some(wanted))
     }
 
     fn encode(&self) -> Vec<u8> {
@@ -81,7 +86,8 @@ impl CapabilityClaims {
             CapabilityMethod::Get => 1,
             CapabilityMethod::Put => 2,
         };
-        let mut bytes = vec![VERSION, method, range | network];
+        let certificate = if self.certificate.is_some() { HAS_CERTIFICATE } else { 0 };
+        let mut bytes = vec![VERSION, method, range | network | certificate];
         bytes.extend_from_slice(self.id.as_bytes());
         bytes.extend_from_slice(self.file_id.as_bytes());
         bytes.extend_from_slice(&self.expires_s.to_be_bytes());
@@ -100,6 +106,9 @@ impl CapabilityClaims {
                 bytes.extend_from_slice(&network.network().octets());
             }
         }
+        if let Some(certificate) = &self.certificate {
+            bytes.extend_from_slice(certificate.as_bytes());
+        }
         bytes
     }
 
@@ -107,7 +116,7 @@ impl CapabilityClaims {
     fn decode(bytes: &[u8]) -> Option<CapabilityClaims> {
         let mut rest = bytes;
         let [version, method, flags] = take(&mut rest)?;
-        if version != VERSION || flags & !(HAS_RANGE | HAS_NETWORK_V4 | HAS_NETWORK_V6) != 0 {
+        if version != VERSION || flags & !KNOWN_FLAGS != 0 {
             return None;
         }
         let method = match method {
@@ -139,7 +148,11 @@ impl CapabilityClaims {
             }
             _ => return None,
         };
-        let claims = CapabilityClaims { id, method, file_id, expires_s, range, network };
+        let certificate = match flags & HAS_CERTIFICATE {
+            0 => None,
+            _ => Some(ContentDigest::from_bytes(take(&mut rest)?)),
+        };
+        let claims = CapabilityClaims { id, method, file_id, expires_s, range, network, certificate };
         // Host bits in the network would be a second spelling.
         (rest.is_empty() && claims.encode() == bytes).then_some(claims)
     }
@@ -310,13 +323,16 @@ pub struct PresignRequest {
     pub range: Option<(u64, u64)>,
 }
 
-/// From where a link may be used.
+/// From where, and by whom, a link may be used.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bind {
     /// Only from this network.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "network_text")]
     pub ip_prefix: Option<IpNet>,
+    /// Only by whoever proves the certificate with this SHA-256 (of its DER) in the handshake.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_sha256: Option<ContentDigest>,
 }
 
 impl PresignRequest {
@@ -326,7 +342,8 @@ impl PresignRequest {
             return Err("method: links are for GET".to_owned());
         }
         let PresignRequest { expires_in, max_uses, bind, range, .. } = self;
-        let new = NewCapability { file_id, expires_in, max_uses, network: bind.ip_prefix, range };
+        let Bind { ip_prefix: network, certificate_sha256: certificate } = bind;
+        let new = NewCapability { file_id, expires_in, max_uses, network, certificate, range };
         new.check().map(|()| new)
     }
 }
@@ -360,6 +377,9 @@ pub struct NewCapability {
     /// The network it may be used from.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "network_text")]
     pub network: Option<IpNet>,
+    /// SHA-256 of the certificate that whoever uses it has to prove.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<ContentDigest>,
     /// First and last byte of what it opens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub range: Option<(u64, u64)>,
@@ -415,7 +435,11 @@ mod tests {
 
     #[test]
     fn what_is_signed_verifies_and_reads_back() {
-        for claims in [example(), CapabilityClaims { range: None, network: None, ..example() }, v6()] {
+        let certificate = Some(ContentDigest::from_bytes([9; 32]));
+        let longest = CapabilityClaims { certificate, ..v6() };
+        let bound = CapabilityClaims { certificate, range: None, network: None, ..example() };
+        let short = CapabilityClaims { range: None, network: None, ..example() };
+        for claims in [example(), short, v6(), bound, longest] {
             let made = signer().sign(claims.clone());
             assert!(made.expose().len() <= MAX_CAPABILITY_BYTES, "{}", made.expose().len());
             let parsed = Capability::parse(made.expose()).unwrap();
@@ -459,11 +483,19 @@ mod tests {
         assert!(
             !claims.is_expired(claims.expires_s * 1000 - 1) && claims.is_expired(claims.expires_s * 1000)
         );
-        assert!(claims.is_open_to("192.0.2.7".parse().unwrap()));
-        assert!(claims.is_open_to("::ffff:192.0.2.7".parse().unwrap()));
-        assert!(
-            !claims.is_open_to("192.0.3.7".parse().unwrap()) && !claims.is_open_to("::1".parse().unwrap())
-        );
+        let is_open_to = |client: &str| claims.is_open_to(client.parse().unwrap(), None);
+        assert!(is_open_to("192.0.2.7") && is_open_to("::ffff:192.0.2.7"));
+        assert!(!is_open_to("192.0.3.7") && !is_open_to("::1"));
+    }
+
+    #[test]
+    fn a_bound_one_needs_its_own_certificate() {
+        let [its_own, other] = [[9; 32], [8; 32]].map(|bytes| Some(ContentDigest::from_bytes(bytes)));
+        let claims = CapabilityClaims { certificate: its_own, ..example() };
+        let client = "192.0.2.7".parse().unwrap();
+        assert!(claims.is_open_to(client, its_own));
+        assert!(!claims.is_open_to(client, other) && !claims.is_open_to(client, None));
+        assert!(example().is_open_to(client, other), "one that is not bound is open with any");
     }
 
     #[test]
@@ -527,6 +559,7 @@ mod tests {
             expires_s: 1_790_000_256,
             range: Some(10..20),
             network: Some("192.0.2.0/24".parse().unwrap()),
+            certificate: None,
         }
     }
 

@@ -8,8 +8,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::TokenDigest;
 use crate::limits::{MAX_CHAIN_BYTES, MAX_CHAIN_CERTIFICATES};
+use crate::{ContentDigest, TokenDigest};
 
 /// Too many certificates, or too long ones, or none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -45,7 +45,12 @@ impl ClientChain {
         self.0.get(1..).unwrap_or_default()
     }
 
-    /// SHA-256 of the leaf, as thumbprints are made.
+    /// SHA-256 of the leaf: what a link is bound to.
+    pub fn thumbprint(&self) -> ContentDigest {
+        ContentDigest::from_bytes(Sha256::digest(self.leaf()).into())
+    }
+
+    /// The same, where it stands for a principal.
     pub fn digest(&self) -> TokenDigest {
         TokenDigest::from_bytes(Sha256::digest(self.leaf()).into())
     }

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::limits::{MAX_CLOCK_SKEW_SECONDS, MAX_CONTEXT_HEADER_BYTES};
-use crate::{Capability, ClientChain, EdgeName, Jwt, RequestId, ServerRole, Token};
+use crate::{Capability, ClientChain, ContentDigest, EdgeName, Jwt, RequestId, ServerRole, Token};
 
 /// What stands in the header.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -29,6 +29,9 @@ pub struct RequestContext {
     pub request_id: RequestId,
     /// Whom edge serves, as edge saw it.
     pub client_address: IpAddr,
+    /// Beside a link: SHA-256 of the certificate that the client proved to edge, for a link that is bound to one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate: Option<ContentDigest>,
     /// What the user showed.
     pub proof: Proof,
 }
@@ -194,6 +197,7 @@ mod tests {
             timestamp_ms: 1_790_000_000_000,
             request_id: RequestId::parse("r-1").unwrap(),
             client_address: "2001:db8::1".parse().unwrap(),
+            certificate: None,
             proof: Proof::Token(Token::from_bytes([3; 32])),
         }
     }

@@ -51,8 +51,8 @@ pub const MAX_PERMISSION_REQUEST_BYTES: usize = 32 * 1024;
 pub const DEFAULT_LIST_LIMIT: u32 = 100;
 /// Files in one page of a listing at most: about 1 MiB of JSON with the longest paths.
 pub const MAX_LIST_LIMIT: u32 = 1000;
-/// A capability's text: prefix, version, method, ids, expiry, range, network and signature come to 190 characters at
-/// most; the rest is room for a later version.
+/// A capability's text: prefix, version, method, ids, expiry, range, network, certificate and signature come to 234 characters
+/// at most; the rest is room for a later version.
 pub const MAX_CAPABILITY_BYTES: usize = 256;
 /// Uses that one capability may be made for: a link for a class, not a public address.
 pub const MAX_CAPABILITY_USES: u32 = 10_000;

@@ -9,7 +9,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use ipnet::IpNet;
 use serde_json::{Value, json};
-use store_proto::FileId;
+use store_proto::{ContentDigest, FileId};
 
 use super::ServerArguments;
 use crate::console::{Console, printable};
@@ -32,6 +32,9 @@ pub(crate) struct ShareArguments {
     /// Only from this network, such as 192.0.2.0/24
     #[arg(long, value_name = "NETWORK")]
     network: Option<IpNet>,
+    /// Only for whoever proves the certificate with this SHA-256 (of its DER; 64 hexadecimal digits) in the TLS handshake
+    #[arg(long, value_name = "SHA256", value_parser = ContentDigest::parse)]
+    certificate: Option<ContentDigest>,
     /// Only these bytes, the first and the last
     #[arg(long, value_name = "FIRST-LAST", value_parser = parse_range)]
     range: Option<(u64, u64)>,
@@ -67,10 +70,13 @@ async fn make(
     let head = ask(arguments, credential, Method::HEAD, &source.resource(server), Bytes::new()).await?;
     let id = head.headers().get("culvert-file-id").and_then(|id| FileId::parse(id.to_str().ok()?).ok());
     let id = id.ok_or_else(|| Failure::failed("the server does not say which file that is"))?;
-    let ShareArguments { hours, uses, network, range, .. } = arguments;
+    let ShareArguments { hours, uses, network, certificate, range, .. } = arguments;
     let mut body = json!({ "expires_in": hours * 3600, "max_uses": uses });
     if let Some(network) = network {
-        body["bind"] = json!({ "ip_prefix": network.to_string() });
+        body["bind"]["ip_prefix"] = network.to_string().into();
+    }
+    if let Some(certificate) = certificate {
+        body["bind"]["certificate_sha256"] = json!(certificate);
     }
     if let Some(range) = range {
         body["range"] = json!(range);

@@ -605,6 +605,7 @@ fn links_are_made_with_a_token_and_used_without() {
         expires_s: 1,
         range: None,
         network: None,
+        certificate: None,
     };
     let link = store_proto::CapabilitySigner::from_seed(&[9; 32]).sign(claims);
     let link = format!("/p/{}", link.expose());

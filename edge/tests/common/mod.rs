@@ -316,6 +316,7 @@ fn made(asked: &store_proto::NewCapability) -> store_proto::MadeCapability {
         expires_s: asked.expires_in,
         range: asked.range.map(|(first, last)| first..last + 1),
         network: asked.network,
+        certificate: asked.certificate,
     });
     store_proto::MadeCapability { capability_id, capability, expires: "2026-11-21T00:00:00Z".into() }
 }

@@ -202,7 +202,7 @@ async fn prove(
             Ok((policy.named(owner)?, None))
         }
         Proof::Capability(shown) => {
-            let (user, claims) = capabilities::holder(store, policy, shown, context.client_address, now_ms)?;
+            let (user, claims) = capabilities::holder(store, policy, shown, context, now_ms)?;
             Ok((user, Some(claims)))
         }
     }

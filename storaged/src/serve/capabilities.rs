@@ -11,6 +11,7 @@ use hyper::Request;
 use hyper::body::Incoming;
 use store_proto::{
     Action as Asked, Capability, CapabilityClaims, CapabilityMethod, FileId, NewCapability, ProblemKind,
+    RequestContext,
 };
 
 use crate::denial::Denial;
@@ -85,6 +86,7 @@ pub async fn create(
         expires_s,
         range: asked.range.map(|(first, last)| first..last + 1),
         network: asked.network,
+        certificate: asked.certificate,
     };
     let made = serde_json::json!({
         "capability_id": id,
@@ -134,12 +136,12 @@ pub async fn revoke(id: FileId, admitted: &Admitted, store: &Arc<Store>) -> Resu
     }
 }
 
-/// For whom a link speaks, if it is ours, has not ended and may be used from here.
+/// For whom a link speaks, if it is ours, has not ended and may be used from here and by this client.
 pub fn holder(
     store: &Store,
     policy: &Policy,
     shown: &Capability,
-    client: std::net::IpAddr,
+    context: &RequestContext,
     now_ms: u64,
 ) -> Result<(User, CapabilityClaims), Denial> {
     let claims = shown.verify(&store.signer.key()).map_err(|_| Denial::Capability)?;
@@ -148,7 +150,7 @@ pub fn holder(
     if claims.is_expired(now_ms) || link.has_ended(now_ms) {
         return Err(Denial::CapabilityEnded);
     }
-    if !claims.is_open_to(client) || claims.file_id != link.file_id {
+    if !claims.is_open_to(context.client_address, context.certificate) || claims.file_id != link.file_id {
         return Err(Denial::CapabilityScope);
     }
     let user = match link.vouched {

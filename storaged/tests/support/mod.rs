@@ -321,6 +321,7 @@ pub(crate) fn context(token: Token) -> RequestContext {
         timestamp_ms: daemon::Clock.unix_milliseconds(),
         request_id: RequestId::parse("r-1").unwrap(),
         client_address: "192.0.2.9".parse().unwrap(),
+        certificate: None,
         proof: Proof::Token(token),
     }
 }

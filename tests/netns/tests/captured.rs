@@ -128,6 +128,7 @@ fn ask(scene: &Scene, method_and_path: &str, proof: Option<Proof>, body: &str) -
             timestamp_ms: daemon::Clock.unix_milliseconds(),
             request_id: RequestId::parse("r-1").context("a request's id")?,
             client_address: [203, 0, 113, 2].into(),
+            certificate: None,
             proof,
         };
         head.push(format!("culvert-context: {}", context.encode()));

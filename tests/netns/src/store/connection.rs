@@ -133,6 +133,7 @@ impl Connection {
             timestamp_ms: wall_ms()?,
             request_id: RequestId::parse("store-test")?,
             client_address: [192, 0, 2, 9].into(),
+            certificate: None,
             proof: Proof::Token(self.token.clone()),
         };
         Ok(context.encode())
