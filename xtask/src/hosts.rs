@@ -85,13 +85,14 @@ const fn needed<T>(name: &'static str, run: fn(&mut T) -> Result<()>) -> Step<T>
     Step { name, needed: true, run }
 }
 
-const BY_HAND: [Step<Pair>; 12] = [
+const BY_HAND: [Step<Pair>; 13] = [
     needed("packages_install_on_a_bare_host_and_start_nothing", pair::install),
     needed("a_tunnel_comes_up_as_the_installation_page_says", pair::tunnel),
     needed("the_first_file_goes_up_and_comes_back", pair::first_file),
     step("edge_and_storaged_have_the_tunnel_and_nothing_else", sandbox::network),
     step("no_thread_has_a_capability_or_is_unfiltered", sandbox::privileges),
     step("edge_can_write_nowhere_and_sees_no_secret_of_others", sandbox::files),
+    step("an_agent_tells_of_a_daemon_that_is_gone_and_has_keys_handed_over", sandbox::agent),
     step("a_restart_of_both_wgds_breaks_no_transfer", operation::tunnel_restart),
     step("a_daemon_whose_loop_hangs_is_restarted", operation::watchdog),
     step("a_root_key_from_the_encrypted_credential_store", operation::credential),

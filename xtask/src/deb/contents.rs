@@ -36,7 +36,7 @@ const UNITS: &str = "usr/lib/systemd/system";
 
 /// All of them.
 pub(super) fn packages() -> Vec<Package> {
-    vec![culvert(), wgd(), edge(), storaged()]
+    vec![culvert(), wgd(), edge(), storaged(), agent()]
 }
 
 fn culvert() -> Package {
@@ -72,6 +72,7 @@ fn culvert() -> Package {
 fn wgd() -> Package {
     let mut files = daemon("wgd");
     for (source, unit) in [
+        ("systemd/culvert-netns.service", "culvert-netns.service"),
         ("systemd/culvert-netns@.service", "culvert-netns@.service"),
         ("systemd/wgd@.service", "wgd@.service"),
         ("systemd/wgd-admin@.socket", "wgd-admin@.socket"),
@@ -109,6 +110,36 @@ fn wgd() -> Package {
                       work with it. Before the first packet it gives up every capability and most\n system calls.\n \
                       .\n With its units the tunnel stands in a network namespace of its own, which is all the\n \
                       network that edge and storaged have.",
+        files,
+    }
+}
+
+/// The program is `culvert`'s.
+fn agent() -> Package {
+    let mut files = Vec::from(common("culvert-agent"));
+    for (source, unit) in [
+        ("systemd/culvert-agent.service", "culvert-agent.service"),
+        ("systemd/culvert-agent-events.socket", "culvert-agent-events.socket"),
+        ("systemd/culvert-agent-keys.path", "culvert-agent-keys.path"),
+        ("systemd/culvert-agent-keys.service", "culvert-agent-keys.service"),
+    ] {
+        files.push((Source::Deploy(source), format!("{UNITS}/{unit}")));
+    }
+    files.extend([
+        (Source::Deploy("sysusers.d/culvert-agent.conf"), "usr/lib/sysusers.d/culvert-agent.conf".to_owned()),
+        (Source::Deploy("tmpfiles.d/culvert-agent.conf"), "usr/lib/tmpfiles.d/culvert-agent.conf".to_owned()),
+        (Source::Deploy("examples/agent.toml"), "usr/share/doc/culvert-agent/examples/agent.toml".to_owned()),
+    ]);
+    Package {
+        name: "culvert-agent",
+        section: "net",
+        depends: vec!["culvert (= #VERSION#)", "wgd (= #VERSION#)", "systemd"],
+        recommends: vec!["ca-certificates"],
+        suggests: Vec::new(),
+        summary: "alerts of a Culvert appliance, and keys of identity providers",
+        description: " The daemons of a Culvert appliance have the tunnel for a network. This runs `culvert agent` beside \
+                      them, in the\n host's network: it tells webhooks and log servers of what is wrong, and fetches the \
+                      keys of identity providers.",
         files,
     }
 }

@@ -4,7 +4,7 @@
 use anyhow::{Result, ensure};
 
 use super::host::Host;
-use super::pair::Pair;
+use super::pair::{Pair, SOON};
 
 fn daemons(pair: &Pair) -> [(&Host, &'static str); 2] {
     [(&pair.web, "edge.service"), (&pair.services, "storaged.service")]
@@ -47,27 +47,33 @@ pub(super) fn privileges(pair: &mut Pair) -> Result<()> {
     for (host, unit) in
         daemons(pair).into_iter().chain([(&pair.web, "wgd@wg0.service"), (&pair.services, "wgd@wg0.service")])
     {
-        let pid = host.main_pid(unit)?;
-        let status = host.run(&format!("cat /proc/{pid}/task/*/status"))?;
-        let threads = status.lines().filter(|line| line.starts_with("Pid:")).count();
-        for (key, good) in [
-            ("CapEff:", "0000000000000000"),
-            ("CapPrm:", "0000000000000000"),
-            ("CapInh:", "0000000000000000"),
-            ("CapBnd:", "0000000000000000"),
-            ("CapAmb:", "0000000000000000"),
-            ("NoNewPrivs:", "1"),
-            ("Seccomp:", "2"),
-        ] {
-            let found: Vec<&str> =
-                status.lines().filter_map(|line| line.strip_prefix(key)).map(str::trim).collect();
-            ensure!(
-                found.len() == threads && found.iter().all(|value| *value == good),
-                "{unit}: {key} {found:?} in {threads} threads"
-            );
-        }
-        ensure!(!status.lines().any(|line| line.starts_with("Uid:\t0\t")), "{unit} runs as root");
+        is_bare(host, unit)?;
     }
+    Ok(())
+}
+
+/// No thread of a unit's main process has a capability, a way to one, or no filter.
+fn is_bare(host: &Host, unit: &str) -> Result<()> {
+    let pid = host.main_pid(unit)?;
+    let status = host.run(&format!("cat /proc/{pid}/task/*/status"))?;
+    let threads = status.lines().filter(|line| line.starts_with("Pid:")).count();
+    for (key, good) in [
+        ("CapEff:", "0000000000000000"),
+        ("CapPrm:", "0000000000000000"),
+        ("CapInh:", "0000000000000000"),
+        ("CapBnd:", "0000000000000000"),
+        ("CapAmb:", "0000000000000000"),
+        ("NoNewPrivs:", "1"),
+        ("Seccomp:", "2"),
+    ] {
+        let found: Vec<&str> =
+            status.lines().filter_map(|line| line.strip_prefix(key)).map(str::trim).collect();
+        ensure!(
+            found.len() == threads && found.iter().all(|value| *value == good),
+            "{unit}: {key} {found:?} in {threads} threads"
+        );
+    }
+    ensure!(!status.lines().any(|line| line.starts_with("Uid:\t0\t")), "{unit} runs as root");
     Ok(())
 }
 
@@ -104,6 +110,13 @@ pub(super) fn files(pair: &mut Pair) -> Result<()> {
             format!("setpriv --reuid=edge --regid=edge --clear-groups sh -c \"echo x > {place}/x\"");
         ensure!(!inside(web, "edge.service", "-m", &as_edge)?, "edge can write to {place}");
     }
+    // Of wgd's units each has one device.
+    for host in [web, &pair.services] {
+        let only_tun = "test -c /dev/net/tun && ! test -e /dev/kmsg && ! test -e /dev/kvm";
+        ensure!(inside(host, "wgd@wg0.service", "-m", only_tun)?, "wgd has other devices than its own");
+        let exposed = host.run("systemctl show --property=Result culvert-netns@wg0 culvert-netns")?;
+        ensure!(exposed.matches("Result=success").count() == 2, "the namespace's units: {exposed}");
+    }
     // What it needs, storaged has.
     ensure!(
         inside(
@@ -113,6 +126,54 @@ pub(super) fn files(pair: &mut Pair) -> Result<()> {
             "test -w /srv/culvert -a -w /var/lib/culvert/storaged"
         )?,
         "storaged cannot write"
+    );
+    Ok(())
+}
+
+/// Installed, run and purged again: it tells of a daemon that is gone, and edge is handed the keys that it brings.
+pub(super) fn agent(pair: &mut Pair) -> Result<()> {
+    let web = &pair.web;
+    web.run("cd /root/packages-1 && dpkg --force-confold --install culvert-agent_*.deb 2>&1")?;
+    ensure!(!web.succeeds("systemctl is-active culvert-agent")?, "the agent was started");
+    web.write(
+        "/etc/culvert/agent.toml",
+        0o644,
+        "profile = \"production\"\nwgd_user = \"wgd\"\npatience_seconds = 0\n\
+         keys_directory = \"/var/lib/culvert-agent/keys\"\n\
+         [[watch]]\nname = \"wgd\"\naddress = \"127.0.0.1:9586\"\n\
+         [[watch]]\nname = \"edge\"\naddress = \"127.0.0.1:9587\"\n\
+         [[syslog]]\nserver = \"udp://192.0.2.1:5514\"\n",
+    )?;
+    web.run("culvert agent --check-config && systemctl enable --now culvert-agent culvert-agent-keys.path")?;
+    is_bare(web, "culvert-agent.service")?;
+    for secret in ["/etc/wireguard/wg0.key", "/etc/culvert/internal.key", "/etc/culvert/tls.key"] {
+        let as_agent =
+            format!("setpriv --reuid=culvert-agent --regid=culvert-agent --clear-groups cat {secret}");
+        ensure!(!inside(web, "culvert-agent.service", "-m", &as_agent)?, "the agent sees {secret}");
+    }
+    // As the agent writes it: a new file in place of another.
+    web.run(
+        "cd /var/lib/culvert-agent/keys && setpriv --reuid=culvert-agent --regid=culvert-agent --clear-groups \
+         sh -c 'echo {} > x.partial && mv x.partial x.jwks'",
+    )?;
+    web.until(
+        "edge is handed its files anew",
+        SOON,
+        "journalctl -u edge --output=cat | grep -q 'configuration reloaded'",
+    )?;
+    // storaged does not run here, and nothing came of that.
+    ensure!(web.run("systemctl list-units --failed --no-legend")?.is_empty(), "a unit failed");
+    web.run("systemctl stop edge edge-metrics.socket")?;
+    let told = "journalctl -u culvert-agent --output=cat | grep alert | grep -q 'edge: answers'";
+    web.until("the agent tells of edge", SOON, told)?;
+    web.run("systemctl start edge-metrics.socket edge")?;
+    web.until("edge is ready", SOON, "curl -fs http://127.0.0.1:9587/readyz")?;
+    web.run(
+        "systemctl disable --now culvert-agent culvert-agent-keys.path && dpkg --purge culvert-agent 2>&1",
+    )?;
+    ensure!(
+        !web.succeeds("test -e /var/lib/culvert-agent || systemctl cat culvert-agent")?,
+        "the agent's package leaves something"
     );
     Ok(())
 }
