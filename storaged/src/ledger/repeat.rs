@@ -6,7 +6,7 @@
 //!
 //! **Invariant:** neither key nor request stands here, only what both together are blinded to: without the client's
 //! own key nobody can try names against a row, so it may lie under the store's key and outlive the file. Of each user
-//! as many keys are kept as a ring has places; the oldest makes room.
+//! as many keys are kept as a ring has places; the oldest that is over makes room, never one that is under way.
 
 use serde::{Deserialize, Serialize};
 use store_proto::{
@@ -19,6 +19,8 @@ use crate::ledger::state::{StateTable, View};
 use crate::ledger::tables::CorruptError;
 use crate::limits::{REPEATS_KEPT_MS, REPEATS_PER_USER};
 
+/// Keys of one user. Tests use few, so that they can have more.
+const RING: u32 = if cfg!(test) { 8 } else { REPEATS_PER_USER };
 /// A user and a key, blinded → what it named.
 pub const REPEATS: StateTable<RepeatRow> = StateTable::new("repeats");
 /// A user, blinded ‖ place in the ring → the key that has it, blinded.
@@ -185,16 +187,29 @@ pub(crate) fn claim(
     // One that is over may still have its place.
     remove(app, key)?;
     let user = Blinded::of(app.blind("repeat user", &[said.user.as_str().as_bytes()]));
-    let place = app.get(&NEXT, user.as_bytes())?.unwrap_or(0) % REPEATS_PER_USER;
-    if let Some(oldest) = app.get(&PLACES, &place_key(user, place))? {
-        remove(app, oldest)?;
-    }
+    let next = app.get(&NEXT, user.as_bytes())?.unwrap_or(0);
+    let Some(place) = free_place(app, user, next)? else { return Ok(None) };
     let request = said.blinded_request(app);
     let row = RepeatRow { expires_ms: 0, file_id, place, request, state: State::Open, upload, user, v: 1 };
     app.put(&REPEATS, key.as_bytes(), &row)?;
     app.put(&PLACES, &place_key(user, place), &key)?;
-    app.put(&NEXT, user.as_bytes(), &((place + 1) % REPEATS_PER_USER))?;
+    app.put(&NEXT, user.as_bytes(), &((place + 1) % RING))?;
     Ok(Some(key))
+}
+
+/// The first place from `next` on whose key is not under way, emptied: the oldest of those that are over makes room. A user
+/// has fewer requests under way than places (`UPLOADS_PER_USER`, and a share of `limits.transfers`); if that were not so,
+/// the newcomer is refused, for whoever is under way counts on their key.
+fn free_place(app: &mut Application<'_, '_>, user: Blinded, next: u32) -> Result<Option<u32>, CorruptError> {
+    for place in (next..next + RING).map(|place| place % RING) {
+        let Some(key) = app.get(&PLACES, &place_key(user, place))? else { return Ok(Some(place)) };
+        let open = app.get(&REPEATS, key.as_bytes())?.is_some_and(|row| row.state == State::Open);
+        if !open {
+            remove(app, key)?;
+            return Ok(Some(place));
+        }
+    }
+    Ok(None)
 }
 
 /// The request is over, and this file is its answer.
@@ -272,5 +287,60 @@ impl Command {
             }
         }
         Ok(Outcome::Forgotten)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::tests::{Keys, TestTime, begin_upload, finish_upload, fresh_keys, fresh_ledger};
+    use crate::ledger::{Ledger, upload};
+
+    #[test]
+    fn a_request_under_way_keeps_its_key_however_many_come_after_it() {
+        let (keys, time) = (fresh_keys(), TestTime::default());
+        let ledger = fresh_ledger(&keys, &time);
+        let first = begin(&ledger, &keys, 0, 0).unwrap();
+        for number in 1..=20 {
+            let intent = begin(&ledger, &keys, number, number).unwrap();
+            finish(&ledger, intent, number);
+        }
+        assert_eq!(begin(&ledger, &keys, 0, 100), None, "it is under way");
+        assert_eq!(begin(&ledger, &keys, 20, 101), None, "it made a file");
+        let forgotten = begin(&ledger, &keys, 1, 102);
+        assert!(forgotten.is_some(), "the oldest that were over made room");
+        for number in 30..36 {
+            assert!(begin(&ledger, &keys, number, number).is_some(), "{number}");
+        }
+        assert_eq!(begin(&ledger, &keys, 40, 40), None, "all places are of requests under way");
+        finish(&ledger, first, 0);
+        assert!(begin(&ledger, &keys, 40, 41).is_some(), "one is over");
+    }
+
+    fn begin(ledger: &Ledger, keys: &Keys, key: u8, file: u8) -> Option<u64> {
+        let (cohort, path) = ("c1", format!("f{file}"));
+        let mut command = begin_upload(keys, cohort, &path, FileId::from_bytes([file; 16]));
+        if let upload::Command::Begin { wanted, said, .. } = &mut command {
+            let named = Named {
+                cohort: &wanted.cohort,
+                path: &wanted.path,
+                replaces: None,
+                file_type: None,
+                attributes: &wanted.attributes,
+            };
+            let key = IdempotencyKey::from_field(&format!("\"key-{key}\"")).unwrap();
+            *said = Some(Said::whole(UserName::parse("ada").unwrap(), key, &named));
+        }
+        let outcome = ledger.submit_blocking(command).unwrap();
+        let upload::Outcome::Begun { intent, .. } = outcome else {
+            assert_eq!(outcome, upload::Outcome::KeyTaken);
+            return None;
+        };
+        Some(intent)
+    }
+
+    fn finish(ledger: &Ledger, intent: u64, file: u8) {
+        let command = finish_upload(intent, FileId::from_bytes([file; 16]), 1);
+        assert!(matches!(ledger.submit_blocking(command).unwrap(), upload::Outcome::Stored(_)));
     }
 }

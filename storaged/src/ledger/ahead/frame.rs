@@ -61,7 +61,16 @@ impl Envelope<'_> {
     }
 
     /// The frame that begins at a place, if one stands there and opens.
-    fn open(&self, storage: &dyn StorageBackend, length: u64, at: u64) -> io::Result<Option<Found>> {
+    ///
+    /// `in_vain` counts the bytes that did not open. Frames do not overlap, so what storaged wrote has no more of them than
+    /// the file is long, however it was damaged; heads that claim more would make a start read for hours.
+    fn open(
+        &self,
+        storage: &dyn StorageBackend,
+        length: u64,
+        at: u64,
+        in_vain: &mut u64,
+    ) -> io::Result<Option<Found>> {
         let mut head = [0; HEAD_BYTES];
         let sealed_at = at + HEAD_BYTES as u64;
         if sealed_at > length {
@@ -79,7 +88,17 @@ impl Envelope<'_> {
         }
         let mut sealed = vec![0; usize::try_from(bytes).expect("it fits the file")];
         storage.read(sealed_at, &mut sealed)?;
-        let Ok(plain) = row::open(self.key, &self.aad(mark, &before), &sealed) else { return Ok(None) };
+        let Ok(plain) = row::open(self.key, &self.aad(mark, &before), &sealed) else {
+            *in_vain += u64::from(bytes);
+            if *in_vain > 2 * length {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "it has more heads of frames that do not open than storaged can have written: move it away, and \
+                     `culvert restore --replay` brings back from the journal mirror what the ledger lacks",
+                ));
+            }
+            return Ok(None);
+        };
         let (after, end) = (after(&before, &sealed), end.next_multiple_of(BLOCK_BYTES));
         Ok(Some(Found { at, mark, plain, before, after, end }))
     }
@@ -115,19 +134,28 @@ pub struct Walk<'a> {
     at: u64,
     chain: [u8; 32],
     broken_at: Option<u64>,
+    in_vain: u64,
 }
 
 impl<'a> Walk<'a> {
     /// From the first frame on.
     pub fn new(storage: &'a dyn StorageBackend, envelope: Envelope<'a>) -> io::Result<Walk<'a>> {
         let length = storage.len()?;
-        Ok(Walk { storage, envelope, length, at: BLOCK_BYTES, chain: CHAIN_START, broken_at: None })
+        Ok(Walk {
+            storage,
+            envelope,
+            length,
+            at: BLOCK_BYTES,
+            chain: CHAIN_START,
+            broken_at: None,
+            in_vain: 0,
+        })
     }
 
     /// The next frame that opens.
     pub fn next_frame(&mut self) -> io::Result<Option<Found>> {
         while self.at < self.length {
-            match self.envelope.open(self.storage, self.length, self.at)? {
+            match self.envelope.open(self.storage, self.length, self.at, &mut self.in_vain)? {
                 Some(found) if self.broken_at.is_some() || found.before == self.chain => {
                     (self.at, self.chain) = (found.end, found.after);
                     return Ok(Some(found));
@@ -147,4 +175,31 @@ impl<'a> Walk<'a> {
 
 fn after(before: &[u8; 32], sealed: &[u8]) -> [u8; 32] {
     Sha256::new().chain_update(before).chain_update(sealed).finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use redb::backends::InMemoryBackend;
+    use store_proto::FileId;
+
+    use super::*;
+
+    #[test]
+    fn heads_without_frames_do_not_make_a_start_read_for_hours() {
+        let (store, key) = (StoreId(FileId::from_bytes([1; 16])), Key256::from_bytes([2; 32]));
+        let envelope = Envelope { store, key: &key };
+        let (length, storage) = (1 << 20, InMemoryBackend::new());
+        storage.set_len(length).unwrap();
+        let (frame, _) = envelope.seal(2, &CHAIN_START, b"whole").unwrap();
+        storage.write(BLOCK_BYTES, &frame).unwrap();
+        for at in (2 * BLOCK_BYTES..length).step_by(BLOCK) {
+            let claimed = u32::try_from(length - at - HEAD_BYTES as u64).unwrap();
+            storage.write(at, &[MARKER.as_slice(), &claimed.to_be_bytes()].concat()).unwrap();
+        }
+        let mut walk = Walk::new(&storage, envelope).unwrap();
+        assert!(walk.next_frame().unwrap().is_some());
+        let error = walk.next_frame().err().unwrap();
+        assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+        assert!(walk.in_vain <= 3 * length, "{} bytes were read for nothing", walk.in_vain);
+    }
 }
