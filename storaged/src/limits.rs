@@ -91,10 +91,13 @@ pub const TRANSFER_WAIT: Duration = Duration::from_secs(10);
 pub const IO_PATIENCE: Duration = Duration::from_secs(50);
 /// Threads for the files of the volumes: a hung mount holds these, and nothing else.
 pub const IO_THREADS: usize = 8;
-/// Of the small objects that are synced together, every so many-th goes by itself: so that it is known what that takes.
-pub const TOGETHER_AGAIN: u32 = 256;
-/// So long at most are small objects synced one by one after that was found to be faster.
-pub const TOGETHER_PAUSE_MAX: Duration = Duration::from_secs(60);
+/// Small objects of a volume that wait for a sync of their own files: some thousand of 64 KiB, which a start after a crash
+/// makes again in a second or two …
+pub const SPOOL_BYTES: u64 = 64 * 1024 * 1024;
+/// … and each half of that is at most this share of the file system …
+pub const SPOOL_SHARE: u64 = 32;
+/// … and gets its blocks so far ahead.
+pub const SPOOL_STEP_BYTES: u64 = 1024 * 1024;
 
 /// A link of somebody whom an identity provider vouches for: nobody tells the store when they leave, so their links end
 /// with the day.

@@ -14,6 +14,7 @@ pub mod part;
 pub mod pipeline;
 pub mod pool;
 pub mod put;
+pub mod spool;
 pub mod together;
 pub mod volume;
 
@@ -26,4 +27,5 @@ pub use part::Part;
 pub use pipeline::Pipeline;
 pub use pool::Pool;
 pub use put::{Published, Put, PutError};
+pub use spool::Spool;
 pub use volume::{NasVolume, VolumeError};

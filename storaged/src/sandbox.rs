@@ -32,14 +32,14 @@ const FILES: &[SyscallRule] = &[
     allow(libc::SYS_unlinkat, "unlinkat", "removing a temporary or unpublished object"),
     allow(libc::SYS_getdents64, "getdents64", "counting unclaimed objects"),
     allow(libc::SYS_fsync, "fsync", "directories"),
-    allow(libc::SYS_fdatasync, "fdatasync", "objects and the ledger"),
+    allow(libc::SYS_fdatasync, "fdatasync", "objects, their spool and the ledger"),
     allow(
         libc::SYS_syncfs,
         "syncfs",
-        "small objects that came at the same time, by one sync of their volume",
+        "the own files of small objects, when half of their volume's spool is full",
     )
     .unseen("by the store's own scenarios, which start storaged by themselves and are not traced"),
-    allow(libc::SYS_pwrite64, "pwrite64", "pages of the ledger"),
+    allow(libc::SYS_pwrite64, "pwrite64", "pages of the ledger, and small objects in the spool"),
     allow(libc::SYS_ftruncate, "ftruncate", "growth of the ledger"),
     allow(libc::SYS_fallocate, "fallocate", "growth of the ledger")
         .unseen("the database asks for room so on some file systems, and by ftruncate on others"),

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use store_proto::FileId;
 
-use super::{Backend, Found, Reading, Region, Space, Writing};
+use super::{Backend, Found, Reading, Region, Space, Spool, Writing};
 
 /// What happens at the step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,11 +107,8 @@ impl Backend for Faulty {
     fn space(&self) -> io::Result<Space> {
         self.inner.space()
     }
-    fn settles_all(&self) -> bool {
-        self.inner.settles_all()
-    }
-    fn settle_all(&self) -> io::Result<u64> {
-        self.steps.take(|| self.inner.settle_all())
+    fn spool(&self) -> Option<Arc<Spool>> {
+        self.inner.spool()
     }
     fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()> {
         self.inner.walk(region, found)
@@ -141,8 +138,5 @@ impl Writing for FaultyWriting {
     }
     fn settle(&mut self) -> io::Result<()> {
         self.steps.take(|| self.inner.settle())
-    }
-    fn mount(&self) -> u64 {
-        self.inner.mount()
     }
 }

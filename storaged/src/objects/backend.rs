@@ -10,8 +10,11 @@
 
 use std::fmt::Debug;
 use std::io;
+use std::sync::Arc;
 
 use store_proto::FileId;
+
+use crate::objects::spool::Spool;
 
 /// A volume. All calls block; they run on the volume's [`Pool`](crate::objects::Pool).
 pub trait Backend: Send + Sync + Debug + 'static {
@@ -33,15 +36,10 @@ pub trait Backend: Send + Sync + Debug + 'static {
     fn check(&self) -> io::Result<()>;
     /// Room.
     fn space(&self) -> io::Result<Space>;
-    /// Whether [`settle_all`](Self::settle_all) is to be had.
-    fn settles_all(&self) -> bool {
-        false
-    }
-    /// Brings to the disk all that was written and published here before, names too, and says if anything of it
-    /// could not be, since this was asked the last time. It may take along what is not ours. Says what was synced:
-    /// the [`Writing::mount`] of what was written there.
-    fn settle_all(&self) -> io::Result<u64> {
-        Err(io::ErrorKind::Unsupported.into())
+    /// Where small objects are durable before they are in their own files. None: each is synced by itself. Another one
+    /// after the volume was mounted anew.
+    fn spool(&self) -> Option<Arc<Spool>> {
+        None
     }
     /// Calls back with everything that lies in one region of where objects lie.
     fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()>;
@@ -74,10 +72,6 @@ pub trait Writing: Send + Debug {
     fn publish(&mut self) -> io::Result<()>;
     /// Brings the name to the disk.
     fn settle(&mut self) -> io::Result<()>;
-    /// The number of the mount that it is written to: the same directory may be another one's by now.
-    fn mount(&self) -> u64 {
-        0
-    }
 }
 
 /// A published object.

@@ -192,6 +192,11 @@ impl Buffer {
         &self.bytes[..self.end + SEGMENT_OVERHEAD_BYTES]
     }
 
+    /// A whole stream of one segment, after [`sealed_with_header`](Self::sealed_with_header).
+    pub fn stream(&self) -> &[u8] {
+        &self.bytes[..self.end + SEGMENT_OVERHEAD_BYTES]
+    }
+
     /// Replaces what is in it by a segment: `read` fills exactly `sealed` bytes, opens them in place, and says
     /// which of them are plain and wanted. An error leaves it empty.
     pub fn refill<E>(

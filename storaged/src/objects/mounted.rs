@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nix::dir::Dir;
@@ -26,11 +25,10 @@ use crate::objects::network_fs::syncs_whole;
 pub(super) const OBJECTS: &str = "objects";
 /// Where they are written.
 pub(super) const TEMPORARY: &str = "tmp";
+/// What small objects are durable in, before their own files are.
+const SPOOL: &str = ".spool";
 /// Where an operator has put what nobody claims.
 const ASIDE: &str = "aside";
-
-/// Mounts that were opened.
-static MOUNTS: AtomicU64 = AtomicU64::new(1);
 
 /// The directories of a volume, held open: a mount that goes away below us fails and does not lead elsewhere.
 #[derive(Debug)]
@@ -40,8 +38,6 @@ pub(super) struct Mounted {
     volume: File,
     objects: OwnedFd,
     temporary: OwnedFd,
-    /// No other mount of this process has it.
-    number: u64,
     /// Whether the file system is one whose sync of everything is known to be whole, and to tell of errors.
     pub(super) syncs_all: bool,
     /// The shards whose names are known to be on the disk, a bit each.
@@ -57,7 +53,6 @@ impl Mounted {
         let syncs_all = syncs_whole(&directory);
         Ok(Mounted {
             identity: (metadata.dev(), metadata.ino()),
-            number: MOUNTS.fetch_add(1, Ordering::Relaxed),
             syncs_all,
             volume: directory,
             objects,
@@ -150,11 +145,31 @@ impl Mounted {
 
     /// Brings all that was written on this file system to the disk. Of an error in the background the system tells
     /// whoever asks next by this descriptor.
-    pub(super) fn sync_all(&self) -> io::Result<u64> {
+    pub(super) fn sync_all(&self) -> io::Result<()> {
         syncfs(&self.volume)?;
         // ext4 without a journal writes its own blocks behind the flush of the disk's cache: this flushes it again.
+        Ok(fsync(&self.volume)?)
+    }
+
+    /// Opens the file of the spool.
+    pub(super) fn spool(&self) -> io::Result<File> {
+        open_below(&self.volume, SPOOL, OFlag::O_RDWR, Mode::empty())
+    }
+
+    /// Makes it.
+    pub(super) fn make_spool(&self) -> io::Result<File> {
+        let flags = OFlag::O_RDWR | OFlag::O_CREAT | OFlag::O_EXCL;
+        let file = open_below(&self.volume, SPOOL, flags, Mode::from_bits_truncate(0o600))?;
         fsync(&self.volume)?;
-        Ok(self.number)
+        Ok(file)
+    }
+
+    /// Makes an object's own file anew from all of its bytes. Nothing of it is durable yet.
+    pub(super) fn replace(this: &Arc<Mounted>, object: FileId, sealed: &[u8]) -> io::Result<()> {
+        remove_if_there(&this.temporary, &object.to_string())?;
+        let mut writing = Mounted::create(this, object)?;
+        writing.write(sealed)?;
+        writing.publish()
     }
 
     /// Room.
@@ -296,10 +311,6 @@ impl Writing for NasWriting {
         // The name it had in `tmp` may come back after a power cut, if the file system writes the two
         // directories apart. A start removes temporaries of objects that a file has.
         Ok(fsync(self.mounted.shard(&place(self.object).0)?)?)
-    }
-
-    fn mount(&self) -> u64 {
-        self.mounted.number
     }
 }
 

@@ -7,17 +7,16 @@
 //! The plain bytes are hashed by whoever brings them, while an input/output thread seals, hashes and writes
 //! the buffer before: SHA-256 takes about as long as all the rest, so on two cores the pair runs at the speed
 //! of SHA-256 alone. What fits one buffer takes one hand-over: its temporary is made, written, synced and
-//! renamed by a single job, or made, written and renamed and then synced with others.
+//! renamed by a single job, or made, written and renamed, and synced with others in the volume's spool.
 
 use std::sync::Arc;
 
-use daemon::Clock;
 use sha2::{Digest as _, Sha256};
 use store_proto::ContentDigest;
 use tokio::sync::oneshot;
 
-use crate::objects::put::Published;
-use crate::objects::together::Turn;
+use crate::objects::put::{Published, Spooled};
+use crate::objects::spool::Spool;
 use crate::objects::{Backend, Buffer, Part, Pool, Put, PutError, TransferSlot};
 
 /// Where the bytes of one part go.
@@ -113,24 +112,17 @@ impl Pipeline {
     /// Seals and writes what is left, and makes the part an object, durably.
     pub async fn finish(mut self) -> Result<Published, PutError> {
         let open = self.settle().await?;
-        let (last, pool) = (self.buffer, self.pool);
+        let (mut last, pool) = (self.buffer, self.pool);
         match open {
-            Open::Fresh(backend, part) if backend.settles_all() => match pool.together().turn() {
-                Some(turn) => together(&pool, turn, backend, part, last).await,
+            Open::Fresh(backend, part) => match backend.spool() {
+                Some(spool) => spooled(&pool, spool, backend, part, last).await,
                 None => {
-                    let (timing, clock) = (pool.clone(), Clock);
-                    let published = pool.run(move || {
-                        let put = whole(backend.as_ref(), &part, last)?;
-                        let begun = clock.now();
-                        let published = put.publish()?;
-                        timing.together().alone(clock.now().duration_since(begun));
-                        Ok(published)
-                    });
+                    let published = pool.run(move || whole(backend.as_ref(), &part, &mut last)?.publish());
                     published.await.map_err(|_| lost())?
                 }
             },
-            open @ (Open::Fresh(..) | Open::Put(_)) => {
-                let published = pool.run(move || finished(open.put()?, last)?.publish());
+            open @ Open::Put(_) => {
+                let published = pool.run(move || finished(open.put()?, &mut last)?.publish());
                 published.await.map_err(|_| lost())?
             }
         }
@@ -162,27 +154,59 @@ impl Pipeline {
     }
 }
 
-/// An object of one segment, written; a sync of the volume that began after it had its name makes it durable.
-async fn together(
+/// An object of one segment, in its own file and in the spool; a sync of that makes it durable. Where there is no room in
+/// the spool it is synced by itself.
+async fn spooled(
     pool: &Pool,
-    turn: Turn,
+    spool: Arc<Spool>,
     backend: Arc<dyn Backend>,
     part: Part,
-    last: Buffer,
+    mut last: Buffer,
 ) -> Result<Published, PutError> {
-    let volume = Arc::clone(&backend);
-    let named = pool.run(move || whole(volume.as_ref(), &part, last)?.name());
-    let named = named.await.map_err(|_| lost())??;
-    let synced = pool.settle(&backend, turn).await;
-    named.settled(synced)
+    let turn = pool.together().turn();
+    let (volume, place) = (Arc::clone(&backend), Arc::clone(&spool));
+    let written = pool.run(move || {
+        let written = write_spooled(&place, volume.as_ref(), &part, &mut last);
+        // Asked here: a disk that hangs may hold whoever asks.
+        (written, place.due())
+    });
+    let (written, drain) = written.await.map_err(|_| lost())?;
+    if let Some(drain) = drain {
+        let spool = Arc::clone(&spool);
+        let _ended = pool.begin(move || spool.drain(drain));
+    }
+    match written? {
+        Written::Durable(published) => Ok(published),
+        Written::Spooled(written) => {
+            let synced = pool.settle(&spool, turn).await;
+            written.settled(synced, backend.as_ref())
+        }
+    }
 }
 
-fn whole(backend: &dyn Backend, part: &Part, last: Buffer) -> Result<Box<Put>, PutError> {
+fn write_spooled(
+    spool: &Arc<Spool>,
+    backend: &dyn Backend,
+    part: &Part,
+    last: &mut Buffer,
+) -> Result<Written, PutError> {
+    match spool.place(part.object, last.stream().len()) {
+        None => whole(backend, part, last)?.publish().map(Written::Durable),
+        Some(room) => whole(backend, part, last)?.spool(spool, room, last.stream()).map(Written::Spooled),
+    }
+}
+
+enum Written {
+    Durable(Published),
+    Spooled(Spooled),
+}
+
+fn whole(backend: &dyn Backend, part: &Part, last: &mut Buffer) -> Result<Box<Put>, PutError> {
     finished(Box::new(Put::begin(backend, part)?), last)
 }
 
-fn finished(mut put: Box<Put>, mut last: Buffer) -> Result<Box<Put>, PutError> {
-    put.write(&mut last, true)?;
+fn finished(mut put: Box<Put>, last: &mut Buffer) -> Result<Box<Put>, PutError> {
+    put.write(last, true)?;
     Ok(put)
 }
 

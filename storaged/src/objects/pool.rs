@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::objects::backend::Backend;
+use crate::objects::spool::Spool;
 use crate::objects::together::{Together, Turn};
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -53,18 +53,18 @@ impl Pool {
         self.begin(job).await.map_err(|_| JobLost)
     }
 
-    /// Who waits for a sync of the volume.
+    /// Who waits for a sync of the volume's spool.
     pub fn together(&self) -> &Together {
         &self.together
     }
 
-    /// Waits for a sync of the whole volume that begins after this call. The job that syncs stands in the queue behind
+    /// Waits for a sync of the spool that begins after this call. The job that syncs stands in the queue behind
     /// those who write, so it finds all who had come with whoever asked for it.
-    pub async fn settle(&self, backend: &Arc<dyn Backend>, turn: Turn) -> io::Result<u64> {
+    pub async fn settle(&self, spool: &Arc<Spool>, turn: Turn) -> io::Result<()> {
         let (told, lead) = self.together.wait(turn);
         if let Some(lead) = lead {
-            let (together, volume) = (Arc::clone(&self.together), Arc::clone(backend));
-            let _ended = self.begin(move || together.run(lead, || volume.settle_all()));
+            let (together, spool) = (Arc::clone(&self.together), Arc::clone(spool));
+            let _ended = self.begin(move || together.run(lead, || spool.sync()));
         }
         told.await.unwrap_or_else(|_lost| Err(JobLost.into()))
     }

@@ -1,15 +1,17 @@
 //! Writing a part: temporary → sealed segments → `fdatasync` → rename → `fsync` of its directory. Or, of a small one:
-//! temporary → sealed segment → rename → one sync of the volume, which several of them share.
+//! temporary → sealed segment → rename, and its bytes in the volume's spool, whose sync several of them share.
 //!
-//! **Invariant:** until [`Put::publish`] has returned, or a sync of the volume after [`Put::name`], nothing under
-//! `objects/` is promised; then the object is whole and its name durable. [`Backend::remove`] takes away whatever a failed put left,
+//! **Invariant:** until [`Put::publish`] has returned, or a sync of the spool after [`Put::spool`], nothing under
+//! `objects/` is promised; then the object is whole and its name durable, or a start makes it so. [`Backend::remove`] takes away whatever a failed put left,
 //! and must succeed before its intent may be closed. Nothing is written that was not sealed before.
 
 use std::io;
+use std::sync::Arc;
 
 use store_proto::FileId;
 use vault::stream::{Layout, Sealer};
 
+use crate::objects::spool::{Place, Spool};
 use crate::objects::{Backend, Buffer, Part, Writing};
 
 /// Why an object could not be written.
@@ -58,21 +60,21 @@ pub struct Published {
     pub blake3: [u8; 32],
 }
 
-/// A part that has its name and may be gone, or torn, after a power cut.
+/// A part that has its name and stands in the spool, which has yet to be synced.
 #[derive(Debug)]
-pub struct Named {
+pub struct Spooled {
     published: Published,
-    /// Where it was written.
-    mount: u64,
+    spool: Arc<Spool>,
 }
 
-impl Named {
-    /// After a sync that began after it was named: of what is mounted there now.
-    pub fn settled(self, synced: io::Result<u64>) -> Result<Published, PutError> {
-        let mount = synced.map_err(at("sync the volume"))?;
-        if mount != self.mount {
+impl Spooled {
+    /// After a sync of the spool that began after it stood there. A spool that is not the volume's any more was another
+    /// mount's.
+    pub fn settled(self, synced: io::Result<()>, backend: &dyn Backend) -> Result<Published, PutError> {
+        synced.map_err(at("sync the spool"))?;
+        if backend.spool().is_none_or(|spool| !Arc::ptr_eq(&spool, &self.spool)) {
             let error = io::Error::other("the volume was mounted anew while this was written");
-            return Err(PutError::Io { step: "sync the volume", error });
+            return Err(PutError::Io { step: "sync the spool", error });
         }
         Ok(self.published)
     }
@@ -120,10 +122,14 @@ impl Put {
         Ok(self.settled())
     }
 
-    /// Gives it its name, after its last segment. Whoever calls this has the volume synced next.
-    pub fn name(mut self) -> Result<Named, PutError> {
+    /// Gives it its name, and `stream`, all of its sealed bytes, a place in the spool. Whoever calls this has the spool
+    /// synced next.
+    pub fn spool(mut self, spool: &Arc<Spool>, place: Place, stream: &[u8]) -> Result<Spooled, PutError> {
         self.writing.publish().map_err(at("rename"))?;
-        Ok(Named { published: self.settled(), mount: self.writing.mount() })
+        let published = self.settled();
+        assert_eq!(published.sealed_size, stream.len() as u64, "an object of one segment is in one buffer");
+        place.write(stream, &published.blake3).map_err(at("write to the spool"))?;
+        Ok(Spooled { published, spool: Arc::clone(spool) })
     }
 
     fn settled(&self) -> Published {

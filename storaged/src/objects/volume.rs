@@ -8,9 +8,9 @@
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::sys::utsname::uname;
@@ -20,6 +20,8 @@ use store_proto::FileId;
 use crate::ledger::StoreId;
 use crate::objects::backend::{Backend, Found, Reading, Region, Space, Writing};
 use crate::objects::mounted::{Mounted, OBJECTS, TEMPORARY, open_below};
+use crate::objects::spool::Spool;
+use crate::objects::spool::ground::MountedGround;
 
 /// The marker's file name.
 pub const MARKER: &str = ".culvert-volume";
@@ -106,6 +108,10 @@ pub struct NasVolume {
     errors_are_told: bool,
     /// What is mounted there now.
     mounted: ArcSwap<Mounted>,
+    /// Where small objects are durable before their own files are.
+    spool: ArcSwapOption<Spool>,
+    /// Nothing is removed while what stands in a spool is brought to its place: it would come back.
+    taking_back: RwLock<()>,
 }
 
 impl NasVolume {
@@ -154,14 +160,19 @@ impl NasVolume {
                 expected,
             });
         }
-        let mounted = Mounted::open(directory).map_err(fail("open its directories", path))?;
+        let mounted = Arc::new(Mounted::open(directory).map_err(fail("open its directories", path))?);
         mounted.make_shards();
+        let errors_are_told = errors_are_told();
+        let spool = open_spool(name, &mounted, errors_are_told)
+            .map_err(fail("bring what stands in its spool to its place", path))?;
         Ok(NasVolume {
             name: name.to_owned(),
             path: path.to_owned(),
             marker,
-            errors_are_told: errors_are_told(),
-            mounted: ArcSwap::from_pointee(mounted),
+            errors_are_told,
+            mounted: ArcSwap::new(mounted),
+            spool: ArcSwapOption::new(spool),
+            taking_back: RwLock::default(),
         })
     }
 
@@ -174,6 +185,39 @@ impl NasVolume {
     pub fn path(&self) -> &Path {
         &self.path
     }
+
+    fn in_place(&self) -> RwLockReadGuard<'_, ()> {
+        self.taking_back.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes away what stands under an object's id, in the spool too.
+    fn without(&self, object: FileId, take: impl FnOnce(&Mounted) -> io::Result<()>) -> io::Result<()> {
+        let _in_place = self.in_place();
+        let mounted = self.mounted.load_full();
+        match self.spool() {
+            Some(spool) => spool.removing(object, || take(&mounted)),
+            None => take(&mounted),
+        }
+    }
+}
+
+/// The spool of a mount, if its file system has one: with what a dead process left in it brought to its place.
+fn open_spool(name: &str, mounted: &Arc<Mounted>, errors_are_told: bool) -> io::Result<Option<Arc<Spool>>> {
+    if !(errors_are_told && mounted.syncs_all) {
+        return Ok(None);
+    }
+    let file = match mounted.spool() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => match mounted.make_spool() {
+            Ok(file) => file,
+            Err(error) => {
+                tracing::warn!(volume = name, %error, "no spool can be made: small objects are synced one by one");
+                return Ok(None);
+            }
+        },
+        opened => opened?,
+    };
+    let spool = Spool::open(MountedGround { file, mounted: Arc::clone(mounted) })?;
+    Ok(Some(Arc::new(spool)))
 }
 
 impl Backend for NasVolume {
@@ -190,7 +234,7 @@ impl Backend for NasVolume {
     }
 
     fn remove(&self, object: FileId) -> io::Result<()> {
-        self.mounted.load().remove(object)
+        self.without(object, |mounted| mounted.remove(object))
     }
 
     fn remove_temporary(&self, object: FileId) -> io::Result<()> {
@@ -198,11 +242,12 @@ impl Backend for NasVolume {
     }
 
     fn is_absent(&self, object: FileId) -> io::Result<bool> {
-        self.mounted.load().is_absent(object)
+        let stands = self.spool().is_some_and(|spool| spool.has(object));
+        Ok(!stands && self.mounted.load().is_absent(object)?)
     }
 
     fn set_aside(&self, object: FileId) -> io::Result<()> {
-        self.mounted.load().set_aside(object)
+        self.without(object, |mounted| mounted.set_aside(object))
     }
 
     fn check(&self) -> io::Result<()> {
@@ -214,9 +259,13 @@ impl Backend for NasVolume {
         if !self.mounted.load().is_still(&directory) {
             // Unmounted and mounted again, or served anew: the marker says that it is ours. Whatever is
             // being written through the old mount fails there.
-            let mounted = Mounted::open(directory)?;
+            let mounted = Arc::new(Mounted::open(directory)?);
             mounted.make_shards();
-            self.mounted.store(Arc::new(mounted));
+            let _nobody_removes = self.taking_back.write().unwrap_or_else(PoisonError::into_inner);
+            self.spool.store(None);
+            let spool = open_spool(&self.name, &mounted, self.errors_are_told)?;
+            self.mounted.store(mounted);
+            self.spool.store(spool);
             tracing::warn!(volume = %self.name, "the volume was mounted anew and is taken back");
         }
         Ok(())
@@ -226,12 +275,8 @@ impl Backend for NasVolume {
         self.mounted.load().space()
     }
 
-    fn settles_all(&self) -> bool {
-        self.errors_are_told && self.mounted.load().syncs_all
-    }
-
-    fn settle_all(&self) -> io::Result<u64> {
-        self.mounted.load().sync_all()
+    fn spool(&self) -> Option<Arc<Spool>> {
+        self.spool.load_full()
     }
 
     fn walk(&self, region: Region, found: &mut dyn FnMut(Found)) -> io::Result<()> {
