@@ -84,10 +84,11 @@ fn idle(scene: &Scene) -> Result<()> {
     in_time(cut)?;
     let ready = culvert.status(&scene.lab.web, culvert_netns::culvert::EDGE_METRICS, "/readyz")?;
     ensure!(ready.status == 503, "edge says that it is ready: {ready:?}");
-    // From now on it is said at once, and a body is not read.
+    // From now on it is said at once, and a body is not waited for.
+    let request = culvert.request("PUT", "cut.csv").header("Content-Length", &(64_u64 << 20).to_string());
     let asked = wait::now();
-    let answer = culvert.put("cut.csv", 64 << 20, &mut Payload::new(64 << 20, 22))?;
-    says_unavailable(&answer)?;
+    let exchange = request.begin(&scene.lab.client, Place::Outer, culvert.public())?;
+    says_unavailable(&exchange.response()?)?;
     let took = wait::now().duration_since(asked);
     ensure!(took < Duration::from_millis(1_500), "a refusal took {} ms", took.as_millis());
 
