@@ -66,6 +66,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
     if options.keep {
         arguments.push("--keep".into());
     }
+    steps::require_room()?;
     let path = packages::provide()?;
     let mut build = steps::cargo();
     build.args(["build", "--release"]);

@@ -7,7 +7,7 @@ use clap::Args;
 
 use crate::results::Results;
 use crate::test::Selection;
-use crate::{packages, slow_tools, test};
+use crate::{packages, slow_tools, steps, test};
 
 #[derive(Args)]
 pub(crate) struct Options {
@@ -22,6 +22,7 @@ pub(crate) struct Options {
 }
 
 pub(crate) fn run(options: &Options) -> Result<ExitCode> {
+    steps::require_room()?;
     let path = packages::provide()?;
     if test::is_slow() {
         slow_tools::provide()?;

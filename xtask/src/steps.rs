@@ -27,6 +27,24 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Fails where there is no room for what the tests and the demo write; said at once, and not by whichever of them
+/// finds the disk full.
+pub(crate) fn require_room() -> Result<()> {
+    const LEAST_MEBIBYTES: u64 = 3 << 10;
+    for place in [std::env::temp_dir(), root()] {
+        let found = nix::sys::statvfs::statvfs(&place)
+            .with_context(|| format!("look for room in {}", place.display()))?;
+        let mebibytes = found.blocks_available().saturating_mul(found.fragment_size()) >> 20;
+        ensure!(
+            mebibytes >= LEAST_MEBIBYTES,
+            "{} has {mebibytes} MiB free, and {LEAST_MEBIBYTES} MiB are needed: make room, or set TMPDIR and \
+             CARGO_TARGET_DIR to where there is some",
+            place.display()
+        );
+    }
+    Ok(())
+}
+
 /// Prints the command line that is about to run.
 pub(crate) fn announce(command: &Command) {
     let mut line = Path::new(command.get_program())

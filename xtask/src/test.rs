@@ -40,6 +40,7 @@ pub(crate) fn is_slow() -> bool {
 }
 
 fn run_selected(filters: &[&str], variables: &[(&str, &str)]) -> Result<ExitCode> {
+    steps::require_room()?;
     let path = packages::provide()?;
     for library in [&python::TINK, &python::AGE, &python::TLOG] {
         python::provide(library)?;

@@ -19,6 +19,7 @@ pub(crate) fn cargo_deny() -> Result<PathBuf> {
     let mut install = steps::cargo();
     // The dev profile: it runs for a second per check, and an optimised build costs many minutes.
     install.args(["install", "cargo-deny", "--locked", "--profile", "dev", "--root", "target/tools"]);
+    install.env("CARGO_PROFILE_DEV_DEBUG", "false");
     ensure!(steps::run(&mut install)?, "cargo-deny could not be installed");
     Ok(own)
 }

@@ -22,6 +22,7 @@ use crate::http::{Request, Response};
 use crate::lab::{Lab, address, at};
 use crate::payload::Payload;
 use crate::program::Running;
+use crate::store::{RESERVE_BYTES, with_limits};
 use crate::tunnel::{self, Endpoint, INTERFACE, MTU, START_BOUND, Side, Tunnel};
 
 /// The programs that [`Culvert::start`] needs.
@@ -334,13 +335,11 @@ fn init_storaged(lab: &Lab, setup: &Setup, users: bool) -> Result<[String; 2]> {
     let report: Value = serde_json::from_str(&report).context("read what init printed")?;
     let path = "/etc/culvert/storaged.toml";
     let limits = format!(
-        "\n[limits]\nbody_idle_timeout_seconds = {}\n",
+        "body_idle_timeout_seconds = {}\nstate_reserve_bytes = {RESERVE_BYTES}\n",
         setup.body_idle.unwrap_or(BODY_IDLE).as_secs()
     );
-    // A table cannot come before the keys of the top.
-    let text = lab.services.read(path)?;
-    let (top, tables) = text.split_once("\n[[").context("storaged.toml has no tables")?;
-    lab.services.write(path, format!("{top}{limits}\n[[{tables}"))?;
+    let text = with_limits(&lab.services.read(path)?, &limits, RESERVE_BYTES)?;
+    lab.services.write(path, text)?;
     let token = |name: &str| -> Result<String> {
         let issued = report["tokens"].as_array().into_iter().flatten().find(|issued| issued["user"] == name);
         let token = issued.and_then(|issued| issued["token"].as_str());

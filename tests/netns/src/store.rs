@@ -34,6 +34,10 @@ use crate::lab;
 /// The name of the edge that everybody on loopback is taken for.
 const EDGE: &str = "web1";
 
+/// What uploads leave free in a lab. The default is a sixteenth of the disk up to a GiB, and a lab's disk is the
+/// machine's own: whatever else lies there would decide whether a scenario stores anything.
+pub const RESERVE_BYTES: u64 = 1 << 20;
+
 /// Where a store's parts go, and what differs from the usual.
 #[derive(Debug, Clone)]
 pub struct Layout {
@@ -45,6 +49,8 @@ pub struct Layout {
     pub volume: PathBuf,
     /// Lines of `[limits]`.
     pub limits: String,
+    /// What uploads leave free on the volume.
+    pub volume_reserve_bytes: u64,
 }
 
 impl Layout {
@@ -57,7 +63,8 @@ impl Layout {
             folder: folder.to_owned(),
             state: folder.join("state"),
             volume: folder.join("volume"),
-            limits: String::new(),
+            limits: format!("state_reserve_bytes = {RESERVE_BYTES}\n"),
+            volume_reserve_bytes: RESERVE_BYTES,
         })
     }
 }
@@ -244,9 +251,18 @@ fn free_address() -> Result<SocketAddr> {
 fn add_limits(layout: &Layout) -> Result<()> {
     let path = layout.folder.join("storaged.toml");
     let text = fs::read_to_string(&path).context("read storaged.toml")?;
+    let text = with_limits(&text, &layout.limits, layout.volume_reserve_bytes)?;
+    fs::write(&path, text).context("add limits")
+}
+
+/// What `culvert init storaged` wrote, with lines of `[limits]` and a reserve for each volume.
+pub fn with_limits(text: &str, limits: &str, volume_reserve_bytes: u64) -> Result<String> {
     // A table cannot come before the keys of the top.
     let (top, tables) = text.split_once("\n[[").context("storaged.toml has no tables")?;
-    fs::write(&path, format!("{top}\n[limits]\n{}\n[[{tables}", layout.limits)).context("add limits")
+    let volume = format!("[[volume]]\nreserve_bytes = {volume_reserve_bytes}\n");
+    let tables = format!("[[{tables}").replace("[[volume]]\n", &volume);
+    ensure!(tables.contains(&volume), "storaged.toml has no volume");
+    Ok(format!("{top}\n[limits]\n{limits}\n{tables}"))
 }
 
 /// Answers each question with [`EDGE`], for as long as this process lives.

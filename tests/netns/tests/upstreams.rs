@@ -30,6 +30,7 @@ use culvert_netns::lab::{Lab, address};
 use culvert_netns::link::{End, Link};
 use culvert_netns::program::Running;
 use culvert_netns::runner::{self, Scenario, Scene};
+use culvert_netns::store::{RESERVE_BYTES, with_limits};
 use culvert_netns::tunnel::{INTERFACE, MTU, START_BOUND, Side, start_wgd};
 use culvert_netns::wait;
 use culvert_netns::wireguard::{self, KeyPair};
@@ -82,12 +83,18 @@ fn init_south(lab: &Lab) -> Result<String> {
     lab.services.run(&["mkdir", "-p", "/etc/culvert/south"])?.success()?;
     let made = lab.services.program("/run/bin/culvert").arguments(&arguments).run(START_BOUND)?.success()?;
     let made: Value = serde_json::from_str(&made).context("read what init printed")?;
+    leave_little_free(&lab.services, "/etc/culvert/south.toml")?;
     // edge has one internal key for both.
     lab.services
         .write_secret("/etc/culvert/south/internal.key", lab.services.read("/etc/culvert/internal.key")?)?;
     let issued = made["tokens"].as_array().into_iter().flatten().find(|issued| issued["user"] == USER);
     let token = issued.and_then(|issued| issued["token"].as_str()).context("no token")?;
     Ok(token.to_owned())
+}
+
+fn leave_little_free(host: &Host, path: &str) -> Result<()> {
+    let limits = format!("state_reserve_bytes = {RESERVE_BYTES}\n");
+    host.write(path, with_limits(&host.read(path)?, &limits, RESERVE_BYTES)?)
 }
 
 fn start_south(lab: &Lab) -> Result<Running> {
@@ -278,6 +285,7 @@ impl Annex {
         let made: Value = serde_json::from_str(&made).context("read what init printed")?;
         let issued = made["tokens"].as_array().into_iter().flatten().find(|issued| issued["user"] == USER);
         let token = issued.and_then(|issued| issued["token"].as_str()).context("no token")?.to_owned();
+        leave_little_free(&host, "/etc/culvert/storaged.toml")?;
         // edge has one internal key for both.
         host.write_secret("/etc/culvert/internal.key", lab.services.read("/etc/culvert/internal.key")?)?;
         let daemon = host.daemon("storaged").at(Place::Tunnel).listener("metrics", STORAGED_METRICS);

@@ -219,7 +219,7 @@ fn report(options: &Options, sections: &[Section]) -> Result<()> {
 /// A store with room for many clients, in a directory that is made for it.
 fn new_store(folder: &std::path::Path) -> Result<Store> {
     let mut layout = Layout::below(folder)?;
-    layout.limits = "transfers = 128\nconnections = 512\n".to_owned();
+    layout.limits.push_str("transfers = 128\nconnections = 512\n");
     Store::init(layout)
 }
 
