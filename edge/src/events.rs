@@ -4,14 +4,11 @@
 //! answer, or its silence, is evidence.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use linux::unix_datagram::DatagramSocket;
-use tokio::io::Interest;
-use tokio::net::UnixDatagram;
 use tokio::sync::Notify;
-use tunnel_events::{MAX_DATAGRAM_BYTES, Message};
+use tunnel_events::Listener;
 
 /// Runs until the runtime ends. Only root's and `wgd_uid`'s datagrams count, by the kernel's word.
 pub async fn listen(
@@ -19,29 +16,10 @@ pub async fn listen(
     wgd_uid: Option<u32>,
     events: Vec<Arc<Notify>>,
 ) -> io::Result<()> {
-    // A second descriptor of the same socket tells when there is something to read.
-    let readiness = UnixDatagram::from_std(socket.as_fd().try_clone_to_owned()?.into())?;
-    let mut buffer = [0; MAX_DATAGRAM_BYTES + 1];
+    let mut listener = Listener::new(socket, wgd_uid)?;
     loop {
-        let received = match readiness.async_io(Interest::READABLE, || socket.receive(&mut buffer)).await {
-            Ok(received) => received,
-            Err(error) => {
-                tracing::debug!(%error, "event datagram");
-                continue;
-            }
-        };
-        let uid = received.credentials.uid;
-        if uid != 0 && Some(uid) != wgd_uid {
-            tracing::warn!(uid, "an event from somebody who is not wgd; ignored");
-            continue;
-        }
-        match Message::decode(&buffer[..received.length.min(buffer.len())]) {
-            Ok(Message::Event(event)) => {
-                tracing::debug!(what = ?event.what, "tunnel event");
-                events.iter().for_each(|event| event.notify_one());
-            }
-            Ok(Message::Question(_) | Message::Answer(_)) => {}
-            Err(error) => tracing::debug!(%error, "event datagram"),
-        }
+        let event = listener.next().await;
+        tracing::debug!(what = ?event.what, "tunnel event");
+        events.iter().for_each(|event| event.notify_one());
     }
 }

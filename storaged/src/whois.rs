@@ -17,7 +17,7 @@ use daemon::Clock;
 use linux::unix_datagram::DatagramSocket;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
-use tunnel_events::{Event, MAX_DATAGRAM_BYTES, Message, PeerIdentity, Question};
+use tunnel_events::{Backoff, Event, MAX_DATAGRAM_BYTES, Message, PeerIdentity, Question};
 
 use crate::limits::{WHOIS_CACHE, WHOIS_CACHE_ENTRIES, WHOIS_PENDING, WHOIS_SILENCE, WHOIS_TIMEOUT};
 
@@ -154,16 +154,19 @@ impl Whois {
     /// Hears answers and events until the runtime ends.
     pub async fn listen(&self, mut on_event: impl FnMut(Event)) -> io::Result<()> {
         let mut buffer = [0; MAX_DATAGRAM_BYTES];
+        let mut backoff = Backoff::default();
         loop {
+            backoff.wait().await;
             let mut ready = self.socket.readable().await?;
             let received = match ready.try_io(|socket| socket.get_ref().receive(&mut buffer)) {
                 Ok(Ok(received)) => received,
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, "receive from wgd");
+                    backoff.failed(&error);
                     continue;
                 }
                 Err(_would_block) => continue,
             };
+            backoff.worked();
             if !self.trusted_uids.contains(&received.credentials.uid) {
                 tracing::debug!(uid = received.credentials.uid, "a datagram that is not wgd's");
                 continue;

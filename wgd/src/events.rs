@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc::{Receiver, Sender};
-use tunnel_events::{Answer, Event, MAX_DATAGRAM_BYTES, Message, PeerIdentity, Question, What};
+use tunnel_events::{Answer, Backoff, Event, MAX_DATAGRAM_BYTES, Message, PeerIdentity, Question, What};
 use wg_proto::uapi::Epoch;
 use wg_proto::{ChangedKey, DeviceEvent, PublicKey};
 
@@ -78,16 +78,22 @@ pub(crate) async fn run(
         return;
     };
     let mut buffer = vec![0; MAX_DATAGRAM_BYTES + 1];
+    let mut backoff = Backoff::default();
     loop {
-        let receive = |socket: &DatagramSocket| socket.receive(&mut buffer);
+        let receive = async {
+            backoff.wait().await;
+            let receive = |socket: &DatagramSocket| socket.receive(&mut buffer);
+            events.socket.async_io(Interest::READABLE, receive).await
+        };
         tokio::select! {
             event = from_device.recv() => {
                 let Some(event) = event else { return };
                 inside.hear(&interface, &event);
                 events.send(&interface, &event);
             }
-            received = events.socket.async_io(Interest::READABLE, receive) => match received {
+            received = receive => match received {
                 Ok(received) => {
+                    backoff.worked();
                     let uid = received.credentials.uid;
                     if uid != 0 && !events.whois_uids.contains(&uid) {
                         tracing::debug!(uid, "whois from a user who may not ask");
@@ -104,7 +110,7 @@ pub(crate) async fn run(
                         tracing::debug!(%error, "answer a whois");
                     }
                 }
-                Err(error) => tracing::debug!(%error, "receive on the events socket"),
+                Err(error) => backoff.failed(&error),
             },
         }
     }

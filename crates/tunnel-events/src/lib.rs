@@ -9,9 +9,13 @@
 //! datagram's credentials (`SO_PASSCRED`) before they decode it.
 #![forbid(unsafe_code)]
 
+mod listener;
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+
+pub use listener::{Backoff, Listener};
 
 /// The version of this exchange.
 pub const VERSION: u8 = 1;

@@ -3,7 +3,6 @@
 //! Invariant: the board has one owner, this loop; what waits for others (looks, fetches, deliveries) does so in tasks of
 //! its own and brings its result here.
 
-use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,10 +12,8 @@ use daemon::signals::{Signal, Signals};
 use jiff::Timestamp;
 use linux::Sealed;
 use linux::unix_datagram::DatagramSocket;
-use tokio::io::Interest;
-use tokio::net::UnixDatagram;
 use tokio::sync::mpsc::{self, Sender};
-use tunnel_events::{Event, MAX_DATAGRAM_BYTES, Message, What};
+use tunnel_events::{Event, Listener, What};
 
 use super::alert::{Board, Kind, Matter, Moment};
 use super::config::{Config, Issuer, LOOK_EVERY, Watch};
@@ -138,36 +135,11 @@ fn take(board: &mut Board, found: Found, moment: Moment, patience: Duration) -> 
 
 /// Only root's and wgd's datagrams count, by the kernel's word.
 async fn hear(socket: DatagramSocket, wgd_uid: Option<u32>, found: Sender<Found>) {
-    // A second descriptor of the same socket tells when there is something to read.
-    let readiness = socket.as_fd().try_clone_to_owned().and_then(|copy| UnixDatagram::from_std(copy.into()));
-    let readiness = match readiness {
-        Ok(readiness) => readiness,
+    let mut listener = match Listener::new(socket, wgd_uid) {
+        Ok(listener) => listener,
         Err(error) => return tracing::error!(%error, "wgd's events cannot be heard"),
     };
-    let mut buffer = [0; MAX_DATAGRAM_BYTES + 1];
-    loop {
-        let received = match readiness.async_io(Interest::READABLE, || socket.receive(&mut buffer)).await {
-            Ok(received) => received,
-            Err(error) => {
-                tracing::debug!(%error, "event datagram");
-                continue;
-            }
-        };
-        let uid = received.credentials.uid;
-        if uid != 0 && Some(uid) != wgd_uid {
-            tracing::warn!(uid, "an event from somebody who is not wgd; ignored");
-            continue;
-        }
-        match Message::decode(&buffer[..received.length.min(buffer.len())]) {
-            Ok(Message::Event(event)) => {
-                if found.send(Found::Event(event)).await.is_err() {
-                    return;
-                }
-            }
-            Ok(Message::Question(_) | Message::Answer(_)) => {}
-            Err(error) => tracing::debug!(%error, "event datagram"),
-        }
-    }
+    while found.send(Found::Event(listener.next().await)).await.is_ok() {}
 }
 
 async fn look(watch: Watch, found: Sender<Found>) {
