@@ -11,7 +11,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::Version;
+use http::header::{EXPECT, HeaderValue};
+use http::{HeaderMap, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::runtime::Handle;
@@ -25,6 +26,26 @@ pub struct ClientBody {
     /// Taken by `drop` alone.
     inner: Option<Incoming>,
     lingers: bool,
+}
+
+/// Whether a client holds its body back (`Expect: 100-continue`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Waits {
+    /// Until an answer asks for it.
+    ToBeAsked,
+    /// It sends, whatever is said.
+    No,
+}
+
+impl Waits {
+    /// By the head of a request.
+    pub(crate) fn of(headers: &HeaderMap) -> Waits {
+        let expected = headers.get(EXPECT).map(HeaderValue::as_bytes);
+        match expected.is_some_and(|value| value.eq_ignore_ascii_case(b"100-continue")) {
+            true => Waits::ToBeAsked,
+            false => Waits::No,
+        }
+    }
 }
 
 impl ClientBody {

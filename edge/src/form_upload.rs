@@ -10,11 +10,11 @@ use store_proto::{Permission, PermissionRequest};
 use tokio::time::timeout;
 
 use crate::answer::Payload;
-use crate::client_body::ClientBody;
+use crate::client_body::{ClientBody, Waits};
 use crate::form::FormBody;
 use crate::plan::{Form, Reception};
 use crate::refusal::Refusal;
-use crate::store::{Asker, stored_before};
+use crate::store::Asker;
 use crate::stream::Inbound;
 
 pub(crate) async fn receive(
@@ -38,7 +38,10 @@ pub(crate) async fn receive(
     let reception = Reception::new(cohort, path, announced, max_bytes);
     let reception = match asker.permission(&reception.question()).await? {
         Permission::Upload(permission) => reception.granted(&permission)?,
-        Permission::Stored(before) => return Ok(stored_before(*before, &location)),
+        Permission::Stored(before) => {
+            let body = Inbound::Form(Box::new(body));
+            return Ok(asker.came_before(*before, body, Waits::No, &location).await);
+        }
         Permission::Download(_) | Permission::List {} => return Err(Refusal::StoreAnswer),
     };
     asker.upload(reception, Inbound::Form(Box::new(body)), &location).await

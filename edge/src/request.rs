@@ -18,7 +18,7 @@ use store_proto::{
 use tokio::sync::Semaphore;
 
 use crate::answer::{self, Answer, Payload};
-use crate::client_body::ClientBody;
+use crate::client_body::{ClientBody, Waits};
 use crate::config::Limits;
 use crate::dialect::{self, Dialect};
 use crate::gate::{By, Caller, Gate, Verdict};
@@ -29,7 +29,7 @@ use crate::plan::{Plan, Policy, plan};
 use crate::range::ByteRange;
 use crate::recent::Recent;
 use crate::refusal::Refusal;
-use crate::store::{Asker, Store, stored_before};
+use crate::store::{Asker, Store};
 use crate::stream::Inbound;
 use crate::target::Target;
 use crate::tls::Tls;
@@ -246,7 +246,8 @@ impl Edge {
                 }
                 (Plan::Begin(proof, beginning), _) => {
                     let asker = Asker::new(store, &live, client, request_id, proof);
-                    return resumable::begin(&asker, *beginning, body()?).await;
+                    let waits = Waits::of(&head.headers);
+                    return resumable::begin(&asker, *beginning, body()?, waits).await;
                 }
                 (Plan::Append(proof, addition), _) => {
                     let asker = Asker::new(store, &live, client, request_id, proof);
@@ -283,11 +284,9 @@ impl Edge {
                 (Plan::Receive(reception), Some(asker)) => {
                     return asker.upload(reception, Inbound::Raw(body()?), head.uri.path()).await;
                 }
-                (Plan::Before(before), Some(_)) => {
-                    let mut response = stored_before(*before, head.uri.path());
-                    // The body is not needed, so nothing behind it can be read.
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                    return Ok(response);
+                (Plan::Before(before), Some(asker)) => {
+                    let (body, waits) = (Inbound::Raw(body()?), Waits::of(&head.headers));
+                    return Ok(asker.came_before(*before, body, waits, head.uri.path()).await);
                 }
                 (Plan::NotModified(file), Some(_)) => return Ok(Store::not_modified(&file)),
                 (Plan::Send(transmission), Some(asker)) => {

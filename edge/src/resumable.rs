@@ -15,7 +15,7 @@ use store_proto::headers::{UPLOAD_CHECKSUM, UPLOAD_LENGTH, UPLOAD_OFFSET};
 use store_proto::{FileId, UploadState, routes};
 
 use crate::answer::Payload;
-use crate::client_body::ClientBody;
+use crate::client_body::{ClientBody, Waits};
 use crate::dialect::{Dialect, UPLOAD_COMPLETE};
 use crate::limits::TUS_VERSION;
 use crate::plan::{Addition, Beginning, Stretch};
@@ -54,6 +54,7 @@ pub(crate) async fn begin(
     asker: &Asker<'_>,
     beginning: Beginning,
     body: ClientBody,
+    waits: Waits,
 ) -> Result<Response<Payload>, Refusal> {
     let Beginning { new, dialect, first } = beginning;
     let question = serde_json::to_vec(&new).map_err(|_| Refusal::StoreAnswer)?;
@@ -62,13 +63,18 @@ pub(crate) async fn begin(
     let brings = !body.is_end_stream();
     // The same request again, and its bytes have arrived, or some of them: the client goes on behind those.
     let came_before = state.offset > 0;
-    if !came_before && (brings || (first.is_last && !state.complete)) {
+    let mut is_read = !brings;
+    if came_before {
+        let room = new.length.or(first.max_bytes).unwrap_or(u64::MAX);
+        is_read |= waits == Waits::No && asker.passed_over(Inbound::Raw(body), room).await;
+    } else if brings || (first.is_last && !state.complete) {
         state = append(asker, &state, new.length, first, body).await?;
+        is_read = true;
     }
     let mut response = Response::new(Payload::empty());
     *response.status_mut() = StatusCode::CREATED;
     tell(asker, &state, &mut response, dialect);
-    if came_before && brings {
+    if !is_read {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     insert(response.headers_mut(), header::LOCATION, &format!("/v1/uploads/{}", state.upload_id));

@@ -22,11 +22,13 @@ use store_proto::headers::{
 };
 use store_proto::{
     Capability, ContentDigest, EdgeName, FileId, FileMeta, Permission, PermissionRequest, ProblemBody,
-    ProblemKind, Proof, RequestContext, RequestId, ServerRole, StoreHealth, UploadReceipt, routes,
+    ProblemKind, Proof, RequestContext, RequestId, ServerRole, StoreHealth, StoredBefore, UploadReceipt,
+    routes,
 };
 use tokio::time::{sleep, timeout};
 
 use crate::answer::Payload;
+use crate::client_body::Waits;
 use crate::limits::{COMMIT_TIMEOUT, PERMISSION_TIMEOUT, PROOF_OF_LIFE};
 use crate::metrics::{Metrics, Side, UpstreamFailure, UpstreamMetrics};
 use crate::parts::{Fetched, Layout, PartsBody};
@@ -35,11 +37,11 @@ use crate::range::ByteRange;
 use crate::refusal::Refusal;
 use crate::request::Live;
 use crate::store_client::{Collected, Exchange, StoreClient, StoreError};
-use crate::stream::{DownloadBody, Inbound, Outgoing, UploadBody};
+use crate::stream::{DownloadBody, Inbound, Outgoing, UploadBody, pass_over};
 
-use told::{describe, digest_field, json_answer, stored};
+use told::{describe, digest_field, json_answer, stored, stored_before};
 
-pub(crate) use told::{insert, stored_before};
+pub(crate) use told::insert;
 
 /// storaged, as edge sees it.
 #[derive(Debug)]
@@ -354,6 +356,29 @@ impl<'a> Asker<'a> {
                 Err(self.store.failed(&error))
             }
         }
+    }
+
+    /// The answer to a request that came before. Its bytes are there: a client that waits to be asked for them keeps them, and
+    /// any other is heard to the end.
+    pub(crate) async fn came_before(
+        &self,
+        before: StoredBefore,
+        body: Inbound,
+        waits: Waits,
+        location: &str,
+    ) -> Response<Payload> {
+        let size = before.receipt.size;
+        let mut response = stored_before(before, location);
+        if waits == Waits::ToBeAsked || !self.passed_over(body, size).await {
+            // What is left of the body would be read as the next request.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+
+    /// Takes a body that is not needed; `false`: not to its end.
+    pub(crate) async fn passed_over(&self, body: Inbound, max_bytes: u64) -> bool {
+        pass_over(body, max_bytes, self.live.limits.idle_timeout, &self.store.metrics).await
     }
 
     /// Streams a body to storaged; `location` is the client's own name for the file.

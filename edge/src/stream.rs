@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use prometheus::{IntCounter, IntGauge};
 use store_proto::headers::{CONTENT_DIGEST, REPR_DIGEST};
@@ -242,6 +242,14 @@ impl UploadBody {
             return Poll::Ready(Some(Ok(Frame::data(Accounted::wrap(data, &self.buffered)))));
         }
     }
+}
+
+/// Takes what nobody needs of a body, to its end: a client that hears good news while it sends goes on all the same, and one
+/// whose bytes are then refused takes the news for a failure. `false`: not all came, or more than this.
+pub(crate) async fn pass_over(body: Inbound, max_bytes: u64, idle: Duration, metrics: &Metrics) -> bool {
+    let (mut body, verdict, _wanted) = UploadBody::new(body, false, max_bytes, idle, metrics);
+    while let Some(Ok(_)) = body.frame().await {}
+    verdict.error().is_none()
 }
 
 /// The digest in a body's trailers, under the one name that storaged reads. What is malformed goes on as it is: the

@@ -22,14 +22,19 @@ const FILE: &str = "/v1/cohorts/alpha/files/a.bin";
 const PROTOCOLS: [&str; 2] = ["--http2", "--http1.1"];
 
 /// curl, that sends without asking first.
-fn put(test: &TestEdge, folder: &TempDir, body: &Path, protocol: &str) -> Command {
+fn curl(test: &TestEdge, folder: &TempDir, protocol: &str, path: &str) -> Command {
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "30", protocol, "--header", "Expect:", "--cacert"]);
     curl.arg(folder.path().join("chain.pem")).arg("--header");
     curl.arg(format!("Authorization: Bearer {}", token().expose()));
-    curl.args(["--write-out", "\n%{http_code}", "-T"]).arg(body);
-    curl.arg(format!("https://{}{FILE}", test.address));
+    curl.args(["--write-out", "\n%{http_code}"]).arg(format!("https://{}{path}", test.address));
     curl.stdout(Stdio::piped()).stderr(Stdio::piped());
+    curl
+}
+
+fn put(test: &TestEdge, folder: &TempDir, body: &Path, protocol: &str) -> Command {
+    let mut curl = curl(test, folder, protocol, FILE);
+    curl.arg("-T").arg(body);
     curl
 }
 
@@ -121,6 +126,28 @@ async fn a_client_in_mid_upload_reads_that_there_is_no_room() {
         let told = put(&test, &folder, &body, protocol).output().await.unwrap();
         assert_told(&told, "507 quota", protocol);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_client_that_sends_what_came_before_reads_its_receipt() {
+    let fake = Fake::start().await;
+    fake.state.before.store(true, SeqCst);
+    fake.state.before_size.store(8_000_000, SeqCst);
+    let (test, folder) = edge(&fake, "").await;
+    let body = folder.path().join("body");
+    std::fs::write(&body, vec![1; 8_000_000]).unwrap();
+    for protocol in PROTOCOLS {
+        let mut form = curl(&test, &folder, protocol, "/v1/cohorts/alpha/files");
+        form.arg("-F").arg(format!("file=@{};filename=a.bin", body.display()));
+        for mut sending in [put(&test, &folder, &body, protocol), form] {
+            let told = sending.args(["--header", "Idempotency-Key: k"]).output().await.unwrap();
+            let said = String::from_utf8_lossy(&told.stdout);
+            let error = String::from_utf8_lossy(&told.stderr);
+            assert!(told.status.success() && said.ends_with("\n201"), "{protocol}: {said:?} {error}");
+            assert!(said.contains("\"size\":8000000"), "{protocol}: {said:?}");
+        }
+    }
+    assert_eq!(fake.state.received.load(SeqCst), 0);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

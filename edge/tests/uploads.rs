@@ -51,6 +51,18 @@ async fn a_request_that_came_before_is_answered_without_its_body() {
     assert_eq!((receipt.size, answer.header("etag")), (5, Some(receipt.etag.as_str())));
     assert_eq!(fake.state.received.load(SeqCst), 5);
     assert_eq!(answer.header("connection"), Some("close"), "what a client sends all the same is no request");
+    // One that does not wait to be asked is heard to the end, and goes on afterwards.
+    let unasked = head.replace("Expect: 100-continue\r\n", "");
+    let mut client = edge.connect().await;
+    for _ in 0..2 {
+        let answer = client.ask(format!("{unasked}hello")).await;
+        assert_eq!((answer.status, answer.header("connection")), (201, None));
+    }
+    // What is longer than it was then is not: the answer ends the connection.
+    let longer = unasked.replace("Content-Length: 5", "Content-Length: 6");
+    let answer = edge.connect().await.ask(format!("{longer}hello!")).await;
+    assert_eq!((answer.status, answer.header("connection")), (201, Some("close")));
+    assert_eq!(fake.state.received.load(SeqCst), 5);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

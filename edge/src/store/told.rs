@@ -27,7 +27,7 @@ pub(super) fn stored(
 }
 
 /// The answer to a request that came before.
-pub(crate) fn stored_before(before: StoredBefore, location: &str) -> Response<Payload> {
+pub(super) fn stored_before(before: StoredBefore, location: &str) -> Response<Payload> {
     let StoredBefore { created, receipt } = before;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     // It was parsed from JSON.

@@ -74,6 +74,8 @@ pub struct FakeState {
     pub wrong: AtomicBool,
     /// Whether a request with a key came before.
     pub before: AtomicBool,
+    /// The size of what came then, if not 5.
+    pub before_size: AtomicU64,
     /// The one upload that resumes, if there is one.
     pub resumable: Mutex<Option<UploadState>>,
     /// What edge told of lock-outs.
@@ -208,7 +210,11 @@ async fn answer(state: Arc<FakeState>, request: Request<Incoming>) -> std::io::R
             let body = request.into_body().collect().await.unwrap().to_bytes();
             match serde_json::from_slice(&body).unwrap() {
                 PermissionRequest::Upload { key: Some(_), .. } if state.before.load(Ordering::SeqCst) => {
-                    let before = StoredBefore { created: true, receipt: receipt(5) };
+                    let size = match state.before_size.load(Ordering::SeqCst) {
+                        0 => 5,
+                        size => size,
+                    };
+                    let before = StoredBefore { created: true, receipt: receipt(size) };
                     json(200, &Permission::Stored(Box::new(before)))
                 }
                 PermissionRequest::Upload { .. } => {
