@@ -1,6 +1,7 @@
 //! Linux, as the daemons need it: one file per kernel interface, a safe API outside.
 //!
-//! **Invariant:** this is the only crate of the workspace with `unsafe` in it, and it decides nothing:
+//! **Invariant:** this is the only crate of the workspace with `unsafe` in it, but for two calls of
+//! `transport-cipher`, and it decides nothing:
 //! what a daemon may do, and why, is said by the daemon (`sandbox.rs`), never here.
 #![allow(unsafe_code, reason = "the one crate that talks to the kernel below the safe wrappers")]
 #![cfg(target_os = "linux")]
