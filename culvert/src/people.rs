@@ -179,6 +179,9 @@ pub(crate) struct Rules {
     /// The end of names that may be stored, such as csv or tar.gz; any, if none is named
     #[arg(long = "extension", value_name = "END", value_parser = parse_extension)]
     extensions: Vec<Extension>,
+    /// any, or checked: a file's first bytes must be what its name's end says
+    #[arg(long, value_name = "WORD")]
+    content: Option<String>,
     /// A file type that may be stored; any, if none is named
     #[arg(long = "file-type", value_name = "TYPE", value_parser = parse_type)]
     file_types: Vec<FileType>,
@@ -204,6 +207,7 @@ impl Rules {
             "cohort": cohort, "max_file_bytes": self.max_file_bytes, "quota_bytes": self.quota_bytes,
             "quota_files": self.quota_files, "file_types": types, "retention_days": self.retention_days,
             "extensions": extensions, "scan": self.scan, "attributes": attributes,
+            "content": self.content,
         }))
     }
 }

@@ -55,9 +55,9 @@ fn each_command_asks_for_its_verb() {
             json!({"verb": "cohort.add", "args": {"cohort": "c5", "quota_bytes": 9, "scan": "required"}}),
         ),
         (
-            vec!["cohort", "set", "c5", "--retention-days", "3", "--clear", "quota_bytes"],
+            vec!["cohort", "set", "c5", "--content", "checked", "--clear", "quota_bytes"],
             json!({"verb": "cohort.set",
-                "args": {"cohort": "c5", "retention_days": 3, "clear": ["quota_bytes"]}}),
+                "args": {"cohort": "c5", "content": "checked", "clear": ["quota_bytes"]}}),
         ),
         (
             vec!["cohort", "grant", "c5", "ann"],

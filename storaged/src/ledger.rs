@@ -35,6 +35,7 @@ pub(crate) mod remembered;
 pub mod repeat;
 pub(crate) mod seal;
 pub mod state;
+pub mod subject;
 pub mod tables;
 pub mod upload;
 pub mod usage;

@@ -7,6 +7,7 @@
 
 pub mod backend;
 pub mod buffers;
+pub mod content;
 pub mod get;
 mod mounted;
 pub mod network_fs;
@@ -23,6 +24,7 @@ mod tests;
 
 pub use backend::{Backend, Found, Reading, Region, Space, Writing};
 pub use buffers::{Buffer, Buffers, TransferSlot};
+pub use content::{Opening, OtherContent};
 pub use part::Part;
 pub use pipeline::Pipeline;
 pub use pool::Pool;

@@ -15,9 +15,10 @@ use store_proto::{
 
 use crate::access_monitor::Rule;
 use crate::denial::Denial;
-use crate::ledger::access::{Book, Scan};
+use crate::ledger::access::{Book, ContentRule, Scan};
 use crate::ledger::usage::Quota;
 use crate::limits::SCANNER_GROUP;
+use crate::objects::Opening;
 use crate::providers::Providers;
 
 /// What belongs to the host: the part of `storaged.toml` that a reload swaps.
@@ -73,6 +74,8 @@ pub struct CohortPolicy {
     pub file_types: BTreeSet<FileType>,
     /// The ends of names that may be stored; any, if there are none.
     pub extensions: BTreeSet<Extension>,
+    /// Whether a file's first bytes must be what its name's end says.
+    pub content_checked: bool,
     /// A file may not be deleted before it is so old.
     pub retention_days: Option<u32>,
     /// Whether a file is held until the scanner says that it is clean.
@@ -83,6 +86,11 @@ impl CohortPolicy {
     /// What all its files may use.
     pub fn quota(&self) -> Quota {
         Quota { bytes: self.quota_bytes, files: self.quota_files }
+    }
+
+    /// What the first bytes of a file of this name must be; none: anything.
+    pub fn opening(&self, path: &LogicalPath) -> Option<Opening> {
+        Opening::of(path.file_name()).filter(|_| self.content_checked)
     }
 
     /// Whether a file of this name and type may be stored.
@@ -226,6 +234,7 @@ impl Policy {
             attributes: rules.attributes.clone(),
             file_types: rules.file_types.clone(),
             extensions: rules.extensions.clone(),
+            content_checked: rules.content == ContentRule::Checked,
             retention_days: rules.retention_days,
             scan_required: rules.scan == Scan::Required,
         })

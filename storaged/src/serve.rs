@@ -5,7 +5,9 @@
 pub mod admission;
 pub mod answer;
 pub mod capabilities;
+mod cleanups;
 pub mod delete;
+mod derived;
 pub mod download;
 pub mod expiry;
 mod incoming;

@@ -41,6 +41,49 @@ async fn what_is_still_there_is_not_marked_whoever_says_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn admins_of_its_cohort_see_a_cleanup_over_http_and_mark_it_when_it_is_gone() {
+    let lab = Lab::start().await;
+    let disk = lab.store.volumes[0].backend.clone();
+    let (object, theirs): (FileId, FileId) = (tables::random_id().unwrap(), tables::random_id().unwrap());
+    let mut writing = disk.create(object).unwrap();
+    writing.write(b"left over").unwrap();
+    drop(writing);
+    let of = |cohort: &str| Some(Cohort::parse(cohort).unwrap());
+    let id = require_of(&lab, of("c1"), object, disk.id()).await;
+    let other = require_of(&lab, of("c2"), theirs, disk.id()).await;
+    let list = |user: &'static str, query: &str| {
+        lab.request(Method::GET, &format!("{}{query}", routes::CLEANUPS)).of_user(user).send()
+    };
+    let verify = |user: &'static str, id: u64| {
+        lab.request(Method::POST, &format!("{}/{id}/verify", routes::CLEANUPS)).of_user(user).send()
+    };
+    for user in ["ada", "vic", "aud"] {
+        assert_eq!(list(user, "?state=overdue").await.problem(), "cohort-forbidden", "{user}");
+        assert_eq!(verify(user, id).await.problem(), "cohort-forbidden", "{user}");
+    }
+    assert_eq!(list("adm", "?state=done").await.problem(), "bad-request");
+    for query in ["", "?state=pending", "?state=overdue"] {
+        let told = list("adm", query).await.json();
+        assert_eq!(told["cleanups"].as_array().unwrap().len(), 1, "{told}");
+        assert_eq!((&told["cleanups"][0]["id"], &told["cleanups"][0]["overdue"]), (&id.into(), &true.into()));
+    }
+    assert_eq!(verify("adm", other).await.problem(), "not-found");
+    let told = verify("adm", id).await;
+    assert_eq!((told.status.as_u16(), told.problem().as_str()), (409, "conflict"), "it is still there");
+    disk.remove(object).unwrap();
+    for _ in 0..2 {
+        assert_eq!(verify("adm", id).await.json()["cleaned_up"], true);
+    }
+    assert_eq!(list("adm", "").await.json()["cleanups"], serde_json::json!([]));
+    let records = lab.store.ledger.reader().records(0, 1000).unwrap();
+    let subject = format!("urn:culvert:cleanup:{id}");
+    let about = records.iter().filter(|record| record.subject_ref.as_deref() == Some(&subject));
+    let said: Vec<_> =
+        about.map(|record| record.cleanup.as_ref().unwrap().cleanup_verified_by.clone()).collect();
+    assert_eq!(said, [None, None, Some("adm".to_owned())], "asked for, still there, gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_volume_that_is_away_proves_nothing() {
     let lab = Lab::start().await;
     let object: FileId = tables::random_id().unwrap();
@@ -275,9 +318,13 @@ fn id(told: &support::Told) -> FileId {
 }
 
 async fn require(lab: &Lab, object: FileId, volume: FileId) -> u64 {
+    require_of(lab, None, object, volume).await
+}
+
+async fn require_of(lab: &Lab, cohort: Option<Cohort>, object: FileId, volume: FileId) -> u64 {
     let temporary = Temporary {
         kind: CleanupKind::UnfinishedObject,
-        cohort: None,
+        cohort,
         file_id: object,
         object,
         volume,

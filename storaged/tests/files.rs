@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::json;
-use storaged::ledger::StoreId;
-use storaged::ledger::access::{CohortRules, Scan, Wish};
+use storaged::ledger::access::{CohortRules, ContentRule, Scan, Wish};
+use storaged::ledger::{Action, Ending, StoreId};
 use storaged::objects::{Backend, NasVolume, Pool, Space};
 use storaged::volumes::VolumeState;
 use store_proto::{
@@ -283,6 +283,72 @@ async fn only_listed_ends_of_names_are_taken() {
     let new = json!({"cohort": "c1", "path": "resumed.exe"}).to_string();
     let created = lab.request(Method::POST, routes::UPLOADS).body(new).send().await;
     assert_eq!(created.problem(), "type-not-allowed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn first_bytes_are_compared_with_the_name_where_the_cohort_says_so() {
+    let lab = Lab::start().await;
+    receipt(&lab.upload("any.pdf", "MZ").send().await, 201);
+    rules(&lab, CohortRules { content: ContentRule::Checked, ..CohortRules::default() }).await;
+    let before = lab.on_volume().len();
+    let mut program = b"\x7fELF\0".to_vec();
+    program.resize(600_000, 7);
+    for (name, body) in [("a.pdf", b"MZ".to_vec()), ("a.csv", program.clone()), ("a.gz", Vec::new())] {
+        let told = lab.upload(name, body).send().await;
+        assert_eq!((told.status.as_u16(), told.problem().as_str()), (415, "type-not-allowed"), "{name}");
+    }
+    assert_eq!(lab.on_volume().len(), before, "nothing of it was written");
+    let last = lab.records().pop().unwrap();
+    assert_eq!((last.action, last.ending), (Action::FileUploadedViaStream, Some(Ending::Failed)));
+    let mut pdf = b"%PDF-1.7".to_vec();
+    pdf.resize(600_000, 7);
+    receipt(&lab.upload("a.pdf", pdf).send().await, 201);
+    receipt(&lab.upload("a", program.clone()).send().await, 201);
+
+    // In pieces, of which none alone says it, and then it is over with.
+    for length in [6, program.len()] {
+        let new = json!({"cohort": "c1", "path": "p.csv", "length": length}).to_string();
+        let told = lab.request(Method::POST, routes::UPLOADS).body(new).send().await;
+        let id = FileId::parse(told.json()["upload_id"].as_str().unwrap()).unwrap();
+        let bring = |at: usize, bytes: &[u8]| {
+            let asking = lab.request(Method::PATCH, &routes::upload(id)).body(bytes.to_vec());
+            asking.with(headers::UPLOAD_OFFSET, &at.to_string()).send()
+        };
+        assert_eq!(bring(0, b"\x7fELF").await.status, StatusCode::OK);
+        assert_eq!(bring(4, &program[4..length]).await.problem(), "type-not-allowed", "{length}");
+        let looked = lab.request(Method::HEAD, &routes::upload(id)).send().await;
+        assert_eq!(looked.status, StatusCode::NOT_FOUND, "there is nothing to resume");
+    }
+    assert_eq!(lab.on_volume().len(), before + 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_names_what_it_was_derived_from_if_that_is_open_to_its_sender() {
+    let lab = Lab::start().await;
+    let attributes = AttributeRules::parse(["site"]).unwrap();
+    rules(&lab, CohortRules { attributes, ..CohortRules::default() }).await;
+    let source = receipt(&lab.upload("raw.csv", "x").send().await, 201);
+    let others = lab.request(Method::POST, routes::UPLOAD).of_user("bob").body("theirs");
+    let others = others.with(headers::CULVERT_COHORT, "c2").with(headers::CULVERT_PATH, "f").send().await;
+    let others = receipt(&others, 201).file_id;
+    let derived = |path, from: String| {
+        let asking = lab.upload(path, "y").with(headers::CULVERT_FILE_TYPE, "duckdb");
+        asking.with(headers::CULVERT_ATTRIBUTE, &format!("derived-from={from}")).send()
+    };
+    for from in [others.to_string(), FileId::from_bytes([7; 16]).to_string(), "raw.csv".to_owned()] {
+        let told = derived("a.duckdb", from).await;
+        assert_eq!(told.problem(), "attribute-not-allowed");
+        assert!(told.json()["detail"].as_str().unwrap().contains("derived-from"), "{told:?}");
+    }
+    let made = receipt(&derived("a.duckdb", source.file_id.to_string()).await, 201);
+    let record = lab.store.ledger.reader().record(made.ledger_index).unwrap().unwrap();
+    assert_eq!(record.action, Action::NasDuckdbCreated);
+    assert_eq!(record.metadata.get("derived-from"), Some(source.file_id.to_string().as_str()));
+    assert_eq!(record.parent, Some(source.ledger_index), "it follows from the record of its source");
+    let all = format!("{}?attribute=derived-from={}", routes::cohort_files(&c1()), source.file_id);
+    let listed = lab.request(Method::GET, &all).send().await.json();
+    assert_eq!(listed["files"][0]["file_id"], made.file_id.to_string());
+    assert_eq!(listed["files"].as_array().unwrap().len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]

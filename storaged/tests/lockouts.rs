@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use http::{Method, StatusCode};
 use storaged::ledger::{Action, Ending, Metadata, Note, Origin};
-use store_proto::{EdgeName, Lockout, LockoutReason, Lockouts, PrincipalId, headers, routes};
+use store_proto::{EdgeName, Lockout, LockoutReason, Lockouts, PrincipalId, UserName, headers, routes};
 use support::Lab;
 
 fn in_a_minute(principal: Option<PrincipalId>) -> Lockout {
@@ -63,6 +63,7 @@ async fn who_asks_too_fast_is_recorded_and_not_locked_out_by_a_restart() {
     let record = records.iter().find(|it| it.action == Action::AccessRateLimited).unwrap();
     assert_eq!((record.detail.as_deref(), record.ending), (Some("principal"), Some(Ending::Denied)));
     assert_eq!(record.origin.client_address, Some(IpAddr::from([192, 0, 2, 7])));
+    assert_eq!(record.origin.user.as_ref().map(UserName::as_str), Some("internal:web1"), "no user asked");
 }
 
 #[tokio::test(flavor = "multi_thread")]

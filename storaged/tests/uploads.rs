@@ -43,6 +43,11 @@ async fn pieces_become_one_file() {
     let again = append(&lab, &id, 656_000, &bytes[656_000..]).await;
     assert_eq!(again.status, StatusCode::OK);
     assert_same_file(&again.json()["receipt"], receipt);
+    let subject = format!("urn:culvert:upload:{id}");
+    let about = lab.records().into_iter().filter(|record| record.subject_ref.as_deref() == Some(&subject));
+    let about: Vec<Action> = about.map(|record| record.action).collect();
+    let stream = Action::FileUploadedViaStream;
+    assert_eq!(about, [stream, Action::NasRawCreated, stream], "each record of the upload names it");
     let file = lab.store.ledger.reader().versions(&"c1".parse().unwrap(), &"a/b.csv".parse().unwrap());
     let parts = &file.unwrap()[0].parts;
     assert!(parts.len() <= 3, "small pieces are gathered: {parts:?}");

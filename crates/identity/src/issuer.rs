@@ -163,7 +163,7 @@ fn understand(raw: &RawIssuer, wrong: &mut dyn FnMut(&str, String)) -> Option<Is
             None
         }
     };
-    let name_hint = "a short name for records: 1 to 32 characters of a-z, 0-9 and -, beginning with a letter";
+    let name_hint = "a short name for records: 1 to 32 characters of a-z, 0-9 and -, beginning with a letter, and not `internal`";
     let name = text("name", &raw.name, name_hint, is_name);
     let url_hint = "the provider's iss, to the letter: https://…";
     let url = text("url", &raw.url, url_hint, |url| url.starts_with("https://") && fits(url));
@@ -204,7 +204,9 @@ fn understand(raw: &RawIssuer, wrong: &mut dyn FnMut(&str, String)) -> Option<Is
 }
 
 fn is_name(text: &str) -> bool {
-    (1..=ISSUER_NAME_BYTES).contains(&text.len())
+    // Before a subject it would make a daemon's name of it.
+    text != "internal"
+        && (1..=ISSUER_NAME_BYTES).contains(&text.len())
         && text.starts_with(|first: char| first.is_ascii_lowercase())
         && text.bytes().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == b'-')
 }

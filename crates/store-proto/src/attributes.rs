@@ -43,6 +43,10 @@ pub enum AttributeError {
     Rules,
 }
 
+/// The name of the attribute that says which file this one was made from, by its id. Any cohort takes it; storaged looks
+/// whether the file is there and open to the sender.
+pub const DERIVED_FROM: &str = "derived-from";
+
 /// One attribute.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attribute {
@@ -140,6 +144,11 @@ impl Attributes {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
+    /// The value of a name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+
     /// Whether this is one of them.
     pub fn has(&self, attribute: &Attribute) -> bool {
         self.0.get(&attribute.name).is_some_and(|value| *value == attribute.value)
@@ -181,8 +190,9 @@ impl AttributeRules {
     /// Whether a file with these may be stored.
     pub fn take(&self, attributes: &Attributes) -> bool {
         self.is_empty()
-            || attributes.iter().all(|(name, value)| {
-                self.0.get(name).is_some_and(|values| values.is_empty() || values.contains(value))
+            || attributes.iter().all(|(name, value)| match self.0.get(name) {
+                Some(values) => values.is_empty() || values.contains(value),
+                None => name == DERIVED_FROM,
             })
     }
 }

@@ -27,7 +27,7 @@ pub mod routes;
 pub mod token;
 pub mod upload;
 
-pub use attributes::{Attribute, AttributeError, AttributeRules, Attributes};
+pub use attributes::{Attribute, AttributeError, AttributeRules, Attributes, DERIVED_FROM};
 pub use capability::{
     Capability, CapabilityClaims, CapabilityError, CapabilityKey, CapabilityMethod, CapabilitySigner,
     MadeCapability, NewCapability, PresignRequest,

@@ -122,6 +122,22 @@ name!(
             && part.iter().all(|&c| is_lower_alphanumeric(c) || matches!(c, b'_' | b'-')))
 );
 
+impl UserName {
+    /// What the names of daemons begin with that ask for themselves.
+    const INTERNAL: &str = "internal:";
+
+    /// An edge, where it asks for itself and not for a user.
+    pub fn internal(edge: &EdgeName) -> UserName {
+        // Shorter than a user's name may be, and of characters that it may have.
+        UserName(format!("{}{}", Self::INTERNAL, edge.as_str()))
+    }
+
+    /// Whether it is the name of a daemon: nobody else may be called so.
+    pub fn is_internal(&self) -> bool {
+        self.0.starts_with(Self::INTERNAL)
+    }
+}
+
 impl Extension {
     /// Whether a file's name has it, in whatever case, behind something else.
     pub fn is_of(&self, file_name: &str) -> bool {

@@ -41,6 +41,9 @@ pub const POLICY: &str = "/internal/v1/policy";
 /// `POST`: an edge has locked somebody out; `GET`: whom it had locked out before it was started again.
 pub const LOCKOUTS: &str = "/internal/v1/lockouts";
 
+/// `GET`, with `?state=overdue`: what must go and is not gone; with `/{id}/verify` behind it `POST`: it is gone, see.
+pub const CLEANUPS: &str = "/internal/v1/cleanups";
+
 /// Where the log is shown.
 pub const LEDGER: &str = "/internal/v1/ledger/";
 /// `GET`: the newest signed checkpoint of the log, as a note; its key is in the header `Culvert-Log-Key`.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use store_proto::{AttributeRules, Cohort, EdgeName, Extension, FileId, FileType, Role, Token, UserName};
 
 use crate::admin::Admin;
-use crate::ledger::access::{self, Book, Change, CohortRules, Refusal, Scan, User, Wish};
+use crate::ledger::access::{self, Book, Change, CohortRules, ContentRule, Refusal, Scan, User, Wish};
 use crate::ledger::{Action, Ending, capability, tables};
 use crate::live::Ended;
 use crate::serve::capabilities;
@@ -66,6 +66,7 @@ impl Admin {
                 | Refusal::UnknownCohort(_)
                 | Refusal::UnknownEdge(_)
                 | Refusal::UnknownToken(_)
+                | Refusal::InternalName(_)
                 | Refusal::UserExists(_)
                 | Refusal::CohortExists(_)
                 | Refusal::EdgeExists(_)
@@ -298,6 +299,7 @@ struct CohortArgs {
     cohort: Cohort,
     extensions: Option<BTreeSet<Extension>>,
     attributes: Option<AttributeRules>,
+    content: Option<ContentRule>,
     file_types: Option<BTreeSet<FileType>>,
     max_file_bytes: Option<u64>,
     quota_bytes: Option<u64>,
@@ -337,6 +339,7 @@ impl CohortArgs {
         CohortRules {
             extensions: self.extensions.unwrap_or(rules.extensions),
             attributes: self.attributes.unwrap_or(rules.attributes),
+            content: self.content.unwrap_or(rules.content),
             file_types: self.file_types.unwrap_or(rules.file_types),
             max_file_bytes: self.max_file_bytes.or(rules.max_file_bytes),
             quota_bytes: self.quota_bytes.or(rules.quota_bytes),

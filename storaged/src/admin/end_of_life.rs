@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use store_proto::{Cohort, FileId, ProblemKind};
 
 use crate::admin::Admin;
-use crate::ledger::cleanup::{self, CleanupRow, Verifier};
+use crate::ledger::cleanup::{self, Verifier};
 use crate::ledger::hold::{self, HoldRow, Target};
 use crate::ledger::{Action, Ending, Origin, tables};
 use crate::limits::HOLDS;
@@ -31,7 +31,7 @@ impl Admin {
         let mut shown = 0_u64;
         for (id, row) in pending.iter().filter(|(_, row)| !overdue || row.is_overdue(now_ms)) {
             shown += 1;
-            send(out, cleanup_item(*id, row, now_ms)).await?;
+            send(out, row.told(*id, now_ms)).await?;
         }
         Ok(json!({ "cleanups": shown }))
     }
@@ -138,7 +138,7 @@ impl Admin {
         let (mut gone, mut still) = (0_u64, 0_u64);
         for (id, row) in reaper::pending(&self.store).map_err(unavailable)? {
             let looked = reaper::look(&self.store, id, &row, before, by(caller), Verifier::System).await;
-            let mut item = cleanup_item(id, &row, self.store.clock.unix_milliseconds());
+            let mut item = row.told(id, self.store.clock.unix_milliseconds());
             match looked.map_err(unavailable)? {
                 Look::Gone => {
                     gone += 1;
@@ -282,21 +282,6 @@ pub(super) fn unavailable(error: impl std::fmt::Display) -> AdminError {
 
 pub(super) async fn send(out: &mut Replies, item: Value) -> Result<(), AdminError> {
     out.item(item).await.map_err(|error| AdminError::new("gone", error))
-}
-
-fn cleanup_item(id: u64, row: &CleanupRow, now_ms: u64) -> Value {
-    json!({
-        "id": id,
-        "kind": row.kind.name(),
-        "cohort": row.cohort,
-        "file_id": row.file_id,
-        "cleanup_required": true,
-        "expected_cleanup_by": tables::rfc3339(row.expected_by_ms),
-        "overdue": row.is_overdue(now_ms),
-        "cleanup_attempted_count": row.attempted_count,
-        "last_error": row.last_error,
-        "cleaned_up": row.cleaned_up.is_some(),
-    })
 }
 
 fn hold_item(id: u64, row: &HoldRow) -> Value {

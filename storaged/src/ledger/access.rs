@@ -10,7 +10,7 @@ mod decide;
 #[cfg(test)]
 mod tests;
 
-pub use book::{Book, Change, CohortRules, Misfit, Scan, Settings, TokenRow, User};
+pub use book::{Book, Change, CohortRules, ContentRule, Misfit, Scan, Settings, TokenRow, User};
 pub use decide::{Command as Wish, Refusal};
 
 use std::collections::BTreeSet;

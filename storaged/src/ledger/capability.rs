@@ -13,6 +13,7 @@ use crate::ledger::application::Application;
 use crate::ledger::command::Area;
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::state::{StateTable, View};
+use crate::ledger::subject::Subject;
 use crate::ledger::tables::CorruptError;
 use crate::limits::{CAPABILITIES_PER_USER, CAPABILITY_GRACE_MS, CAPABILITY_KEPT_MS, CAPABILITY_RESUMES};
 
@@ -296,6 +297,7 @@ fn record(
     record.cohort = Some(link.cohort.clone());
     record.file_id = Some(link.file_id);
     record.detail = Some(detail);
+    record.subject_ref = Some(Subject::Link(link.id).into());
     app.append(record).map(drop)
 }
 

@@ -7,13 +7,15 @@
 //! Requirements. The fields in records have the names given there.
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use store_proto::{Cohort, FileId, UserName};
 
 use crate::ledger::application::Application;
 use crate::ledger::command::Area;
 use crate::ledger::record::{Action, Ending, Origin, Phase, Record};
 use crate::ledger::state::{StateTable, View};
-use crate::ledger::tables::CorruptError;
+use crate::ledger::subject::Subject;
+use crate::ledger::tables::{CorruptError, rfc3339};
 use crate::limits::{CLEANUP_ERROR_BYTES, CLEANUP_RETRY_FIRST_MS, CLEANUP_RETRY_LAST_MS};
 
 /// Id, big-endian → the cleanup.
@@ -167,6 +169,22 @@ impl CleanupRow {
         }
     }
 
+    /// As it is told to those who clean up.
+    pub fn told(&self, id: u64, now_ms: u64) -> Value {
+        json!({
+            "id": id,
+            "kind": self.kind.name(),
+            "cohort": self.cohort,
+            "file_id": self.file_id,
+            "cleanup_required": true,
+            "expected_cleanup_by": rfc3339(self.expected_by_ms),
+            "overdue": self.is_overdue(now_ms),
+            "cleanup_attempted_count": self.attempted_count,
+            "last_error": self.last_error,
+            "cleaned_up": self.cleaned_up.is_some(),
+        })
+    }
+
     /// Whether it should be gone and is not.
     pub fn is_overdue(&self, now_ms: u64) -> bool {
         self.cleaned_up.is_none() && self.expected_by_ms < now_ms
@@ -275,8 +293,8 @@ pub(crate) fn require(
         v: 1,
         volume,
     };
-    let mut record = about(app, kind.action(), Phase::Intent, origin, &row);
     let id = app.next_index();
+    let mut record = about(app, kind.action(), Phase::Intent, origin, (id, &row));
     record.cleanup = Some(row.fields(id));
     match kind {
         // The file's keys go with this very transaction.
@@ -319,7 +337,7 @@ fn attempted(
     row.attempted_count = row.attempted_count.saturating_add(1);
     row.next_attempt_ms = app.now_ms().saturating_add(pause.min(CLEANUP_RETRY_LAST_MS));
     row.last_error = Some(error.clone());
-    let mut record = about(app, row.kind.action(), Phase::Outcome, origin, &row);
+    let mut record = about(app, row.kind.action(), Phase::Outcome, origin, (id, &row));
     record.intent = Some(id);
     record.ending = Some(Ending::Failed);
     record.error = Some(error);
@@ -342,7 +360,7 @@ fn finish(
     }
     row.cleaned_up = Some(CleanedUp { at_ms: app.now_ms(), evidence, verified_by });
     row.last_error = None;
-    let mut record = about(app, row.kind.action(), Phase::Outcome, origin, &row);
+    let mut record = about(app, row.kind.action(), Phase::Outcome, origin, (id, &row));
     record.intent = Some(id);
     record.ending = Some(Ending::Succeeded);
     record.cleanup = Some(row.fields(id));
@@ -357,11 +375,12 @@ fn about(
     action: Action,
     phase: Phase,
     origin: Origin,
-    row: &CleanupRow,
+    (id, row): (u64, &CleanupRow),
 ) -> Record {
     let mut record = app.record(action, phase, origin);
     record.cohort.clone_from(&row.cohort);
     record.file_id = Some(row.file_id);
+    record.subject_ref = Some(Subject::Cleanup(id).into());
     record
 }
 

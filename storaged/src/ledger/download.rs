@@ -82,6 +82,7 @@ impl Command {
                     replaces: None,
                     reserved_bytes: 0,
                     scan_required: false,
+                    upload: None,
                     v: 1,
                 };
                 let intent = intents::open(app, Action::FileDownloadedViaStream, &row, detail)?;

@@ -11,6 +11,7 @@ use crate::ledger::command::Area;
 use crate::ledger::files;
 use crate::ledger::record::{Action, Ending, Origin, Phase};
 use crate::ledger::state::{StateTable, View};
+use crate::ledger::subject::Subject;
 use crate::ledger::tables::CorruptError;
 use crate::limits::{HOLD_REASON_BYTES, HOLDS};
 
@@ -137,6 +138,7 @@ fn place(
         }
     }
     let placed_ms = record.time_ms;
+    record.subject_ref = Some(Subject::Hold(app.next_index()).into());
     let id = app.append(record)?;
     app.put(&ON, &on_key(&target, id), &id)?;
     let row = HoldRow { placed_by, placed_ms, reason: shortened(&reason), target, v: 1 };
@@ -155,6 +157,7 @@ fn release(
     record.ending = Some(Ending::Succeeded);
     record.intent = Some(id);
     record.detail = Some(shortened(reason));
+    record.subject_ref = Some(Subject::Hold(id).into());
     match &row.target {
         Target::Cohort(cohort) => record.cohort = Some(cohort.clone()),
         Target::File(file) => record.file_id = Some(*file),

@@ -11,6 +11,7 @@ use crate::ledger::command::Area;
 use crate::ledger::record::{Action, Ending, Origin, Phase, Record};
 use crate::ledger::repeat::Blinded;
 use crate::ledger::state::{StateTable, View};
+use crate::ledger::subject::Subject;
 use crate::ledger::tables::CorruptError;
 use crate::ledger::{download, partial, upload};
 
@@ -53,6 +54,9 @@ pub struct IntentRow {
     pub reserved_bytes: u64,
     /// Whether the file will be held for a scanner.
     pub scan_required: bool,
+    /// The upload that resumes, if it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upload: Option<FileId>,
     /// The row's version.
     pub v: u32,
 }
@@ -222,5 +226,6 @@ pub(crate) fn about(app: &Application<'_, '_>, action: Action, phase: Phase, row
     record.path = Some(row.path.clone());
     record.file_id = Some(row.file_id);
     record.file_type = row.file_type.clone();
+    record.subject_ref = row.upload.map(Subject::Upload).map(String::from);
     record
 }

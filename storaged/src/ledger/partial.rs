@@ -365,6 +365,7 @@ fn create(
         replaces: wanted.replaces,
         reserved_bytes: reserved,
         scan_required: wanted.scan_required,
+        upload: Some(created.upload),
         v: 1,
     };
     let intent = intents::open(app, Action::FileUploadedViaStream, &intent, Some("resumable".into()))?;

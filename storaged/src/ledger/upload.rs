@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use store_proto::{Attributes, Cohort, ContentDigest, FileId, FileType, LogicalPath};
+use store_proto::{Attributes, Cohort, ContentDigest, DERIVED_FROM, FileId, FileType, LogicalPath};
 
 use crate::keys::KeyChange;
 use crate::ledger::application::Application;
@@ -211,6 +211,7 @@ fn begin(
         replaces: wanted.replaces,
         reserved_bytes: reserved,
         scan_required: wanted.scan_required,
+        upload: None,
         v: 1,
     };
     let intent = intents::open(app, row.content.arriving(), &row, None)?;
@@ -276,6 +277,11 @@ pub(crate) fn store(
     created.intent = Some(intent);
     created.size = Some(arrival.parts.iter().map(|part| part.size).sum());
     created.sha256 = Some(arrival.sha256);
+    // What it was made from: its record is the one that this follows.
+    let source = arrival.attributes.get(DERIVED_FROM).and_then(|id| FileId::parse(id).ok());
+    if let Some(source) = source {
+        created.parent = files::find(app, source)?.map(|file| file.ledger_index);
+    }
     // So it stands in the receipt too.
     created.metadata = Metadata::from(BTreeMap::from(arrival.attributes.clone()));
     if version.0 > 1 {

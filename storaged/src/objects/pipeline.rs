@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::objects::put::{Published, Spooled};
 use crate::objects::spool::Spool;
-use crate::objects::{Backend, Buffer, Part, Pool, Put, PutError, TransferSlot};
+use crate::objects::{Backend, Buffer, Opening, Part, Pool, Put, PutError, TransferSlot};
 
 /// Where the bytes of one part go.
 #[derive(Debug)]
@@ -28,6 +28,8 @@ pub struct Pipeline {
     hash: Sha256,
     size: u64,
     stage: Stage,
+    /// What the first segment is compared with, before anything is made on the volume.
+    opening: Option<Opening>,
 }
 
 #[derive(Debug)]
@@ -64,7 +66,12 @@ impl Pipeline {
     ) -> Pipeline {
         let mut buffer = slot.take().await;
         buffer.begin_stream();
-        Pipeline { pool, slot, buffer, hash, size: 0, stage: Stage::Fresh(backend, part) }
+        Pipeline { pool, slot, buffer, hash, size: 0, stage: Stage::Fresh(backend, part), opening: None }
+    }
+
+    /// Has the first segment of a file compared with what its name says.
+    pub fn expecting(self, opening: Option<Opening>) -> Pipeline {
+        Pipeline { opening, ..self }
     }
 
     /// Takes the next bytes.
@@ -111,6 +118,7 @@ impl Pipeline {
 
     /// Seals and writes what is left, and makes the part an object, durably.
     pub async fn finish(mut self) -> Result<Published, PutError> {
+        self.look()?;
         let open = self.settle().await?;
         let (mut last, pool) = (self.buffer, self.pool);
         match open {
@@ -134,6 +142,7 @@ impl Pipeline {
     }
 
     async fn flush(&mut self) -> Result<(), PutError> {
+        self.look()?;
         let open = self.settle().await?;
         let mut full = std::mem::replace(&mut self.buffer, self.slot.take().await);
         self.buffer.continue_stream();
@@ -143,6 +152,13 @@ impl Pipeline {
             Ok(put)
         }));
         Ok(())
+    }
+
+    fn look(&mut self) -> Result<(), PutError> {
+        match self.opening.take() {
+            Some(opening) => Ok(opening.check(self.buffer.filled())?),
+            None => Ok(()),
+        }
     }
 
     async fn settle(&mut self) -> Result<Open, PutError> {

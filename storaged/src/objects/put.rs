@@ -12,7 +12,7 @@ use store_proto::FileId;
 use vault::stream::{Layout, Sealer};
 
 use crate::objects::spool::{Place, Spool};
-use crate::objects::{Backend, Buffer, Part, Writing};
+use crate::objects::{Backend, Buffer, OtherContent, Part, Writing};
 
 /// Why an object could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,9 @@ pub enum PutError {
         /// What the system says.
         error: io::Error,
     },
+    /// It is not what its name says; nothing of it was written.
+    #[error(transparent)]
+    Content(#[from] OtherContent),
     /// Anything else.
     #[error("{step}: {error}")]
     Io {

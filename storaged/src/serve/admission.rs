@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use http::header::HOST;
 use http::{HeaderMap, HeaderValue};
-use store_proto::{Action, CapabilityClaims, Cohort, FileId, Proof, RequestContext, Role, headers};
+use store_proto::{Action, CapabilityClaims, Cohort, FileId, Proof, RequestContext, Role, UserName, headers};
 use tunnel_events::PeerIdentity;
 
 use crate::denial::Denial;
@@ -95,11 +95,11 @@ pub async fn admit_edge(store: &Store, source: IpAddr) -> Result<(Arc<Policy>, E
     Ok((policy, edge, origin))
 }
 
-/// The locks of a daemon that asks for itself and not for a user.
+/// The locks of a daemon that asks for itself and not for a user: it is `internal:EDGE` in records (requirement A-135).
 pub async fn admit_daemon(store: &Store, source: IpAddr, headers: &HeaderMap) -> Result<Origin, Refused> {
-    let (policy, _edge, origin) = admit_edge(store, source).await?;
+    let (policy, edge, origin) = admit_edge(store, source).await?;
     match internal_key(&policy, headers).and_then(|()| host(&policy, headers)) {
-        Ok(()) => Ok(origin),
+        Ok(()) => Ok(Origin { user: Some(UserName::internal(&edge.name)), ..origin }),
         Err(denial) => Err(Refused { denial, origin: Box::new(origin) }),
     }
 }

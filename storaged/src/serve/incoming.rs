@@ -64,6 +64,11 @@ impl UploadError {
         }
     }
 
+    /// Whether sending it again would end in the same way.
+    pub(super) fn is_about_content(&self) -> bool {
+        matches!(self, UploadError::Put(PutError::Content(_)))
+    }
+
     pub(super) fn refusal(&self) -> Refusal {
         Refusal::of(match self {
             UploadError::Incomplete => ProblemKind::IncompleteBody,
@@ -78,6 +83,9 @@ impl UploadError {
             UploadError::Digest => ProblemKind::DigestMismatch,
             UploadError::OverQuota => return over_quota(),
             UploadError::Put(PutError::Full { .. }) => ProblemKind::Quota,
+            UploadError::Put(PutError::Content(other)) => {
+                return Refusal::because(ProblemKind::TypeNotAllowed, other);
+            }
             UploadError::Hung | UploadError::Put(PutError::Io { .. }) => ProblemKind::BackendUnavailable,
             UploadError::Conflict => ProblemKind::Conflict,
             UploadError::NotThere => ProblemKind::PreconditionFailed,

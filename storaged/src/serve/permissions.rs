@@ -20,6 +20,7 @@ use crate::ledger::{Action, Ending, FileRow};
 use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
+use crate::serve::derived;
 use crate::serve::log;
 use crate::serve::repeat::{self, Expected};
 use crate::serve::routes::{deny, deny_file, no_place};
@@ -49,6 +50,11 @@ pub async fn permissions(
                     if !rules.attributes.take(attributes) {
                         let (origin, at) = (admitted.origin.clone(), (Some(cohort), Some(path)));
                         return Err(deny(store, Denial::Attribute, origin, at.0, at.1).await);
+                    }
+                    if !derived::is_open(attributes, admitted, store)? {
+                        let (origin, at) = (admitted.origin.clone(), (Some(cohort), Some(path)));
+                        let refused = deny(store, Denial::Attribute, origin, at.0, at.1).await;
+                        return Err(derived::refusal(refused));
                     }
                     let wanted = Wanted { cohort, path, size: *size, replaces: *replaces };
                     may_upload(store, admitted, wanted, rules.max_file_bytes).await?

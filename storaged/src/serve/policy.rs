@@ -27,6 +27,7 @@ pub(super) fn show(admitted: &Admitted) -> Result<Answer, Refusal> {
                 "cohort": name,
                 "actions": actions,
                 "max_file_bytes": rules.max_file_bytes,
+                "content_checked": rules.content_checked,
                 "extensions": rules.extensions,
                 "file_types": rules.file_types,
                 "attributes": rules.attributes,

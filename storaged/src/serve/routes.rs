@@ -15,9 +15,11 @@ use crate::ledger::{Action, Ending, FileRow, Note, Origin};
 use crate::live::{self, ConnectionEnd, Kind};
 use crate::serve::admission::{self, Admitted, Refused};
 use crate::serve::answer::{self, Answer, LiveBody, Refusal};
+use crate::serve::cleanups::Which;
 use crate::serve::log::{Audited, Shown};
 use crate::serve::{
-    capabilities, delete, download, listing, lockouts, log, permissions, policy, upload, uploads, verdict,
+    capabilities, cleanups, delete, download, listing, lockouts, log, permissions, policy, upload, uploads,
+    verdict,
 };
 use crate::store::Store;
 use crate::volumes::NoPlace;
@@ -39,6 +41,8 @@ enum Route {
     Resumable(FileId),
     Capabilities,
     Capability(FileId),
+    Cleanups(Which),
+    Cleanup(u64),
     Lockouts,
     Shown(Shown),
     Audited(Audited),
@@ -121,6 +125,8 @@ async fn still_admitted(
         | Route::Resumable(_)
         | Route::Capabilities
         | Route::Capability(_)
+        | Route::Cleanups(_)
+        | Route::Cleanup(_)
         | Route::WrongMethod(_)
         | Route::Nowhere => None,
     };
@@ -161,6 +167,8 @@ async fn admitted_request(
         Route::Capabilities if request.method() == Method::GET => capabilities::list(&admitted, store),
         Route::Capabilities => capabilities::create(request, &admitted, store).await,
         Route::Capability(id) => capabilities::revoke(id, &admitted, store).await,
+        Route::Cleanups(which) => cleanups::list(which, &admitted, store).await,
+        Route::Cleanup(id) => cleanups::verify(id, &admitted, store).await,
         Route::Audited(audited) => log::audit(store, &admitted, audited).await,
         Route::WrongMethod(allowed) => {
             let mut answer = answer::problem(Refusal::of(ProblemKind::MethodNotAllowed));
@@ -198,6 +206,8 @@ impl Route {
             | Route::Resumable(_)
             | Route::Capabilities
             | Route::Capability(_)
+            | Route::Cleanups(_)
+            | Route::Cleanup(_)
             | Route::WrongMethod(_)
             | Route::Nowhere => Kind::Other,
         }
@@ -262,6 +272,13 @@ fn route(method: &Method, path: &str, query: Option<&str>) -> Route {
     if let Some(id) = upload.and_then(|id| FileId::parse(id).ok()) {
         let allowed = reads || [Method::PATCH, Method::DELETE].contains(method);
         return if allowed { Route::Resumable(id) } else { Route::WrongMethod("GET, HEAD, PATCH, DELETE") };
+    }
+    if path == routes::CLEANUPS {
+        return if is_get { Route::Cleanups(Which::parse(query)) } else { Route::WrongMethod("GET") };
+    }
+    let cleanup = path.strip_prefix(routes::CLEANUPS).and_then(|rest| rest.strip_prefix('/'));
+    if let Some(id) = cleanup.and_then(|rest| rest.strip_suffix("/verify")).and_then(log::number) {
+        return if method == Method::POST { Route::Cleanup(id) } else { Route::WrongMethod("POST") };
     }
     if let Some(rest) = path.strip_prefix(routes::CAPABILITIES) {
         return match rest.strip_prefix('/').map(FileId::parse) {
@@ -459,6 +476,10 @@ mod tests {
             (Method::DELETE, "/internal/v1/capabilities/x".to_owned(), Route::Nowhere),
             (Method::POST, "/internal/v1/lockouts".to_owned(), Route::Lockouts),
             (Method::DELETE, "/internal/v1/lockouts".to_owned(), Route::WrongMethod("GET, POST")),
+            (Method::GET, "/internal/v1/cleanups".to_owned(), Route::Cleanups(Which::Pending)),
+            (Method::POST, "/internal/v1/cleanups/12/verify".to_owned(), Route::Cleanup(12)),
+            (Method::GET, "/internal/v1/cleanups/12/verify".to_owned(), Route::WrongMethod("POST")),
+            (Method::POST, "/internal/v1/cleanups/-1/verify".to_owned(), Route::Nowhere),
             (Method::GET, "/metrics".to_owned(), Route::Nowhere),
         ];
         for (method, path, expected) in table {

@@ -143,7 +143,7 @@ impl Bringing {
             };
             if let Some(error) = broken {
                 self.drop_stretch(stretch).await?;
-                return Err(error.refusal());
+                return Err(self.broke(error).await);
             }
             let more = checksum.is_none() && self.is_more(body, &stretch, received);
             let sha256 = stretch.pipeline.digest();
@@ -226,6 +226,10 @@ impl Bringing {
         let part = Part { object: claim.object, key, aad };
         let backend = Arc::clone(&volume.backend);
         let mut pipeline = Pipeline::new(volume.pool.clone(), self.slot.clone(), backend, part, hash).await;
+        if row.parts == 0 {
+            // What came before, if anything did, is the tail.
+            pipeline = pipeline.expecting(self.cohort.opening(&intent.path));
+        }
         pipeline.carry(&row.tail.0);
         Ok(Some(Stretch { row, room, claim, promise, pipeline }))
     }
@@ -296,12 +300,14 @@ impl Bringing {
             None => match publish(&self.store, &self.patience, pipeline, claim).await {
                 Ok(part) => (Some(part), Blob::default()),
                 Err(error) => {
-                    if let UploadError::Put(put) = &error {
+                    if let UploadError::Put(put) = &error
+                        && !error.is_about_content()
+                    {
                         tracing::error!(object = %claim.object, error = %put, "a stretch failed on the volume");
                     }
                     self.remove(claim).await?;
                     self.give_up().await?;
-                    return Err(error.refusal());
+                    return Err(self.broke(error).await);
                 }
             },
         };
@@ -364,6 +370,11 @@ impl Bringing {
             | Outcome::Finished(_)
             | Outcome::Unknown) => Err(unexpected(&other)),
         }
+    }
+
+    /// What is wrong with the content will be wrong again: there is nothing to resume.
+    async fn broke(&self, error: UploadError) -> Refusal {
+        if error.is_about_content() { self.end(error).await } else { error.refusal() }
     }
 
     async fn end(&self, error: UploadError) -> Refusal {

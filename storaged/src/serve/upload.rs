@@ -33,6 +33,7 @@ use crate::objects::{Part, Pipeline, TransferSlot};
 use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, Refusal};
+use crate::serve::derived;
 use crate::serve::incoming::{
     self, Next, UploadError, in_time, linger, new_id, next_frame, over_quota, parse_etag, publish, random_id,
 };
@@ -102,6 +103,9 @@ pub async fn upload(
     }
     if !cohort.attributes.take(&announced.attributes) {
         return Err(refused(Denial::Attribute).await);
+    }
+    if !derived::is_open(&announced.attributes, &admitted, store)? {
+        return Err(derived::refusal(refused(Denial::Attribute).await));
     }
     let said = announced.said(&admitted.user().name);
     if let Some(row) = repeat::earlier(store, said.as_ref())? {
@@ -208,6 +212,7 @@ impl Upload {
         };
         let pool = volume.pool.clone();
         let mut pipeline = Pipeline::new(pool, slot, Arc::clone(&volume.backend), part, Sha256::new()).await;
+        pipeline = pipeline.expecting(cohort.opening(&announced.path));
         let ongoing =
             Ongoing { store: &store, standing, patience: &patience, volume: &volume, progress: &progress };
         let bounds = Bounds { announced: &announced, cohort: &cohort, idle };
@@ -406,7 +411,9 @@ impl Ongoing<'_> {
 
     async fn abandon(&self, error: UploadError, received: u64) -> Ended {
         let ending = error.ending();
-        if let UploadError::Put(put) = &error {
+        if let UploadError::Put(put) = &error
+            && !error.is_about_content()
+        {
             tracing::error!(object = %self.standing.claim.object, error = %put, "an upload failed on the volume");
         }
         let closed = self.close(ending, error.to_string(), received, None).await;

@@ -31,6 +31,7 @@ use crate::limits::{PREEMPTION_WAIT, TRANSFER_WAIT, UPLOADS_PER_USER};
 use crate::policy::CohortPolicy;
 use crate::serve::admission::Admitted;
 use crate::serve::answer::{self, Answer, AnswerBody, Refusal};
+use crate::serve::derived;
 use crate::serve::incoming::{linger, new_id, over_quota};
 use crate::serve::log;
 use crate::serve::patience::Patience;
@@ -92,6 +93,9 @@ async fn create(
     }
     if !cohort.attributes.take(&new.attributes) {
         return Err(refused(Denial::Attribute).await);
+    }
+    if !derived::is_open(&new.attributes, &admitted, store)? {
+        return Err(derived::refusal(refused(Denial::Attribute).await));
     }
     let said = said(&new, &admitted);
     if let Some(row) = repeat::earlier(store, said.as_ref())? {

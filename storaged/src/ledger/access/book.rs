@@ -60,6 +60,9 @@ pub struct CohortRules {
     /// The attributes that its files may have; any, if none is named.
     #[serde(default, skip_serializing_if = "AttributeRules::is_empty")]
     pub attributes: AttributeRules,
+    /// Whether a file's first bytes must be what its name's end says.
+    #[serde(default, skip_serializing_if = "ContentRule::is_any")]
+    pub content: ContentRule,
     /// The types that may be stored; any, if there are none.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub file_types: BTreeSet<FileType>,
@@ -78,6 +81,23 @@ pub struct CohortRules {
     /// Whether a file waits for the scanner's word.
     #[serde(default)]
     pub scan: Scan,
+}
+
+/// Whether a file's first bytes must be what its name's end says (requirement A-143).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContentRule {
+    /// They may be anything.
+    #[default]
+    Any,
+    /// They are compared, as far as something is known of the end.
+    Checked,
+}
+
+impl ContentRule {
+    fn is_any(&self) -> bool {
+        *self == ContentRule::Any
+    }
 }
 
 /// Whether a file waits for the scanner's word (requirement A-145).

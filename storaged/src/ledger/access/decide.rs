@@ -133,6 +133,9 @@ pub enum Command {
 /// Why it may not be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
+    /// A daemon's name.
+    #[error("{0}: names that begin with `internal:` are those of edges that ask for themselves")]
+    InternalName(UserName),
     /// No such user.
     #[error("there is no user {0}")]
     UnknownUser(UserName),
@@ -193,6 +196,9 @@ impl Command {
         match self {
             Command::AddUser { user, role, cohorts } => {
                 below("users", book.users.len(), limits::USERS)?;
+                if user.is_internal() {
+                    return Err(Refusal::InternalName(user.clone()));
+                }
                 if book.users.contains_key(user) {
                     return Err(Refusal::UserExists(user.clone()));
                 }

@@ -130,6 +130,14 @@ proptest! {
 }
 
 #[test]
+fn nobody_is_called_as_a_daemon_is() {
+    let user = UserName::internal(&edge(1));
+    assert_eq!(user.as_str(), "internal:web1");
+    let wish = Wish::AddUser { user: user.clone(), role: Role::Admin, cohorts: BTreeSet::new() };
+    assert_eq!(wish.decide(&Book::default(), 0), Err(Refusal::InternalName(user)));
+}
+
+#[test]
 fn disabling_ends_the_tokens_and_the_last_admin_stays() {
     let mut book = Book::default();
     let mut ask = |wish: Wish| -> Result<usize, Refusal> {
