@@ -18,8 +18,7 @@ mknod -m 444 "$tree/dev/urandom" c 1 9
 
 # Ours. Their scripts make users; nothing is started, for no systemd runs here.
 mkdir "$tree/packages"
-# Not the agent: it is for hosts that say whom it tells.
-cp "$packages"/{culvert,wgd,edge,storaged}_*.deb "$tree/packages/"
+cp "$packages"/{culvert,wgd,edge,storaged,culvert-agent}_*.deb "$tree/packages/"
 chroot "$tree" sh -ec 'dpkg --install /packages/*.deb >/dev/null'
 rm -r "$tree/packages"
 
@@ -54,7 +53,7 @@ rm -f "$tree"/etc/{motd,issue,issue.net} "$tree"/etc/ssh/ssh_host_*
 
 # What starts by itself, and what never does.
 chroot "$tree" systemctl --quiet enable culvert-identity.service culvert-init-storaged.service culvert-report.service \
-    culvert-image-confirm.service culvert-image-update.service wgd@wg0.service edge.service storaged.service systemd-networkd.service systemd-networkd-wait-online.service
+    culvert-image-confirm.service culvert-image-update.service wgd@wg0.service edge.service storaged.service culvert-agent.service systemd-networkd.service systemd-networkd-wait-online.service
 chroot "$tree" systemctl --quiet set-default multi-user.target
 never=(getty@.service getty-static.service serial-getty@.service console-getty.service container-getty@.service debug-shell.service
     emergency.service rescue.service systemd-update-done.service systemd-hwdb-update.service ldconfig.service

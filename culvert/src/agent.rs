@@ -12,7 +12,7 @@ mod keys;
 mod run;
 pub mod sandbox;
 mod syslog;
-mod watch;
+pub mod watch;
 mod webhook;
 
 use std::path::PathBuf;

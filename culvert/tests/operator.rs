@@ -2,6 +2,11 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+#[path = "operator/agent.rs"]
+mod agent;
+#[path = "../../crates/identity/testing/authority.rs"]
+mod authority;
+
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixListener;

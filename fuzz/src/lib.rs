@@ -60,6 +60,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("age_file", age_file),
     ("backup_pieces", backup_pieces),
     ("log_ahead", log_ahead),
+    ("readiness", readiness),
 ];
 
 /// The body of a `set=1` request: what is accepted can be applied, and the answer to `get=1` ends as it must.
@@ -124,6 +125,18 @@ pub fn jwks(data: &[u8]) {
     match Keys::parse(text) {
         Ok(keys) => assert!(!keys.is_empty() && keys.len() <= identity::limits::KEYS),
         Err(error) => assert!(error.to_string().len() < 200, "{error}"),
+    }
+}
+
+/// What a daemon, or somebody in its place, says of its readiness: few conditions, with names that mean nothing in a log.
+pub fn readiness(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let conditions = culvert::agent::watch::read(text);
+    assert!(conditions.len() <= culvert::agent::watch::CONDITIONS_AT_MOST);
+    for name in conditions.keys() {
+        assert!((1..=culvert::agent::watch::NAME_AT_MOST).contains(&name.len()), "{name}");
+        assert!(name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_'), "{name}");
+        assert!(text.contains(name.as_str()), "{name} was not said");
     }
 }
 

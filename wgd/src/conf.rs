@@ -108,6 +108,31 @@ impl Tunnel {
         Ok(tunnel.routed_by_policy(endpoints_are_elsewhere))
     }
 
+    /// Understands what `wgd-netcfg` has opened: the file, and after it the keys that are kept elsewhere.
+    ///
+    /// # Errors
+    /// Naming file, line and key.
+    pub fn opened(
+        path: &Path,
+        opened: impl IntoIterator<Item = impl Into<File>>,
+        endpoints_are_elsewhere: bool,
+    ) -> Result<Self, ConfError> {
+        let mut files = opened.into_iter().map(Into::into);
+        let missing = || io::Error::from_raw_os_error(libc::EBADF);
+        let read = |error| ConfError::Read { path: path.to_owned(), error };
+        let text = files.next().ok_or_else(missing).and_then(|file| read_text(&file)).map_err(read)?;
+        let tunnel = Self::parse(path, &text, |_| files.next().ok_or_else(missing))?;
+        Ok(tunnel.routed_by_policy(endpoints_are_elsewhere))
+    }
+
+    /// Notes when its files were last written, in the order in which they are read.
+    #[must_use]
+    pub fn last_written(mut self, files: Vec<Option<SystemTime>>) -> Self {
+        let at = usize::from(self.has_key_file);
+        self.key_created = files.into_iter().nth(at).flatten();
+        self
+    }
+
     /// With the rules that a default route needs, and with the mark that goes with them.
     #[must_use]
     pub fn routed_by_policy(mut self, endpoints_are_elsewhere: bool) -> Self {

@@ -5,7 +5,7 @@
 mod cli;
 mod raw;
 
-pub use cli::Cli;
+pub use cli::{Cli, Part};
 
 use crate::limits;
 use anyhow::Context as _;
@@ -49,6 +49,8 @@ pub struct Config {
     pub user: Option<User>,
     /// Whether there is a second process that may change the network.
     pub netcfg: bool,
+    /// Where a netcfg listens that this process did not start.
+    pub netcfg_at: Option<PathBuf>,
     /// With offloads or without.
     pub device: WantedDevice,
     /// Where `/metrics` is served.
@@ -162,6 +164,7 @@ impl Config {
             profile,
             user,
             netcfg: raw.netcfg.unwrap_or(true),
+            netcfg_at: cli.netcfg.clone(),
             device,
             metrics_listen,
             admin_socket: raw.admin_socket,

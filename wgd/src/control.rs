@@ -37,7 +37,6 @@ use daemon::signals::{Signal, Signals};
 use linux::udp::UdpSockets;
 use linux::{Lockdown, Sealed};
 use prometheus::Registry;
-use std::fs::File;
 use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -349,11 +348,8 @@ impl Control {
     async fn reload(&self) -> Result<(), ApplyError> {
         let mut current = self.current.lock().await;
         let (_, opened) = self.netcfg.ask(Request::ReadConfig, &[]).await?;
-        let mut files = opened.into_iter().map(File::from);
-        let missing = || io::Error::from_raw_os_error(libc::EBADF);
-        let text = conf::read_text(&files.next().ok_or_else(missing)?)?;
-        let tunnel = Tunnel::parse(&self.config.tunnel_file(), &text, |_| files.next().ok_or_else(missing))?
-            .routed_by_policy(self.config.tun_netns.is_some());
+        let elsewhere = self.config.tun_netns.is_some();
+        let tunnel = Tunnel::opened(&self.config.tunnel_file(), opened, elsewhere)?;
         if self.config.profile == Profile::Production
             && let Some(key) = tunnel.first_without_preshared_key()
         {
@@ -366,7 +362,6 @@ impl Control {
             self.data.tell(Command::Mtu(mtu)).await?;
         }
         self.data.tell(Command::Addresses(tunnel.addresses())).await?;
-        let elsewhere = self.config.tun_netns.is_some();
         if tunnel.policy != current.tunnel.policy {
             self.netcfg.ask(Request::SetPolicy { policy: tunnel.policy }, &[]).await?;
         }

@@ -13,6 +13,7 @@ pub mod io;
 pub mod limits;
 pub mod metrics;
 pub mod netcfg;
+pub mod parts;
 mod predecessor;
 mod registered;
 pub mod run;

@@ -4,6 +4,7 @@
 use clap::Parser;
 use std::process::ExitCode;
 use wgd::config::{Cli, Config};
+use wgd::parts;
 use wgd::run::{self, Start};
 
 /// Keys and sessions lie apart from everything else.
@@ -23,12 +24,15 @@ fn try_main(cli: &Cli) -> anyhow::Result<()> {
     if run::only_asked(cli, &config)? {
         return Ok(());
     }
+    if let Some(part) = cli.serve {
+        return parts::serve(part, cli, &config);
+    }
     let started = match run::begin(cli, &mut config)? {
         Start::Here(started) => started,
         Start::Elsewhere(code) => std::process::exit(i32::from(code)),
     };
-    let (started, netcfg) = run::fork_netcfg(started, &config)?;
-    let tunnel = run::first_tunnel(cli, &config)?;
+    let (started, mut netcfg) = run::fork_netcfg(started, &config)?;
+    let tunnel = run::first_tunnel(cli, &config, &mut netcfg)?;
     let (privileged, background, opened) = run::acquire(started, config, tunnel, netcfg)?;
     let unprivileged = opened.confine(privileged)?;
     let workers = unprivileged.start()?;

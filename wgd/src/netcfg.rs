@@ -6,9 +6,12 @@
 //! packets has no capability; a flaw there reaches exactly these requests. Both helpers are forked before a key is
 //! read.
 //!
+//! Where a service manager starts it (`--serve netcfg`) it is a program of its own, and wgd begins without a right.
+//!
 //! One request and one answer are one message each, JSON over a `SOCK_SEQPACKET` pair; sockets and files travel
 //! as descriptors beside them.
 mod client;
+mod inside;
 mod interface;
 mod permitted;
 pub mod policy;
@@ -20,7 +23,8 @@ mod save_key;
 mod worker;
 
 pub use client::{Netcfg, NetcfgError, Running};
-pub use process::Setup;
+pub use inside::hand_out;
+pub use process::{Setup, serve_one};
 pub use save_key::SavedKey;
 pub(crate) use save_key::denied;
 
@@ -70,6 +74,8 @@ pub enum Request {
         /// `None`: no rule.
         policy: Option<Policy>,
     },
+    /// The device, and netlink that hears of links where it is: once, by a netcfg that wgd did not fork.
+    Device,
     /// Opens the configuration file and the key files it points to; they come as descriptors.
     ReadConfig,
     /// Writes a rotated key in the place where the configuration has the old one.

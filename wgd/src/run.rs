@@ -2,16 +2,17 @@
 //!
 //! Invariant: what needs privileges happens in [`acquire`] or before; no byte from outside is read before
 //! [`Workers::seal`]. Each stage consumes the one before it, so the order cannot be changed by accident.
+mod doors;
+
 use crate::clock_state::ClockState;
 use crate::conf::{self, Tunnel};
 use crate::config::{Cli, Config, Profile};
 use crate::control::{self, LinkMonitor, Parts, RouteMonitor, UapiDoor, Unlinked};
-use crate::events::Events;
 use crate::io::{self, DataPlane, Ended, Handle};
 use crate::metrics::Metrics;
 use crate::netcfg::{Answer, Netcfg, NetcfgError, Request, Setup};
+use crate::parts::{self, OpenedThere};
 use crate::predecessor::outwait;
-use crate::socket_file::bind_for;
 use crate::{limits, sandbox};
 use anyhow::{Context as _, anyhow};
 use daemon::exit;
@@ -19,17 +20,14 @@ use daemon::notify::Notify;
 use daemon::process_metrics::ProcessMetrics;
 use daemon::signals::Signals;
 use daemon::{Clock, fail};
+use doors::Doors;
 use linux::background::{Background, Side, go_to_background};
 use linux::secret_memory::Protection;
 use linux::tun::{Tun, TunError, WantedDevice};
 use linux::udp::UdpSockets;
-use linux::unix_datagram::DatagramSocket;
-use linux::unix_listener::bind_unix_listener;
 use linux::{Confined, LayerState, ListenFds, Privileged, Sealed};
 use prometheus::Registry;
-use std::net::TcpListener;
-use std::os::unix::net::UnixListener;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use tokio::runtime::Runtime;
@@ -82,14 +80,6 @@ pub struct Opened {
     registry: Registry,
     process: ProcessMetrics,
     clock_state: Option<ClockState>,
-}
-
-/// Where others come in.
-struct Doors {
-    uapi: UapiDoor,
-    admin: Option<UnixListener>,
-    status: Option<TcpListener>,
-    events: Option<Events>,
 }
 
 /// After `confine`: no capability any more.
@@ -148,22 +138,31 @@ pub fn read_tunnel(config: &Config) -> anyhow::Result<Tunnel> {
         };
         fail(code, error)
     })?;
-    if config.profile == Profile::Production
-        && let Some(key) = tunnel.first_without_preshared_key()
-    {
-        let path = path.display();
-        let error =
-            anyhow!("{path}: PresharedKey: peer {key} has none, and profile = \"production\" demands one");
-        return Err(fail(exit::CONFIG, error));
-    }
+    demand_preshared_keys(config, &tunnel)?;
     Ok(tunnel)
+}
+
+/// What the production profile wants of every peer.
+pub(crate) fn demand_preshared_keys(config: &Config, tunnel: &Tunnel) -> anyhow::Result<()> {
+    let Some(key) = tunnel.first_without_preshared_key().filter(|_| config.profile == Profile::Production)
+    else {
+        return Ok(());
+    };
+    let path = config.tunnel_file();
+    let path = path.display();
+    let error =
+        anyhow!("{path}: PresharedKey: peer {key} has none, and profile = \"production\" demands one");
+    Err(fail(exit::CONFIG, error))
 }
 
 /// What the interface begins with: its file, unless wg-quick is about to carry that out.
 ///
 /// # Errors
 /// Naming file, line and key.
-pub fn first_tunnel(cli: &Cli, config: &Config) -> anyhow::Result<Tunnel> {
+pub fn first_tunnel(cli: &Cli, config: &Config, netcfg: &mut Netcfg) -> anyhow::Result<Tunnel> {
+    if config.netcfg_at.is_some() {
+        return parts::first_tunnel(config, netcfg);
+    }
     if cli.wg_quick_configures() {
         tracing::info!("wg-quick configures the interface; its file is left alone");
         return Ok(Tunnel::unconfigured());
@@ -287,6 +286,14 @@ fn take_handed_in(
 /// # Errors
 /// When the process cannot be forked or a directory cannot be made.
 pub fn fork_netcfg(started: Started, config: &Config) -> anyhow::Result<(Started, Netcfg)> {
+    if let Some(path) = &config.netcfg_at {
+        let Started { privileged, background, listeners, tun, uapi } = started;
+        let connected = Netcfg::connect(privileged, path, config.user);
+        let connected = connected.with_context(|| format!("--netcfg {}", path.display()));
+        let (privileged, netcfg) = connected.map_err(|error| fail(exit::OS, error))?;
+        keep_secrets(&privileged)?;
+        return Ok((Started { privileged, background, listeners, tun, uapi }, netcfg));
+    }
     // A socket that was handed in belongs to the service manager, its file as well.
     let admin = config.admin_socket.clone().filter(|_| !started.listeners.has(ADMIN));
     let events = config.events_socket.clone().filter(|_| !started.listeners.has(EVENTS));
@@ -341,6 +348,9 @@ pub fn acquire(
 ) -> anyhow::Result<(Privileged, Option<Background>, Opened)> {
     let Started { privileged, background, mut listeners, tun, uapi } = started;
     let namespace = config.open_netns()?;
+    let fetched =
+        config.netcfg_at.is_some().then(|| OpenedThere::fetch(&privileged, &mut netcfg)).transpose()?;
+    let (tun, link) = fetched.map_or((tun, None), |OpenedThere { tun, link }| (Some(tun), Some(link)));
     let tun = match (tun, &namespace) {
         (Some(tun), _) => Ok(Ok(tun)),
         (None, Some(namespace)) => {
@@ -377,7 +387,7 @@ pub fn acquire(
 
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let guard = runtime.enter();
-    let doors = open_doors(&config, &mut listeners, uapi)?;
+    let doors = Doors::open(&config, &mut listeners, uapi)?;
     for name in listeners.left_over() {
         tracing::warn!(name, "a listener was handed in that this daemon does not know");
     }
@@ -388,7 +398,11 @@ pub fn acquire(
             Some(path) => Unlinked::watch(path).context("watch the configuration socket")?,
             None => Unlinked::never(),
         },
-        link: LinkMonitor::open(&privileged, namespace.as_ref(), index).context("open netlink")?,
+        link: match link {
+            Some(link) => LinkMonitor::over(link, index),
+            None => LinkMonitor::open(&privileged, namespace.as_ref(), index),
+        }
+        .context("open netlink")?,
         routes: RouteMonitor::open().context("open netlink")?,
         notify: Notify::from_environment(&privileged).context("NOTIFY_SOCKET")?,
         process: ProcessMetrics::open(&registry)?,
@@ -558,61 +572,6 @@ fn start_data_thread(plane: DataPlane) -> anyhow::Result<(Sender<()>, oneshot::R
     })?;
     has_started.recv().context("start the data thread")?;
     Ok((go, ended))
-}
-
-fn open_doors(config: &Config, listeners: &mut ListenFds, uapi: Option<UapiDoor>) -> anyhow::Result<Doors> {
-    let refuse = |path: &Path, error: std::io::Error| {
-        fail(exit::OS, anyhow::Error::new(error).context(format!("socket {}", path.display())))
-    };
-    let uapi = match uapi {
-        Some(uapi) => uapi,
-        None => {
-            let path = config.uapi_socket();
-            let bound = outwait(|| bind_unix_listener(&path, 0o600, None), is_in_use);
-            let listener = bound.map_err(|error| refuse(&path, error))?;
-            UapiDoor::Listener { listener, path: Some(path) }
-        }
-    };
-    let admin = match (listeners.unix(ADMIN)?, &config.admin_socket) {
-        (Some(listener), _) => Some(listener),
-        (None, Some(path)) => {
-            let bind = || bind_for(&config.admin_uids, |mode, owner| bind_unix_listener(path, mode, owner));
-            let bound = outwait(bind, is_in_use);
-            Some(bound.map_err(|error| refuse(path, error))?)
-        }
-        (None, None) => None,
-    };
-    let status = match (listeners.tcp(METRICS)?, config.metrics_listen) {
-        (Some(listener), _) => Some(listener),
-        (None, Some(address)) => {
-            if !address.ip().is_loopback() {
-                tracing::warn!(%address, "metrics_listen: peers' keys and traffic are shown to whoever reaches it");
-            }
-            let listener = outwait(|| TcpListener::bind(address), is_in_use)
-                .with_context(|| format!("metrics_listen {address}"))
-                .map_err(|error| fail(exit::OS, error))?;
-            listener.set_nonblocking(true)?;
-            Some(listener)
-        }
-        (None, None) => None,
-    };
-    let events = match (listeners.datagrams(EVENTS)?, &config.events_socket) {
-        (Some(socket), _) => Some(socket),
-        (None, Some(path)) => {
-            let bind = || bind_for(&config.whois_uids, |mode, owner| DatagramSocket::bind(path, mode, owner));
-            let bound = outwait(bind, is_in_use);
-            Some(bound.map_err(|error| refuse(path, error))?)
-        }
-        (None, None) => None,
-    };
-    let events = events
-        .map(|socket| Events::new(socket, config.event_listeners.clone(), config.whois_uids.clone()))
-        .transpose()?;
-    Ok(Doors { uapi, admin, status, events })
-}
-
-fn is_in_use(error: &std::io::Error) -> bool {
-    error.kind() == std::io::ErrorKind::AddrInUse
 }
 
 fn ask(netcfg: &mut Netcfg, request: Request) -> anyhow::Result<(Answer, Vec<std::os::fd::OwnedFd>)> {

@@ -132,20 +132,18 @@ pub const SERVE: &[SyscallRule] = &[
         ],
         "TCP_NODELAY, time-outs, keepalives, linger",
     ),
-    allow_when(
-        libc::SYS_fcntl,
-        "fcntl",
-        &[
-            &[Equals(1, libc::F_GETFL as u64)],
-            &[Equals(1, libc::F_SETFL as u64)],
-            &[Equals(1, libc::F_GETFD as u64)],
-            &[Equals(1, libc::F_SETFD as u64)],
-            &[Equals(1, libc::F_DUPFD_CLOEXEC as u64)],
-        ],
-        "non-blocking mode, close-on-exec",
-    ),
+    allow_when(libc::SYS_fcntl, "fcntl", FLAGS_OF_A_DESCRIPTOR, "non-blocking mode, close-on-exec"),
     allow_when(libc::SYS_ioctl, "ioctl", &[&[Equals(1, libc::FIONBIO)]], "non-blocking mode, nothing else")
         .unseen("std makes what is handed in non-blocking by it; tokio asks by fcntl"),
+];
+
+/// What may be asked of a descriptor. No F_SETOWN or F_SETSIG: with them it sends signals to other processes of the same user.
+const FLAGS_OF_A_DESCRIPTOR: &[&[linux::seccomp::Condition]] = &[
+    &[Equals(1, libc::F_GETFL as u64)],
+    &[Equals(1, libc::F_SETFL as u64)],
+    &[Equals(1, libc::F_GETFD as u64)],
+    &[Equals(1, libc::F_SETFD as u64)],
+    &[Equals(1, libc::F_DUPFD_CLOEXEC as u64)],
 ];
 
 /// Reading files that are handed in by descriptor on a reload.
@@ -157,7 +155,8 @@ pub const HANDED_IN_FILES: &[SyscallRule] = &[
         .unseen("std asks how much is left where a whole file is read without a bound; ours have bounds"),
 ];
 
-/// Looking up names by the C library, in the process itself. Landlock says which files it reads: [`resolve_files`].
+/// Looking up names by the C library, in the process itself, beside [`BASE`]. Landlock says which files it reads:
+/// [`resolve_files`].
 pub const RESOLVE: &[SyscallRule] = &[
     allow_when(
         libc::SYS_socket,
@@ -211,19 +210,7 @@ pub const RESOLVE: &[SyscallRule] = &[
     allow(libc::SYS_lseek, "lseek", "those files"),
     allow(libc::SYS_access, "access", "modules of nsswitch.conf").unseen(BY_NSSWITCH),
     allow(libc::SYS_uname, "uname", "the host's own name"),
-    allow_when(
-        libc::SYS_fcntl,
-        "fcntl",
-        // No F_SETOWN or F_SETSIG: with them a descriptor sends signals to other processes of the same user.
-        &[
-            &[Equals(1, libc::F_GETFL as u64)],
-            &[Equals(1, libc::F_SETFL as u64)],
-            &[Equals(1, libc::F_GETFD as u64)],
-            &[Equals(1, libc::F_SETFD as u64)],
-            &[Equals(1, libc::F_DUPFD_CLOEXEC as u64)],
-        ],
-        "close-on-exec and non-blocking mode",
-    ),
+    allow_when(libc::SYS_fcntl, "fcntl", FLAGS_OF_A_DESCRIPTOR, "close-on-exec and non-blocking mode"),
     allow(libc::SYS_geteuid, "geteuid", "modules of nsswitch.conf").unseen(BY_NSSWITCH),
     allow(libc::SYS_getuid, "getuid", "modules of nsswitch.conf").unseen(BY_NSSWITCH),
     allow_when(
@@ -231,13 +218,6 @@ pub const RESOLVE: &[SyscallRule] = &[
         "mmap",
         &[&[Masked { argument: 2, mask: W_X, value: libc::PROT_EXEC as u64 }]],
         "modules of nsswitch.conf; executable but never writable (MDWE keeps it so)",
-    )
-    .unseen(BY_NSSWITCH),
-    allow_when(
-        libc::SYS_mprotect,
-        "mprotect",
-        &[&[Masked { argument: 2, mask: libc::PROT_EXEC as u64, value: 0 }]],
-        "relocated data of those modules",
     )
     .unseen(BY_NSSWITCH),
 ];

@@ -72,6 +72,14 @@ fn prepare(name: &str, parent: Pid) -> io::Result<()> {
     if getppid() != parent {
         return Err(io::Error::other("the parent is gone"));
     }
+    set_name(name)
+}
+
+/// What `ps` calls this process: a helper that was started as a program of its own, like one that was forked.
+///
+/// # Errors
+/// When there is a zero in it.
+pub fn set_name(name: &str) -> io::Result<()> {
     let name = std::ffi::CString::new(name.as_bytes())?;
     Ok(nix::sys::prctl::set_name(&name)?)
 }

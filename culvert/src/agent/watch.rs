@@ -16,8 +16,10 @@ use crate::http_client;
 
 /// The daemons have half a dozen conditions.
 const BYTES_AT_MOST: usize = 4096;
-const CONDITIONS_AT_MOST: usize = 16;
-const NAME_AT_MOST: usize = 32;
+/// How many are read.
+pub const CONDITIONS_AT_MOST: usize = 16;
+/// The longest name.
+pub const NAME_AT_MOST: usize = 32;
 /// A daemon of this host answers at once.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -25,7 +27,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) const ANSWERS: &str = "answers";
 
 /// Each condition, and whether it holds.
-pub(super) type Conditions = BTreeMap<String, bool>;
+pub type Conditions = BTreeMap<String, bool>;
 
 /// Asks `/readyz?verbose`.
 pub(super) async fn look(watch: &Watch) -> Conditions {
@@ -48,8 +50,8 @@ async fn ask(watch: &Watch) -> Option<String> {
     String::from_utf8(body.to_vec()).ok()
 }
 
-/// Lines such as `yes tunnel` and `no  ledger`.
-fn read(text: &str) -> Conditions {
+/// Lines such as `yes tunnel` and `no  ledger`: each condition, and whether it holds.
+pub fn read(text: &str) -> Conditions {
     let line = |line: &str| {
         let (holds, name) = line.split_once(' ')?;
         let holds = match holds {

@@ -59,6 +59,18 @@ pub struct Cli {
     /// makes /var/run/wireguard/INTERFACE.sock.
     #[arg(long, value_name = "FD", env = "WG_UAPI_FD", hide_env_values = true, value_parser = handed_in())]
     pub uapi_fd: Option<i32>,
+    /// Ask the wgd-netcfg that listens at SOCKET instead of starting one. This process then begins without any right: the
+    /// tunnel's files, its device and its sockets come from there.
+    #[arg(long, value_name = "SOCKET")]
+    pub netcfg: Option<PathBuf>,
+    /// Serve as a part of another wgd, at the listener of the part's name in LISTEN_FDNAMES, for the first who connects:
+    /// netcfg changes the network and reads the tunnel's files; inside, started in the interface's namespace, opens the
+    /// device there.
+    #[arg(long, value_name = "PART")]
+    pub serve: Option<Part>,
+    /// Where `--serve inside` listens; for `--serve netcfg`.
+    #[arg(long, value_name = "SOCKET")]
+    pub inside: Option<PathBuf>,
     /// Accepted for boringtun-cli's sake; wgd moves all packets on one thread, whatever the number.
     #[arg(short = 't', long, value_name = "NUMBER", env = "WG_THREADS", hide_env_values = true)]
     #[arg(value_parser = clap::value_parser!(u16).range(1..))]
@@ -66,6 +78,26 @@ pub struct Cli {
     /// Accepted for boringtun-cli's sake (also WG_SUDO=1) and ignored: wgd always gives up its privileges.
     #[arg(long)]
     pub disable_drop_privileges: bool,
+}
+
+/// A part of wgd that a service manager starts by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Changes the network, and reads and writes the tunnel's files.
+    Netcfg,
+    /// Opens what is in the interface's namespace.
+    Inside,
+}
+
+impl Part {
+    /// Its name, and that of its listener.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Netcfg => "netcfg",
+            Self::Inside => "inside",
+        }
+    }
 }
 
 /// Descriptors behind the standard streams.

@@ -51,19 +51,32 @@ impl LinkMonitor {
     /// # Errors
     /// When netlink cannot be opened.
     pub fn open(privileged: &Privileged, namespace: Option<&NetNs>, index: u32) -> io::Result<Self> {
-        let open = || -> io::Result<Socket> {
-            let mut socket = Socket::new(NETLINK_ROUTE)?;
-            if let Err(error) = socket.set_listen_all_namespaces(true) {
-                tracing::debug!(%error, "an interface that is moved will be out of hearing");
-            }
-            socket.bind(&SocketAddr::new(0, LINK_GROUP))?;
-            socket.set_non_blocking(true)?;
-            Ok(socket)
-        };
         let socket = match namespace {
-            Some(namespace) => namespace.within(privileged, open)??,
-            None => open()?,
+            Some(namespace) => namespace.within(privileged, Self::socket)??,
+            None => Self::socket()?,
         };
+        Self::over(socket, index)
+    }
+
+    /// The socket, opened in this namespace.
+    ///
+    /// # Errors
+    /// When netlink cannot be opened.
+    pub fn socket() -> io::Result<Socket> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        if let Err(error) = socket.set_listen_all_namespaces(true) {
+            tracing::debug!(%error, "an interface that is moved will be out of hearing");
+        }
+        socket.bind(&SocketAddr::new(0, LINK_GROUP))?;
+        socket.set_non_blocking(true)?;
+        Ok(socket)
+    }
+
+    /// Follows interface `index` over a socket that was opened where it is. Runs inside of a tokio runtime.
+    ///
+    /// # Errors
+    /// When it cannot be registered.
+    pub fn over(socket: Socket, index: u32) -> io::Result<Self> {
         let place = Place { namespace: None, index };
         Ok(Self { socket: register(socket, Interest::READABLE)?, place })
     }

@@ -2,14 +2,13 @@
 //!
 //! Invariant: a key is written while the configuration is locked, and the device hears of it before the lock
 //! is given back; so a reload never finds a file that is ahead of the device.
-use super::{Control, conf};
+use super::Control;
 use crate::conf::Tunnel;
 use crate::io::Command;
 use crate::limits;
 use crate::netcfg::{NetcfgError, Request, SavedKey};
 use daemon::admin::{AdminError, Replies};
 use serde_json::{Value, json};
-use std::fs::File;
 use std::sync::Arc;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::mpsc::Receiver;
@@ -128,11 +127,7 @@ impl Control {
 
     async fn read_tunnel(&self) -> Result<Tunnel, super::ApplyError> {
         let (_, opened) = self.netcfg.ask(Request::ReadConfig, &[]).await?;
-        let mut files = opened.into_iter().map(File::from);
-        let missing = || std::io::Error::from_raw_os_error(libc::EBADF);
-        let text = conf::read_text(&files.next().ok_or_else(missing)?)?;
-        let tunnel = Tunnel::parse(&self.config.tunnel_file(), &text, |_| files.next().ok_or_else(missing))?;
-        Ok(tunnel.routed_by_policy(self.config.tun_netns.is_some()))
+        Ok(Tunnel::opened(&self.config.tunnel_file(), opened, self.config.tun_netns.is_some())?)
     }
 
     fn tell_verdict(&self, verdict: &Verdict) {

@@ -2,15 +2,16 @@
 use super::permitted::Permitted;
 use super::process::{self, Setup};
 use super::worker::Worker;
-use super::{Answer, MESSAGE_BYTES, ROUTES_PER_PART, Request};
+use super::{Answer, MESSAGE_BYTES, ROUTES_PER_PART, Request, resolver};
 use crate::limits;
 use crate::registered::register;
 use ipnet::IpNet;
 use linux::descriptors::{receive_with_descriptors, send_with_descriptors};
-use linux::{Privileged, fork_helper};
+use linux::{Privileged, User, fork_helper, seqpacket};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -94,6 +95,22 @@ impl Netcfg {
         let body = |privileged, socket| process::body(setup, privileged, socket);
         let (privileged, helper) = fork_helper(privileged, "wgd-netcfg", &keep, body)?;
         Ok((privileged, Self(Way::Process(UnixDatagram::from(helper.socket)))))
+    }
+
+    /// Connects to one that somebody else has started, and brings it a process that looks names up: it has no right to
+    /// become another user.
+    ///
+    /// # Errors
+    /// When nobody listens there.
+    pub fn connect(
+        privileged: Privileged,
+        path: &Path,
+        user: Option<User>,
+    ) -> io::Result<(Privileged, Self)> {
+        let (privileged, resolver) = resolver::start(privileged, user, false)?;
+        let socket = seqpacket::connect_to(path)?;
+        send_with_descriptors(socket.as_fd(), b"resolver", &[resolver.socket.as_fd()])?;
+        Ok((privileged, Self(Way::Process(UnixDatagram::from(socket)))))
     }
 
     /// Does the work here, as long as there are privileges.

@@ -11,10 +11,12 @@ use linux::{NetNs, Privileged};
 use rtnetlink::packet_route::address::AddressMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMetric, RouteScope};
+use rtnetlink::sys::TokioSocket;
 use rtnetlink::{AddressMessageBuilder, Handle, LinkUnspec, RouteMessageBuilder};
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use tokio::runtime::Runtime;
 
 /// One interface and the routes that were made for it.
@@ -49,19 +51,25 @@ impl Interface {
         name: &str,
         namespace: Option<&NetNs>,
     ) -> io::Result<Self> {
-        let connect = || {
-            let _guard = runtime.enter();
-            rtnetlink::new_connection().map(|(connection, handle, _)| {
-                runtime.spawn(connection);
-                handle
-            })
-        };
-        let outside = connect()?;
+        let outside = connect(runtime)?;
         let inside = match namespace {
-            Some(namespace) => namespace.within(privileged, connect)??,
+            Some(namespace) => namespace.within(privileged, || connect(runtime))??,
             None => outside.clone(),
         };
-        Ok(Self {
+        Ok(Self::new(name, inside, outside))
+    }
+
+    /// Opens the outer netlink socket; the inner one was opened by somebody else.
+    pub(super) fn handed_in(runtime: &Runtime, name: &str, inside: OwnedFd) -> io::Result<Self> {
+        let outside = connect(runtime)?;
+        let _guard = runtime.enter();
+        let (connection, inside, _) = rtnetlink::from_socket(linux::netlink::adopt::<TokioSocket>(inside)?);
+        runtime.spawn(connection);
+        Ok(Self::new(name, inside, outside))
+    }
+
+    fn new(name: &str, inside: Handle, outside: Handle) -> Self {
+        Self {
             name: name.to_owned(),
             index: None,
             inside,
@@ -70,7 +78,7 @@ impl Interface {
             routes: BTreeSet::new(),
             policy: None,
             chosen_mtu: None,
-        })
+        }
     }
 
     /// Addresses, MTU, link. Returns the MTU and the index. Repeating it changes nothing; addresses that were
@@ -227,6 +235,14 @@ pub(super) fn route(index: u32, table: u32, prefix: &IpNet) -> rtnetlink::packet
     // A route without a gateway has link scope in IPv4, as `ip route add … dev …` makes it; IPv6 knows only one.
     let scope = if prefix.addr().is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
     builder.output_interface(index).table_id(table).scope(scope).build()
+}
+
+fn connect(runtime: &Runtime) -> io::Result<Handle> {
+    let _guard = runtime.enter();
+    rtnetlink::new_connection().map(|(connection, handle, _)| {
+        runtime.spawn(connection);
+        handle
+    })
 }
 
 fn address_message(index: u32, address: &IpNet) -> AddressMessage {

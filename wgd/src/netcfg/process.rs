@@ -1,4 +1,5 @@
 //! The life of the `wgd-netcfg` process: open netlink, confine, seal, answer until its parent is gone.
+use super::inside::{self, Inside};
 use super::interface::Interface;
 use super::permitted::Permitted;
 use super::resolver::{self, Resolver};
@@ -10,12 +11,12 @@ use anyhow::Context as _;
 use daemon::signals::Signals;
 use linux::background::Silence;
 use linux::descriptors::{receive_with_descriptors, send_with_descriptors};
-use linux::{NetNs, Privileged, User};
+use linux::{NetNs, Privileged, User, seqpacket};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixDatagram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::runtime::Runtime;
@@ -57,11 +58,54 @@ fn run(setup: &Setup, privileged: Privileged, socket: OwnedFd) -> anyhow::Result
     // First of all: it gets a copy of what is in this memory, and this process is about to read the keys' file.
     let (privileged, resolver) =
         resolver::start(privileged, setup.resolver_user, setup.to_background).context("fork wgd-resolve")?;
+    let peer = Peer { socket, resolver: resolver.socket };
+    answer(setup, privileged, peer, open_worker)
+}
+
+/// Serves the first wgd that connects: as a program of its own (`--serve netcfg`) that neither forked nor was forked.
+/// What is inside the interface's namespace comes from whoever listens at `inside`.
+///
+/// # Errors
+/// When it cannot be sealed, or either end goes before it is.
+pub fn serve_one(
+    setup: &Setup,
+    privileged: Privileged,
+    listener: OwnedFd,
+    inside: &Path,
+) -> anyhow::Result<()> {
+    // First of all, or a failure would be tried again and again for the same connection.
+    let socket = seqpacket::accept_one(listener).context("the handed-in listener")?;
+    linux::helper_process::set_name("wgd-netcfg")?;
+    let (_, mut resolver) = receive_with_descriptors(socket.as_fd(), &mut [0; 16])?;
+    let resolver = resolver.pop().context("whoever connected brings no wgd-resolve")?;
+    let Inside { device, netlink } =
+        inside::fetch(inside).with_context(|| format!("what is inside, from {}", inside.display()))?;
+    answer(setup, privileged, Peer { socket, resolver }, |setup, permitted, _, runtime| {
+        let interface = Interface::handed_in(runtime, &setup.interface, netlink).context("open netlink")?;
+        let mut worker = worker(setup, permitted, interface);
+        worker.device = Vec::from(device);
+        Ok(worker)
+    })
+}
+
+/// Who is served, and who looks names up.
+struct Peer {
+    socket: OwnedFd,
+    resolver: OwnedFd,
+}
+
+fn answer(
+    setup: &Setup,
+    privileged: Privileged,
+    peer: Peer,
+    open: impl FnOnce(&Setup, Permitted, &Privileged, &Runtime) -> anyhow::Result<Worker>,
+) -> anyhow::Result<()> {
+    let Peer { socket, resolver } = peer;
     let silence = setup.to_background.then(Silence::prepare).transpose()?;
     let runtime = runtime()?;
     let (permitted, key_directories) = Permitted::read(&setup.config_path, setup.namespace.is_some());
     let confinement = sandbox::netcfg_confinement(setup, &key_directories);
-    let mut worker = open_worker(setup, permitted, &privileged, &runtime)?;
+    let mut worker = open(setup, permitted, &privileged, &runtime)?;
     let socket = UnixDatagram::from(socket);
     socket.set_nonblocking(true)?;
     let (socket, _signals) = {
@@ -93,8 +137,13 @@ pub(super) fn open_worker(
 ) -> anyhow::Result<Worker> {
     let interface = Interface::open(privileged, runtime, &setup.interface, setup.namespace.as_ref())
         .context("open netlink")?;
-    Ok(Worker {
+    Ok(worker(setup, permitted, interface))
+}
+
+fn worker(setup: &Setup, permitted: Permitted, interface: Interface) -> Worker {
+    Worker {
         interface,
+        device: Vec::new(),
         config_path: setup.config_path.clone(),
         permitted,
         resolver: None,
@@ -103,7 +152,7 @@ pub(super) fn open_worker(
         valid_mark: valid_mark(setup),
         socket_files: setup.socket_files.clone(),
         routes: Vec::new(),
-    })
+    }
 }
 
 /// Opened before the seal, for it may be needed after a reload. A service manager may have made it read-only.

@@ -86,9 +86,9 @@ fn look_up_here(name: &str) -> Vec<IpAddr> {
 }
 
 impl Resolver {
-    /// Takes over the helper; runs inside of a tokio runtime.
-    pub(super) fn new(helper: Helper) -> io::Result<Self> {
-        let socket = UnixDatagram::from(helper.socket);
+    /// Takes over the helper's socket; runs inside of a tokio runtime.
+    pub(super) fn new(socket: OwnedFd) -> io::Result<Self> {
+        let socket = UnixDatagram::from(socket);
         socket.set_nonblocking(true)?;
         Ok(Self { socket: register(socket, Interest::READABLE | Interest::WRITABLE)?, next: 0 })
     }

@@ -16,6 +16,8 @@ use std::path::PathBuf;
 pub(super) struct Worker {
     pub(super) interface: Interface,
     pub(super) config_path: PathBuf,
+    /// The device and the socket that hears of it, until wgd has fetched them.
+    pub(super) device: Vec<OwnedFd>,
     /// By the configuration that was last read.
     pub(super) permitted: Permitted,
     pub(super) resolver: Option<Resolver>,
@@ -87,6 +89,13 @@ impl Worker {
                 }
                 Ok((Answer::Done, Vec::new()))
             }
+            Request::Device => match std::mem::take(&mut self.device) {
+                device if device.is_empty() => {
+                    let what = "hand over the device once more".to_owned();
+                    Err(Refused { what, error: io::Error::from_raw_os_error(libc::EPERM) })
+                }
+                device => Ok((Answer::Done, device)),
+            },
             Request::ReadConfig => self.read_config(),
             Request::SaveKey { key, rehearsal } => {
                 let saved = save_key::save(&self.config_path, &key, rehearsal).map_err(|error| {

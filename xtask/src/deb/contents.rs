@@ -72,9 +72,13 @@ fn culvert() -> Package {
 fn wgd() -> Package {
     let mut files = daemon("wgd");
     for (source, unit) in [
-        ("systemd/culvert-netns.service", "culvert-netns.service"),
+        ("systemd/run-netns-culvert.mount", "run-netns-culvert.mount"),
         ("systemd/culvert-netns@.service", "culvert-netns@.service"),
         ("systemd/wgd@.service", "wgd@.service"),
+        ("systemd/wgd-netcfg@.service", "wgd-netcfg@.service"),
+        ("systemd/wgd-netcfg@.socket", "wgd-netcfg@.socket"),
+        ("systemd/wgd-inside@.service", "wgd-inside@.service"),
+        ("systemd/wgd-inside@.socket", "wgd-inside@.socket"),
         ("systemd/wgd-admin@.socket", "wgd-admin@.socket"),
         ("systemd/wgd-events@.socket", "wgd-events@.socket"),
     ] {

@@ -84,6 +84,7 @@ impl Fleet {
         let more = format!(
             "ansible_ssh_private_key_file: {}\nansible_ssh_common_args: -o StrictHostKeyChecking=no -o \
              UserKnownHostsFile=/dev/null\nansible_python_interpreter: /usr/bin/python3\ncommon_deb_path: {}\n\
+             agent_syslogs: [\"udp://192.0.2.1:5514\"]\n\
              edge_tls_cert_file: {}\nedge_tls_key_file: {}\nwgd_preshared_key: \"{{{{ lookup('file', '{}') }}}}\"\n",
             here("ssh.key"),
             packages_of(1).display(),

@@ -40,8 +40,7 @@ impl Pair {
 
     /// What the daemons had to say, for a step that failed.
     pub(super) fn journals(&self) -> String {
-        let tail =
-            "journalctl --no-pager --output=cat -n 25 -u 'wgd@*' -u edge -u storaged -u 'culvert-netns@*'";
+        let tail = "journalctl --no-pager --output=cat -n 25 -u 'wgd*@*' -u edge -u storaged -u 'culvert-netns@*' -u run-netns-culvert.mount";
         self.both()
             .iter()
             .map(|host| format!("--- {}\n{}\n", host.path("").display(), host.run(tail).unwrap_or_default()))

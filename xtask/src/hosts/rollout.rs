@@ -25,6 +25,11 @@ pub(super) fn look(fleet: &mut Fleet) -> Result<()> {
 
 pub(super) fn site(fleet: &mut Fleet) -> Result<()> {
     fleet.play("site", &["-vvv", "--diff"])?;
+    for host in [&fleet.web, &fleet.services] {
+        host.run(
+            "systemctl is-active culvert-agent culvert-agent-keys.path && culvert agent --check-config",
+        )?;
+    }
     fleet.client.keep_token(&fleet.services.read("/root/culvert-tokens")?)?;
     let file = fleet.client.file("first", 20)?;
     fleet.client.culvert(&["put", &file.display().to_string(), "c5/first"])?;

@@ -49,6 +49,23 @@ pub(super) fn privileges(pair: &mut Pair) -> Result<()> {
     {
         is_bare(host, unit)?;
     }
+    for host in [&pair.web, &pair.services] {
+        let pid = host.main_pid("wgd-netcfg@wg0.service")?;
+        let status = host.run(&format!("cat /proc/{pid}/status"))?;
+        // CAP_NET_ADMIN, capability 12.
+        for (key, good) in [
+            ("CapEff:", "0000000000001000"),
+            ("CapPrm:", "0000000000001000"),
+            ("CapInh:", "0000000000000000"),
+            ("CapBnd:", "0000000000001000"),
+            ("CapAmb:", "0000000000000000"),
+            ("NoNewPrivs:", "1"),
+            ("Seccomp:", "2"),
+        ] {
+            let found = status.lines().find_map(|line| line.strip_prefix(key)).map(str::trim);
+            ensure!(found == Some(good), "wgd-netcfg: {key} {found:?}");
+        }
+    }
     Ok(())
 }
 
@@ -110,12 +127,20 @@ pub(super) fn files(pair: &mut Pair) -> Result<()> {
             format!("setpriv --reuid=edge --regid=edge --clear-groups sh -c \"echo x > {place}/x\"");
         ensure!(!inside(web, "edge.service", "-m", &as_edge)?, "edge can write to {place}");
     }
-    // Of wgd's units each has one device.
+    // The tunnel's device came as a descriptor; its keys are netcfg's to read.
     for host in [web, &pair.services] {
-        let only_tun = "test -c /dev/net/tun && ! test -e /dev/kmsg && ! test -e /dev/kvm";
-        ensure!(inside(host, "wgd@wg0.service", "-m", only_tun)?, "wgd has other devices than its own");
-        let exposed = host.run("systemctl show --property=Result culvert-netns@wg0 culvert-netns")?;
-        ensure!(exposed.matches("Result=success").count() == 2, "the namespace's units: {exposed}");
+        let none = "! test -e /dev/net/tun && ! test -e /dev/kmsg && ! test -e /dev/kvm";
+        for unit in ["wgd@wg0.service", "wgd-netcfg@wg0.service"] {
+            ensure!(inside(host, unit, "-m", none)?, "{unit} has devices");
+        }
+        ensure!(
+            !inside(host, "wgd@wg0.service", "-m", "cat /etc/wireguard/wg0.key")?,
+            "wgd sees the file of its key"
+        );
+        let units = "culvert-netns@wg0 run-netns-culvert.mount wgd-inside@wg0";
+        let ended = host.run(&format!("systemctl show --property=Result {units}"))?;
+        ensure!(ended.matches("Result=success").count() == 3, "the namespace's units: {ended}");
+        ensure!(!host.succeeds("systemctl is-active wgd-inside@wg0")?, "what opens the device has not ended");
     }
     // What it needs, storaged has.
     ensure!(
