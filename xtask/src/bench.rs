@@ -76,7 +76,15 @@ pub(crate) fn run(bench: &Bench) -> Result<ExitCode> {
     if matches!(bench, Bench::Lockdown(_)) {
         variables.push(("CULVERT_PRELOAD", lockdown::LIBRARY.into()));
     }
-    world::run_inside_with(&arguments, &variables)
+    let Bench::Transfer(options) = bench else { return world::run_inside_with(&arguments, &variables) };
+    for more in options.worlds() {
+        let arguments: Vec<OsString> = arguments.iter().cloned().chain(more.map(OsString::from)).collect();
+        let ended = world::run_inside_with(&arguments, &variables)?;
+        if ended != ExitCode::SUCCESS {
+            return Ok(ended);
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Inside the world.

@@ -24,14 +24,14 @@ use super::ways::{KnownWay, OurWay, Way};
 use crate::bench::figures::{Figures, Row};
 use crate::bench::process_time::{cpu_seconds, peak_mebibytes, resident_mebibytes};
 
-const PUT: Row = row("the proxy alone: put, MB/s", 0);
-const PUT_CPU: Row = row("  its CPU, s/GB", 2);
-const GET: Row = row("the proxy alone: get, MB/s", 0);
-const GET_CPU: Row = row("  its CPU going down, s/GB", 2);
-const SMALL: Row = row("the proxy alone: 64 KiB puts, 8 at a time, files/s", 0);
-const SMALL_CPU: Row = row("  its CPU for 1000 of them, s", 2);
+pub(super) const PUT: Row = row("the proxy alone: put, MB/s", 0);
+pub(super) const PUT_CPU: Row = row("  its CPU, s/GB", 2);
+pub(super) const GET: Row = row("the proxy alone: get, MB/s", 0);
+pub(super) const GET_CPU: Row = row("  its CPU going down, s/GB", 2);
+pub(super) const SMALL: Row = row("the proxy alone: 64 KiB puts, 8 at a time, files/s", 0);
+pub(super) const SMALL_CPU: Row = row("  its CPU for 1000 of them, s", 2);
 const MEMORY: Row = row("  its peak memory, MiB", 1);
-const OPEN_MEMORY: Row = row("the proxy alone: memory with open uploads (--open-uploads), MiB", 1);
+pub(super) const OPEN_MEMORY: Row = row("the proxy alone: memory with open uploads (--open-uploads), MiB", 1);
 
 /// What each open upload has sent: more than a proxy's buffer for one.
 const HALF_BYTES: usize = 72 << 10;
@@ -67,11 +67,11 @@ pub(super) fn measure(
     lab.web.write(path, text.replacen(&STORAGED.to_string(), &in_tunnel.to_string(), 1))?;
     ours.culvert.edge = start_edge(lab)?;
     ours.culvert.wait_until_ready(START)?;
-    for round in 1..=options.rounds {
-        let edge = ours.way(options.tls)?;
+    for round in 1..=options.rounds() {
+        let edge = ours.way(options.is_tls())?;
         let nginx = known.map(KnownWay::alone).transpose()?;
         for way in [Some(edge), nginx].into_iter().flatten() {
-            println!("alone, round {round} of {}: {}", options.rounds, way.name);
+            println!("alone, round {round} of {}: {}", options.rounds(), way.name);
             one(lab, &way, options, round, figures)?;
         }
     }
@@ -100,7 +100,7 @@ fn one(lab: &Lab, way: &Way, options: &Options, round: u32, figures: &mut Figure
     figures.add(SMALL, way.name, rate);
     figures.add(SMALL_CPU, way.name, (end - after) * 1000.0 / f64::from(options.files));
     figures.add(MEMORY, way.name, peak_mebibytes(proxy)?);
-    if !options.tls {
+    if !options.is_tls() {
         figures.add(OPEN_MEMORY, way.name, with_open_uploads(lab, way, options.open_uploads)?);
     }
     Ok(())

@@ -23,12 +23,12 @@ const SLOW_RATE: &str = "20k";
 const FAST_CLIENTS: &str = "8";
 const BOUND: Duration = Duration::from_secs(600);
 
-const PUT: Row = row("one large file, put, MB/s", 0);
-const GET: Row = row("one large file, get, MB/s", 0);
-const SMALL: Row = row("64 KiB puts, 8 at a time, files/s", 0);
-const SMALL_P99: Row = row("64 KiB puts, 8 at a time, 99 % within, ms", 1);
-const MIXED: Row = row("the same among slow clients, files/s", 0);
-const MIXED_P99: Row = row("the same among slow clients, 99 % within, ms", 1);
+pub(super) const PUT: Row = row("one large file, put, MB/s", 0);
+pub(super) const GET: Row = row("one large file, get, MB/s", 0);
+pub(super) const SMALL: Row = row("64 KiB puts, 8 at a time, files/s", 0);
+pub(super) const SMALL_P99: Row = row("64 KiB puts, 8 at a time, 99 % within, ms", 1);
+pub(super) const MIXED: Row = row("the same among slow clients, files/s", 0);
+pub(super) const MIXED_P99: Row = row("the same among slow clients, 99 % within, ms", 1);
 
 /// Of each part: CPU up, CPU down, memory.
 const OF_PARTS: [[Row; 3]; 4] = [

@@ -66,7 +66,7 @@ pub(super) fn culvert<'a>(lab: &'a Lab, options: &Options) -> Result<OurWay<'a>>
     let others = after.split_once('\n').context("a limit")?.1;
     lab.services.write(path, format!("{before}[limits]\ntransfers = {TRANSFERS}\n{others}"))?;
     culvert.storaged = start_storaged(lab)?;
-    if options.tls {
+    if options.is_tls() {
         culvert.edge.signal(Signal::SIGTERM)?;
         culvert.edge.wait(START)?;
         let path = "/etc/culvert/edge.toml";
