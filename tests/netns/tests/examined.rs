@@ -67,7 +67,10 @@ fn schemathesis(scene: &Scene, seconds: u64) -> Result<()> {
     let there = folder.join("openapi.json");
     fs::write(&there, ours.to_string())?;
     fs::write(folder.join("schemathesis.toml"), RULES)?;
-    let mut run = Command::new(tools()?.join("schemathesis/bin/schemathesis"));
+    // By its interpreter: its own first line names the directory that it was installed in, which may have moved since.
+    let tool = tools()?.join("schemathesis/bin");
+    let mut run = Command::new(tool.join("python"));
+    run.arg(tool.join("schemathesis"));
     run.current_dir(&folder)
         .env("NO_COLOR", "1")
         .env("SCHEMATHESIS_HOOKS", HOOKS)
