@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::{source_rules, steps, tools};
+use crate::{book, source_rules, steps, tools};
 
 /// How a step ended.
 enum Verdict {
@@ -24,6 +24,7 @@ pub(crate) fn run() -> Result<()> {
         ("format", cargo_step(&["fmt", "--all", "--", "--check"], None)?),
         ("clippy", cargo_step(&clippy, None)?),
         ("docs", cargo_step(&docs, Some(("RUSTDOCFLAGS", "-D warnings")))?),
+        ("book", verdict(book::build()?)),
         ("source rules", source_rules_step()?),
         ("licences, bans, sources", deny_step(Command::new(&deny))?),
         ("advisories", advisories_step(Command::new(&deny))?),

@@ -6,6 +6,7 @@
 
 mod appliance;
 mod bench;
+mod book;
 mod check;
 mod conformance;
 mod deb;
@@ -50,8 +51,10 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Format, clippy, docs, licences and dependencies, and the rules of the source tree
+    /// Format, clippy, docs, the book, licences and dependencies, and the rules of the source tree
     Check,
+    /// The documentation as pages, in target/book, with every link followed
+    Book,
     /// Every test, or those that a suite or a name selects; ends with `N passed, N failed, N skipped`
     #[command(after_help = test_help())]
     Test {
@@ -170,6 +173,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Check => check::run()?,
+        Command::Book => book::run()?,
         Command::Test { selection, suite } => return test::run(selection.as_deref(), suite.as_deref()),
         Command::Netns(options) => return netns::run(&options),
         Command::Conformance(options) => return conformance::run(&options),
@@ -196,6 +200,7 @@ fn run_inside(world: &World) -> Result<ExitCode> {
         Command::Demo(options) => demo::run_inside(&options, world)?,
         Command::Bench { what } => bench::run_inside(&what, world)?,
         Command::Check
+        | Command::Book
         | Command::Test { .. }
         | Command::Netns(_)
         | Command::Packages(_)

@@ -125,7 +125,7 @@ fn every_alert_has_its_texts_and_a_page() {
     }
     let pages: Vec<String> = alerts.iter().map(|alert| format!("docs/runbooks/{alert}.md")).collect();
     assert_eq!(values(&rules, "runbook_url"), pages);
-    let index = read("docs/runbooks/README.md");
+    let index = read("docs/runbooks/index.md");
     for (alert, page) in alerts.iter().zip(&pages) {
         let text = read(page);
         for part in ["**Meaning.**", "**Impact.**", "**Look.**", "**Do.**", "**What must not be done.**"] {
