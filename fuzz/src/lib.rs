@@ -4,6 +4,7 @@
 //! takes `-Z` flags); `tests/corpora.rs` runs every seed and every former finding as a plain test.
 #![forbid(unsafe_code)]
 
+mod spool;
 mod storage;
 
 use std::net::SocketAddr;
@@ -21,6 +22,7 @@ use store_proto::{
 };
 use wg_proto::{Device, DeviceEvent, DeviceUpdate, Endpoint, Output, PeerUpdate};
 
+pub use spool::spool;
 pub use storage::{age_file, backup_pieces, log_ahead, sealed_row, sealed_stream};
 
 /// A parser and what must hold for it.
@@ -61,6 +63,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("backup_pieces", backup_pieces),
     ("log_ahead", log_ahead),
     ("readiness", readiness),
+    ("spool", spool),
 ];
 
 /// The body of a `set=1` request: what is accepted can be applied, and the answer to `get=1` ends as it must.

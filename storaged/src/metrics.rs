@@ -49,6 +49,8 @@ pub struct Metrics {
     pub filesystem_size_bytes: IntGaugeVec,
     /// Whether the volume is the one of the start and answers.
     pub volume_usable: IntGaugeVec,
+    /// Whether small objects cannot be brought from the volume's spool to their own files.
+    pub spool_broken: IntGaugeVec,
     auth_failures: IntCounterVec,
     /// Shreds of keys, by result.
     pub shreds: IntCounterVec,
@@ -143,6 +145,11 @@ impl Metrics {
             filesystem_size_bytes: made.gauges(
                 "filesystem_size_bytes",
                 "Bytes of a volume's file system.",
+                &["volume"],
+            )?,
+            spool_broken: made.gauges(
+                "spool_broken",
+                "1: small objects stand in the volume's spool and cannot be brought to their own files; no more are taken there.",
                 &["volume"],
             )?,
             volume_usable: made.gauges(
@@ -504,8 +511,13 @@ mod documentation {
         let metrics = Metrics::register(&registry).unwrap();
         // No series before the first operation, and before a volume was looked at.
         metrics.operation(Action::ALL[0], Ending::ALL[0], Some(1.0));
-        for gauge in [&metrics.filesystem_avail_bytes, &metrics.filesystem_size_bytes, &metrics.volume_usable]
-        {
+        let of_volumes = [
+            &metrics.filesystem_avail_bytes,
+            &metrics.filesystem_size_bytes,
+            &metrics.volume_usable,
+            &metrics.spool_broken,
+        ];
+        for gauge in of_volumes {
             gauge.with_label_values(&["main"]).set(1);
         }
         metrics.scrub("main", &CycleRow::default(), 0, 0.0, 0.0);

@@ -294,7 +294,7 @@ async fn serve_until_told(
 
     let operators = fixed.admin_users.iter().chain(&fixed.auditor_users);
     let allowed = operators.map(|user| user.uid).chain([User::current().uid]).collect();
-    let connections = fixed.connections;
+    let (connections, grace) = (fixed.connections, fixed.drain);
     let handler = Admin::new(Arc::clone(&store), fixed, environment, raw, sealed.lockdown());
     tokio::spawn(daemon::admin::serve(admin, allowed, Arc::new(handler)));
 
@@ -319,12 +319,14 @@ async fn serve_until_told(
     wait_for_the_end(&mut signals).await;
     serving.set(false);
     notify.stopping();
+    let began = store.clock.now();
     store.drain.begin();
     let left = tokio::select! {
         left = store.drain.finished() => left,
         () = wait_for_the_end(&mut signals) => store.drain.running(),
     };
     let _ = serving_task.await;
+    store.empty_spools(grace.saturating_sub(store.clock.now().duration_since(began))).await;
     store.settle_strangers(true).await;
     let mut stopped = Note::new(Action::AdminStopped, Ending::Succeeded, Origin::default());
     stopped.detail = Some(format!("{left} requests were cut off"));

@@ -309,6 +309,9 @@ impl Store {
             Ok(only_one) => {
                 let look = state.pool.run(move || {
                     let found = backend.check().and_then(|()| backend.space());
+                    // Asked here: a disk that hangs may hold whoever asks.
+                    let broken = backend.spool().is_some_and(|spool| spool.is_broken());
+                    let found = found.map(|space| (space, broken));
                     drop(only_one);
                     found
                 });
@@ -324,8 +327,9 @@ impl Store {
         let label = &[state.name.as_str()];
         self.metrics.volume_usable.with_label_values(label).set(i64::from(usable));
         match found {
-            Ok(space) => {
+            Ok((space, broken)) => {
                 state.seen(space);
+                self.metrics.spool_broken.with_label_values(label).set(i64::from(broken));
                 self.metrics
                     .filesystem_avail_bytes
                     .with_label_values(label)
@@ -339,6 +343,25 @@ impl Store {
                 tracing::error!(volume = %state.name, %error, "the volume cannot be used");
             }
             Err(_) => {}
+        }
+    }
+
+    /// Brings small objects to their own files, so that the next start finds none in a spool. What does not get there
+    /// in time, and what an upload that was cut off still writes, is left to it, as after a crash.
+    pub async fn empty_spools(&self, patience: Duration) {
+        let usable = self.volumes.iter().filter(|volume| volume.is_usable());
+        let each = usable.map(|volume| {
+            let backend = Arc::clone(&volume.backend);
+            volume.pool.run(move || {
+                if let Some(spool) = backend.spool() {
+                    spool.end();
+                }
+            })
+        });
+        if tokio::time::timeout(patience, futures_util::future::join_all(each)).await.is_err() {
+            tracing::warn!(
+                "small objects stay in the spool of a volume; the next start brings them to their own files"
+            );
         }
     }
 

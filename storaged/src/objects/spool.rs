@@ -79,6 +79,8 @@ struct State {
     limit: u64,
     /// What stands here cannot be brought to its place: nothing more is taken, and the next start tries again.
     broken: bool,
+    /// The store ends: nothing more is taken.
+    ending: bool,
 }
 
 #[derive(Debug, Default)]
@@ -141,7 +143,7 @@ impl Spool {
             prepared: length.saturating_sub(begin).clamp(BLOCK, HALF),
             ..Half::default()
         };
-        let state = State { halves: [half(0), half(HALF)], active: 0, limit, broken: false };
+        let state = State { halves: [half(0), half(HALF)], active: 0, limit, broken: false, ending: false };
         let spool = Spool { ground: Box::new(ground), state: Mutex::new(state), order: Mutex::default() };
         spool.recover(length)?;
         Ok(spool)
@@ -220,7 +222,7 @@ impl Spool {
     pub fn place(self: &Arc<Self>, object: FileId, sealed: usize) -> Option<Place> {
         let bytes = frame_bytes(sealed);
         let mut state = self.lock();
-        if state.broken || BLOCK + bytes > state.limit {
+        if state.broken || state.ending || BLOCK + bytes > state.limit {
             return None;
         }
         let (limit, active) = (state.limit, state.active);
@@ -271,6 +273,27 @@ impl Spool {
         let number = state.halves.iter().position(|half| half.stage == Stage::Full && half.writing == 0)?;
         state.halves[number].stage = Stage::Draining;
         Some(Drain(number))
+    }
+
+    /// Whether it has given up: what stands here cannot be brought to its place.
+    pub fn is_broken(&self) -> bool {
+        self.lock().broken
+    }
+
+    /// Takes nothing more, and empties both halves, off the runtime's threads. What is being written meanwhile stays for
+    /// the next start, as after a crash.
+    pub fn end(&self) {
+        self.lock().ending = true;
+        for number in 0..2 {
+            let mut state = self.lock();
+            let (broken, half) = (state.broken, &mut state.halves[number]);
+            if broken || half.round.is_none() || half.writing > 0 || half.stage == Stage::Draining {
+                continue;
+            }
+            half.stage = Stage::Draining;
+            drop(state);
+            self.drain(Drain(number));
+        }
     }
 
     /// Makes the own files of a full half's objects durable, and begins the half anew.

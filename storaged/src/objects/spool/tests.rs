@@ -65,9 +65,44 @@ fn what_cannot_be_brought_to_its_place_stays_and_nothing_more_is_taken() {
         }
     }
     assert!((2..20).contains(&taken), "{taken}");
+    assert!(spool.is_broken());
     disk.crash();
     Spool::open(disk.clone()).unwrap();
     disk.check(&told, "after the crash");
+}
+
+#[test]
+fn an_end_in_order_leaves_nothing_for_the_next_start() {
+    for count in [1, 12, 40] {
+        let disk = Sim::new(2);
+        let spool = Arc::new(Spool::open(disk.clone()).unwrap());
+        let mut told = Told::default();
+        for number in 0..count {
+            let Some(place) = spool.place(id(number), content(number).len()) else { continue };
+            put(&disk, place, number).unwrap();
+            spool.sync().unwrap();
+            told.stored.insert(number);
+        }
+        spool.end();
+        assert!(spool.place(id(98), 10).is_none(), "nothing more is taken");
+        disk.crash();
+        disk.check(&told, "without a start");
+        disk.lock().own.clear();
+        Spool::open(disk.clone()).unwrap();
+        assert!(disk.lock().own.is_empty(), "the start has nothing to make again");
+    }
+}
+
+#[test]
+fn an_end_leaves_the_half_in_which_somebody_writes() {
+    let disk = Sim::new(1);
+    let spool = Arc::new(Spool::open(disk.clone()).unwrap());
+    let held = spool.place(id(0), 10).unwrap();
+    spool.end();
+    assert!(spool.has(id(0)));
+    drop(held);
+    spool.end();
+    assert!(!spool.has(id(0)));
 }
 
 #[test]

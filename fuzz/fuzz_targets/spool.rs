@@ -1,0 +1,4 @@
+//! See `fuzz::spool`.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| fuzz::spool(data));
