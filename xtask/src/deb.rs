@@ -75,6 +75,37 @@ pub(crate) fn run(options: &Options) -> Result<Vec<PathBuf>> {
     Ok(made)
 }
 
+/// What Debian's own look at packages finds in them; nothing, if they are in order.
+pub(crate) fn lint(packages: &[PathBuf]) -> Result<String> {
+    let mut lintian = Command::new("lintian");
+    // Manual pages, changelogs, permissions, scripts, copyright: warnings count as well.
+    lintian.args(["--allow-root", "--fail-on", "error,warning", "--tag-display-limit", "0"]).args(packages);
+    let found = lintian.stdin(Stdio::null()).output().context("start lintian")?;
+    let said = [found.stdout, found.stderr].concat();
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    ensure!(found.status.success() || !said.is_empty(), "lintian ended with {}", found.status);
+    Ok(said)
+}
+
+/// A description as a control file has it (Debian Policy §5.6.13): lines of less than 80 columns behind a blank, and a dot
+/// between paragraphs.
+fn folded(description: &str) -> String {
+    let paragraphs = description.lines().map(|paragraph| {
+        let mut lines = vec![String::new()];
+        for word in paragraph.split(' ') {
+            match lines.last_mut() {
+                Some(line) if line.len() + word.len() < 78 => {
+                    line.push(' ');
+                    line.push_str(word);
+                }
+                _ => lines.push(format!(" {word}")),
+            }
+        }
+        lines.join("\n")
+    });
+    paragraphs.collect::<Vec<_>>().join("\n .\n")
+}
+
 struct Build {
     programs: PathBuf,
     generated: PathBuf,
@@ -176,7 +207,7 @@ impl Build {
             depends.join(", "),
             package.section,
             package.summary,
-            package.description,
+            folded(package.description),
         );
         fs::write(control.join("control"), text)?;
         // Everything below /etc is the administrator's to change.
@@ -255,4 +286,21 @@ fn output(command: &mut Command) -> Result<String> {
     let output = command.stderr(Stdio::inherit()).output().with_context(|| format!("start {command:?}"))?;
     ensure!(output.status.success(), "{command:?} failed");
     Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptions_are_folded_as_policy_has_them() {
+        let words = ["word"; 30].join(" ");
+        let folded = folded(&format!("{words}\nmore"));
+        assert!(folded.lines().all(|line| line.starts_with(' ') && line.len() < 80), "{folded}");
+        assert!(folded.ends_with("\n .\n more"), "{folded}");
+        assert_eq!(folded.matches("word").count(), 30);
+        for package in contents::packages() {
+            assert!(!package.description.contains("  "), "{}", package.name);
+        }
+    }
 }

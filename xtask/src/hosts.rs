@@ -39,7 +39,8 @@ use pair::Pair;
 pub(crate) use base::release;
 pub(crate) use client::certificate;
 
-const PROGRAMS: [Program; 10] = [
+const PROGRAMS: [Program; 11] = [
+    Program { name: "lintian", package: "lintian" },
     Program { name: "mmdebstrap", package: "mmdebstrap" },
     Program { name: "systemd-nspawn", package: "systemd-container" },
     Program { name: "nsenter", package: "util-linux" },
@@ -85,7 +86,8 @@ const fn needed<T>(name: &'static str, run: fn(&mut T) -> Result<()>) -> Step<T>
     Step { name, needed: true, run }
 }
 
-const BY_HAND: [Step<Pair>; 13] = [
+const BY_HAND: [Step<Pair>; 14] = [
+    step("the_packages_have_no_finding_of_lintian", pair::lint),
     needed("packages_install_on_a_bare_host_and_start_nothing", pair::install),
     needed("a_tunnel_comes_up_as_the_installation_page_says", pair::tunnel),
     needed("the_first_file_goes_up_and_comes_back", pair::first_file),

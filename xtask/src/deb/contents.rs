@@ -26,7 +26,7 @@ pub(super) struct Package {
     pub(super) recommends: Vec<&'static str>,
     pub(super) suggests: Vec<&'static str>,
     pub(super) summary: &'static str,
-    /// Each line begins with a blank, as a control file has it.
+    /// A paragraph a line.
     pub(super) description: &'static str,
     /// From where, and to where; below `etc` it is a conffile.
     pub(super) files: Vec<(Source, String)>,
@@ -62,9 +62,9 @@ fn culvert() -> Package {
         recommends: Vec::new(),
         suggests: vec!["age"],
         summary: "command of users and operators of a Culvert appliance",
-        description: " Culvert carries regulated files from a public zone through WireGuard into a secure zone and\n \
-                      keeps a record of each step.\n .\n This is the command: it sends and fetches files, and looks \
-                      after the daemons\n wgd, edge and storaged.",
+        description: "Culvert carries regulated files from a public zone through WireGuard into a secure zone \
+                      and keeps a record of each step.\nThis is the command: it sends and fetches files, and \
+                      looks after the daemons wgd, edge and storaged.",
         files,
     }
 }
@@ -110,10 +110,10 @@ fn wgd() -> Package {
         recommends: vec!["wireguard-tools"],
         suggests: Vec::new(),
         summary: "WireGuard tunnel in user space that ends up without a privilege",
-        description: " wgd speaks WireGuard on a TUN device, in the place of any userspace WireGuard: wg and wg-quick\n \
-                      work with it. Before the first packet it gives up every capability and most\n system calls.\n \
-                      .\n With its units the tunnel stands in a network namespace of its own, which is all the\n \
-                      network that edge and storaged have.",
+        description: "wgd speaks WireGuard on a TUN device, in the place of any userspace WireGuard: wg and \
+                      wg-quick work with it. Before the first packet it gives up every capability and most \
+                      system calls.\nWith its units the tunnel stands in a network namespace of its own, which \
+                      is all the network that edge and storaged have.",
         files,
     }
 }
@@ -141,9 +141,9 @@ fn agent() -> Package {
         recommends: vec!["ca-certificates"],
         suggests: Vec::new(),
         summary: "alerts of a Culvert appliance, and keys of identity providers",
-        description: " The daemons of a Culvert appliance have the tunnel for a network. This runs `culvert agent` beside \
-                      them, in the\n host's network: it tells webhooks and log servers of what is wrong, and fetches the \
-                      keys of identity providers.",
+        description: "The daemons of a Culvert appliance have the tunnel for a network. This runs `culvert \
+                      agent` beside them, in the host's network: it tells webhooks and log servers of what is \
+                      wrong, and fetches the keys of identity providers.",
         files,
     }
 }
@@ -176,8 +176,8 @@ fn edge() -> Package {
         recommends: Vec::new(),
         suggests: Vec::new(),
         summary: "public HTTP side of a Culvert appliance, which stores nothing",
-        description: " edge takes requests for files, asks storaged through the tunnel whether they may, and streams.\n \
-                      It can write to no file and reach nothing but the tunnel.",
+        description: "edge takes requests for files, asks storaged through the tunnel whether they may, and \
+                      streams. It can write to no file and reach nothing but the tunnel.",
         files,
     }
 }
@@ -214,8 +214,8 @@ fn storaged() -> Package {
         recommends: Vec::new(),
         suggests: Vec::new(),
         summary: "store of a Culvert appliance, with a record of every operation",
-        description: " storaged is reached through the tunnel only. It hashes and seals files, stores them durably, and\n \
-                      refuses what it cannot record.",
+        description: "storaged is reached through the tunnel only. It hashes and seals files, stores them \
+                      durably, and refuses what it cannot record.",
         files,
     }
 }

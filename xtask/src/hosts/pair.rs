@@ -71,6 +71,20 @@ pub(super) fn install_revision(host: &Host, daemon: &str, revision: u32) -> Resu
     host.run(&install)
 }
 
+pub(super) fn lint(_pair: &mut Pair) -> Result<()> {
+    let mut packages = Vec::new();
+    for entry in fs::read_dir(packages_of(1))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "deb") {
+            packages.push(path);
+        }
+    }
+    ensure!(packages.len() > 3, "only {packages:?}");
+    let said = crate::deb::lint(&packages)?;
+    ensure!(said.is_empty(), "{said}");
+    Ok(())
+}
+
 pub(super) fn install(pair: &mut Pair) -> Result<()> {
     for (host, daemon) in [(&pair.web, "edge"), (&pair.services, "storaged")] {
         install_revision(host, daemon, 1)?;
