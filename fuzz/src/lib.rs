@@ -161,8 +161,7 @@ pub fn udp_datagrams(data: &[u8]) {
     let from = Endpoint { remote: SocketAddr::from(([192, 0, 2, 7], 7)), local: None };
     for datagram in split(data) {
         let mut out = Sink::default();
-        let mut space = vec![0; datagram.len()];
-        let packet = device.handle_udp(datagram, from, now(), &mut space, &mut out);
+        let packet = device.handle_udp(&mut datagram.to_vec(), from, now(), &mut out);
         assert_eq!(packet, None, "an unauthenticated packet came through");
         assert!(out.transmitted <= datagram.len(), "{} bytes provoked {}", datagram.len(), out.transmitted);
     }

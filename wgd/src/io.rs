@@ -257,14 +257,17 @@ impl DataPlane {
     }
 
     fn open_received(&mut self, now: Instant) {
-        for datagram in self.received.datagrams() {
-            let from = udp::endpoint(&datagram);
-            let space = self.opened.space(datagram.bytes.len(), &mut self.out.tun);
-            if let Some(length) = self.device.handle_udp(datagram.bytes, from, now, space, &mut self.out) {
-                self.opened.keep(length, &self.out.tun);
+        let (memory, places) = self.received.places();
+        for place in places {
+            let from = udp::endpoint(&place);
+            let datagram = &mut memory[place.bytes.clone()];
+            if let Some(packet) = self.device.handle_udp(datagram, from, now, &mut self.out) {
+                let start = place.bytes.start;
+                let packet = start + packet.start..start + packet.end;
+                self.opened.keep(packet, memory, &mut self.out.tun);
             }
         }
-        self.opened.write(&mut self.out.tun);
+        self.opened.write(memory, &mut self.out.tun);
     }
 
     /// Asks the kernel whether the interface is up. What it says of changes may not be heard everywhere.

@@ -36,10 +36,8 @@ pub const PAUSE: Duration = Duration::from_micros(100);
 pub const PAUSE_FROM: usize = 12;
 /// So many in a turn, gathered in a pause, are worth the next one: 40,000 to 60,000 a second.
 pub const PAUSE_STAY: usize = 6;
-/// Where datagrams are opened until they are written: two large packets' worth, which stays in the processor's cache.
+/// What is opened before it is written: two large packets' worth, which stays in the processor's cache.
 pub const OPENED_BYTES: usize = 128 * 1024;
-/// Opened packets begin at multiples of this: a cache line.
-pub const OPENED_ALIGNMENT: usize = 64;
 /// Requests from the control thread that may wait for the data thread; each waits for its answer.
 pub const CONTROL_QUEUE: usize = 16;
 /// What the data thread says about rotations; what finds no room is said again.

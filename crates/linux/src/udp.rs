@@ -8,7 +8,7 @@ mod control;
 mod receive;
 mod send;
 
-pub use receive::{ReceiveBatch, Received};
+pub use receive::{Place, ReceiveBatch, Received};
 pub use send::{SendBatch, Sent};
 
 use nix::sys::socket::{

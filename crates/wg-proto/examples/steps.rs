@@ -84,12 +84,11 @@ fn counted(peers: u32, rounds: u32, wire: &mut Wire) {
     let (header, whole) = large_packet();
     let (mut left, mut right) = connected(wire, peers);
     let from = Endpoint::to("192.0.2.1:1".parse().unwrap());
-    let mut space = vec![0; 2_000];
     for _ in 0..rounds {
         let now = Instant::now();
         left.handle_tun_split(Split::new(&header, &whole).unwrap(), now, wire);
-        for datagram in std::mem::take(&mut wire.sent) {
-            let packet = right.handle_udp(&datagram, from, now, &mut space[..datagram.len()], wire);
+        for mut datagram in std::mem::take(&mut wire.sent) {
+            let packet = right.handle_udp(&mut datagram, from, now, wire);
             assert!(packet.is_some(), "everything opens");
         }
     }
@@ -160,15 +159,14 @@ fn open(left: &mut Device, right: &mut Device, wire: &mut Wire, (header, whole):
     for _ in 0..ROUNDS {
         left.handle_tun_split(Split::new(header, whole).unwrap(), Instant::now(), wire);
     }
-    let datagrams = std::mem::take(&mut wire.sent);
+    let mut datagrams = std::mem::take(&mut wire.sent);
     let from = Endpoint::to("192.0.2.1:1".parse().unwrap());
-    let mut space = vec![0; 2_000];
     let mut opened = 0;
-    let mut rounds = datagrams.chunks(PACKETS);
+    let mut rounds = datagrams.chunks_mut(PACKETS);
     measure("open", PACKETS, || {
         let now = Instant::now();
         for datagram in rounds.next().unwrap() {
-            let packet = right.handle_udp(datagram, from, now, &mut space[..datagram.len()], wire);
+            let packet = right.handle_udp(datagram, from, now, wire);
             opened += usize::from(packet.is_some());
         }
     });
@@ -240,12 +238,11 @@ fn connected(wire: &mut Wire, peers: u32) -> (Device, Device) {
     let (header, whole) = large_packet();
     left.handle_tun_split(Split::new(&header, &whole).unwrap(), now, wire);
     let from = Endpoint::to("192.0.2.1:1".parse().unwrap());
-    let mut space = vec![0; 2_000];
     let mut turn = 0;
     while !wire.sent.is_empty() {
         let device = if turn % 2 == 0 { &mut right } else { &mut left };
-        for datagram in std::mem::take(&mut wire.sent) {
-            device.handle_udp(&datagram, from, now, &mut space[..datagram.len()], wire);
+        for mut datagram in std::mem::take(&mut wire.sent) {
+            device.handle_udp(&mut datagram, from, now, wire);
         }
         turn += 1;
     }

@@ -15,6 +15,7 @@ mod rotation;
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -28,6 +29,7 @@ use crate::identity::{Admission, Identity};
 use crate::limits::from_the_specification::COOKIE_REPLY_BYTES;
 use crate::limits::our_choice::{DEFAULT_MTU, PEERS_PER_TURN, SCRATCH_BYTES};
 use crate::load::Load;
+use crate::noise::stamp::Stamper;
 use crate::peer::{Context, Peer, Place, Ranges};
 use crate::probe;
 use crate::session::Scratch;
@@ -72,8 +74,8 @@ pub struct Device {
     deadline: Option<Instant>,
     /// Where it goes on.
     next_served: PeerId,
+    stamper: Stamper,
     scratch: Box<Scratch>,
-    padded: Box<Scratch>,
 }
 
 impl Default for Device {
@@ -105,8 +107,8 @@ impl Device {
             counters: Counters::default(),
             deadline: None,
             next_served: 0,
+            stamper: Stamper::default(),
             scratch: scratch(),
-            padded: scratch(),
         }
     }
 
@@ -133,22 +135,21 @@ impl Device {
         self.with_peer(id, now, out, |peer, cx| peer.send_split(&mut split, cx));
     }
 
-    /// A datagram from the network. `Some` is the length of a packet for the TUN that lies at the beginning of `space` then;
-    /// its source has been checked. The space is to be as long as the datagram.
+    /// A datagram from the network, which is opened where it lies. `Some` is the place in it of a packet for the TUN; its
+    /// source has been checked.
     pub fn handle_udp(
         &mut self,
-        datagram: &[u8],
+        datagram: &mut [u8],
         from: Endpoint,
         now: Instant,
-        space: &mut [u8],
         out: &mut impl Output,
-    ) -> Option<usize> {
+    ) -> Option<Range<usize>> {
         if !self.link_is_up() {
             self.count_drop(DropReason::LinkDown);
             return None;
         }
         let result = match Message::of(datagram) {
-            Some(Message::Data { receiver }) => self.handle_data(receiver, datagram, from, now, (space, out)),
+            Some(Message::Data { receiver }) => self.handle_data(receiver, datagram, from, now, out),
             Some(Message::Initiation) => self.handle_initiation(datagram, from, now, out).map(|()| None),
             Some(Message::Response { receiver }) => {
                 self.handle_response(receiver, datagram, from, now, out).map(|()| None)
@@ -336,11 +337,11 @@ impl Device {
     fn handle_data(
         &mut self,
         receiver: u32,
-        datagram: &[u8],
+        datagram: &mut [u8],
         from: Endpoint,
         now: Instant,
-        (space, out): (&mut [u8], &mut impl Output),
-    ) -> Result<Option<usize>, (Option<PeerId>, DropReason)> {
+        out: &mut impl Output,
+    ) -> Result<Option<Range<usize>>, (Option<PeerId>, DropReason)> {
         let id = self.ranges.owner(receiver).ok_or((None, DropReason::UnknownIndex))?;
         let identifier = self.probe_identifier;
         let (peers, allowed_ips, mut cx) = self.parts(now, &mut *out);
@@ -349,13 +350,14 @@ impl Device {
             peer.service(&mut cx);
         }
         let place = peer.place_of(receiver);
-        let result = match peer.open(receiver, datagram, from, &mut *space, &mut cx) {
+        let result = match peer.open(receiver, datagram, from, &mut cx) {
             Ok(None) => Ok(None),
-            Ok(Some(length)) => match IpHeader::parse(&space[..length]) {
+            Ok(Some(text)) => match IpHeader::parse(&datagram[text.clone()]) {
                 Err(_) => Err(DropReason::Malformed),
                 Ok(header) if allowed_ips.lookup(header.source) == Some(id) => {
-                    let ours = peer.answers_probe(&space[..header.total_length], identifier, now);
-                    Ok((!ours).then_some(header.total_length))
+                    let packet = text.start..text.start + header.total_length;
+                    let ours = peer.answers_probe(&datagram[packet.clone()], identifier, now);
+                    Ok((!ours).then_some(packet))
                 }
                 Ok(_) => Err(DropReason::SourceNotAllowed),
             },
@@ -367,8 +369,8 @@ impl Device {
             self.look_at_rotation(id, now, out);
         }
         match result {
-            Ok(Some(length)) if control::is_control(&space[..length]) => {
-                self.take_control(id, place, &mut space[..length], now, out);
+            Ok(Some(packet)) if control::is_control(&datagram[packet.clone()]) => {
+                self.take_control(id, place, &mut datagram[packet], now, out);
                 Ok(None)
             }
             Ok(packet) => Ok(packet),
@@ -387,9 +389,8 @@ impl Device {
         let Some(identity) = self.identities.get(own) else { return Err((None, DropReason::NoSession)) };
         let initiator = identity.initiator_of(message).map_err(|reason| (None, reason))?;
         let id = *self.by_key.get(&initiator.public).ok_or((None, DropReason::UnknownPeer))?;
-        let made = identity.timestamp_of(&initiator).map_err(|reason| (Some(id), reason))?;
-        let what = (own, initiator.public, made);
-        self.with_peer(id, now, out, |peer, cx| peer.accept_initiation(message, what, from, cx))
+        let initiation = identity.prove(initiator).map_err(|reason| (Some(id), reason))?;
+        self.with_peer(id, now, out, |peer, cx| peer.accept_initiation(&initiation, own, from, cx))
             .map_err(|reason| (Some(id), reason))
     }
 
@@ -595,8 +596,8 @@ impl Device {
             identities: &self.identities,
             ranges: &mut self.ranges,
             counters: &mut self.counters,
+            stamper: &mut self.stamper,
             scratch: &mut self.scratch,
-            padded: &mut self.padded,
             mtu: usize::from(self.mtu),
             link_is_up: self.link == Link::Up,
         };

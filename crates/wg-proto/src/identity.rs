@@ -3,7 +3,6 @@
 //! **Invariant:** no handshake message reaches a session before it passed [`Identity::admit`].
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Instant;
 
 use boringtun::noise::TunnResult;
@@ -11,11 +10,13 @@ use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::x25519;
 
-use crate::initiation::{Initiator, Timestamp};
 use crate::limits::from_the_specification::COOKIE_REPLY_BYTES;
 use crate::load::Load;
+use crate::noise::agree;
+use crate::noise::handshake::Parties;
+use crate::noise::initiation::{Initiation, Initiator};
 use crate::secrets::{forget, kept};
-use crate::{DropReason, PublicKey, SecretKey};
+use crate::{DropReason, PresharedKey, PublicKey, SecretKey};
 
 /// A static key in use.
 pub(crate) struct Identity {
@@ -25,9 +26,8 @@ pub(crate) struct Identity {
     x25519_public: x25519::PublicKey,
     /// A limiter that always limits: it makes cookies, and checks the second MAC against them.
     cookies: RateLimiter,
-    /// Checks the first MAC alone; and the noise implementation insists on a limiter inside each
-    /// session.
-    unlimited: Arc<RateLimiter>,
+    /// Checks the first MAC alone.
+    unlimited: RateLimiter,
 }
 
 /// What became of a handshake message at the gate.
@@ -46,7 +46,7 @@ impl Identity {
         Identity {
             public: PublicKey::from_bytes(*x25519_public.as_bytes()),
             cookies: RateLimiter::new(&x25519_public, 0),
-            unlimited: Arc::new(RateLimiter::new(&x25519_public, u64::MAX)),
+            unlimited: RateLimiter::new(&x25519_public, u64::MAX),
             secret,
             x25519_secret,
             x25519_public,
@@ -61,17 +61,17 @@ impl Identity {
         self.public
     }
 
-    pub(crate) fn unlimited(&self) -> Arc<RateLimiter> {
-        Arc::clone(&self.unlimited)
-    }
-
-    /// Whether a key agreement with this peer can give a secret: low-order points cannot, and then
-    /// nothing is ever sent (as the kernel does it).
+    /// Whether a key agreement with this peer can give a secret.
     pub(crate) fn can_agree_with(&self, peer: &PublicKey) -> bool {
         let peer = x25519::PublicKey::from(*peer.as_bytes());
-        let can_agree = self.x25519_secret.diffie_hellman(&peer).was_contributory();
+        let can_agree = agree(&self.x25519_secret, &peer).is_ok();
         forget();
         can_agree
+    }
+
+    /// What handshakes with this peer begin with.
+    pub(crate) fn with(&self, peer: &PublicKey, preshared: Option<&PresharedKey>) -> Box<Parties> {
+        Parties::kept(&self.x25519_secret, self.x25519_public, peer, preshared)
     }
 
     /// Checks the MACs of an initiation or a response; the second only under load, and only if the sender is
@@ -104,11 +104,11 @@ impl Identity {
         initiator
     }
 
-    /// When it was made.
-    pub(crate) fn timestamp_of(&self, initiator: &Initiator) -> Result<Timestamp, DropReason> {
-        let timestamp = initiator.timestamp(&self.x25519_secret);
+    /// Opens the rest, which only the holder of that key can have made.
+    pub(crate) fn prove(&self, initiator: Initiator) -> Result<Initiation, DropReason> {
+        let initiation = initiator.prove(&self.x25519_secret);
         forget();
-        timestamp
+        initiation
     }
 }
 

@@ -2,11 +2,11 @@
 //!
 //! Bytes and `now` go into a [`Device`], datagrams, packets and events come out through an [`Output`].
 //!
-//! **Invariant:** nothing here owns a descriptor, sleeps or reads a clock of its own. (The Noise
-//! implementation behind `session` does read one; it is fed and watched there and nowhere else.)
+//! **Invariant:** nothing here owns a descriptor, sleeps or reads a clock of its own, but for the date that the protocol puts
+//! into an initiation (`noise::stamp`).
 #![forbid(unsafe_code)]
 
-// The harness of `tests/device` runs in here too, where sessions keep a test's time.
+// The harness of `tests/device` runs in here too.
 #[cfg(test)]
 extern crate self as wg_proto;
 
@@ -19,10 +19,10 @@ mod endpoint;
 mod gaps;
 mod identities;
 mod identity;
-mod initiation;
 mod key;
 pub mod limits;
 mod load;
+mod noise;
 mod output;
 mod peer;
 mod probe;

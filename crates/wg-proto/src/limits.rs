@@ -12,15 +12,30 @@ pub mod from_the_specification {
     pub const COOKIE_REPLY_BYTES: usize = 64;
     /// Header (16) and authentication tag (16) around a data packet, paper §5.4.6.
     pub const DATA_OVERHEAD_BYTES: usize = 32;
+    /// Of these, the ones in front.
+    pub const DATA_HEADER_BYTES: usize = 16;
+    /// And the ones behind.
+    pub const DATA_TAG_BYTES: usize = 16;
     /// Inner packets are zero-padded to a multiple of this, paper §5.4.6.
     pub const PADDING_BYTES: usize = 16;
     /// No new initiation sooner than this after a handshake message was sent, paper §6.1.
     pub const REKEY_TIMEOUT: Duration = Duration::from_secs(5);
+    /// Up to so much longer, by chance, paper §6.1: those who began together are not to begin again together.
+    pub const REKEY_TIMEOUT_JITTER: Duration = Duration::from_millis(333);
+    /// Handshakes without an answer are given up after this, paper §6.1.
+    pub const REKEY_ATTEMPT_TIME: Duration = Duration::from_secs(90);
+    /// Data is answered by something after this, paper §6.1.
+    pub const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
     /// The initiator makes new keys when they are this old, paper §6.1.
     pub const REKEY_AFTER_TIME: Duration = Duration::from_secs(120);
-    /// A packet with this counter or a higher one is refused, paper §6.1. The Noise implementation adds to
-    /// counters without looking.
+    /// Either side makes new keys after this many packets, paper §6.1.
+    pub const REKEY_AFTER_MESSAGES: u64 = 1 << 60;
+    /// A packet with this counter or a higher one is neither sent nor taken, paper §6.1.
     pub const REJECT_AFTER_MESSAGES: u64 = u64::MAX - (1 << 13);
+    /// Counters that are remembered, the kernel's `COUNTER_BITS_TOTAL`: up to 8,128 may be overtaken.
+    pub const REPLAY_BITS: u64 = 8_192;
+    /// A cookie serves for so long, paper §5.4.7.
+    pub const COOKIE_TIME: Duration = Duration::from_secs(120);
     /// After this age a session neither seals nor opens, paper §6.1.
     pub const REJECT_AFTER_TIME: Duration = Duration::from_secs(180);
 }
@@ -32,8 +47,7 @@ pub mod our_choice {
     /// Largest inner packet: what fits a UDP datagram over IPv6 with the WireGuard header around it
     /// (65,535 − 40 − 8 − 32, rounded down to the padding).
     pub const MAX_PACKET_BYTES: usize = 65_440;
-    /// Scratch space: any UDP payload fits, so that a received datagram never meets a short buffer
-    /// (the Noise implementation panics on one).
+    /// Scratch space: any UDP payload fits, and what is sealed for it has room.
     pub const SCRATCH_BYTES: usize = 65_536 + super::from_the_specification::DATA_OVERHEAD_BYTES;
     /// Packets that wait for a handshake, per peer: the kernel's `MAX_STAGED_PACKETS`. The oldest
     /// goes first, for the newest is the one whose sender still waits.
@@ -41,8 +55,7 @@ pub mod our_choice {
     /// Sessions end when the interface has been down for so long. Moving it to another namespace takes it down for the
     /// moment until somebody sets it up there, and need cost no handshake.
     pub const SESSIONS_OUTLIVE_LINK: Duration = Duration::from_secs(3);
-    /// How often a live session's timers are looked at: boringtun's own device uses the same step,
-    /// and its shortest rule is 5 s.
+    /// How often a live session's timers are looked at: its shortest rule is 5 s.
     pub const TICK: Duration = Duration::from_millis(250);
     /// A peer counts as down after this long without an authenticated packet: the age at which no
     /// session can be left.
@@ -62,9 +75,6 @@ pub mod our_choice {
     pub const PROBE_BYTES: usize = 64;
     /// Source addresses remembered, twice (with and without proof): together some 2 MB.
     pub const HANDSHAKE_SOURCES: usize = 16_384;
-    /// Handshakes without an answer are given up after this if the keys of before still serve: `Rekey-Attempt-Time`
-    /// (paper §6.1, 90 s) less what the Noise implementation's clock may be ahead, for it wipes them when it gives up.
-    pub const GIVE_UP_AFTER: Duration = Duration::from_secs(88);
     /// So many initiations without an answer, 5 s apart, and the peer may be elsewhere: three lost in a row are rare.
     pub const UNANSWERED_INITIATIONS: u32 = 3;
     /// Old sessions kept to open what is still under way after a pre-shared key changed.

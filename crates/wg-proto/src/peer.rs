@@ -17,6 +17,7 @@ mod wire;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -27,12 +28,12 @@ use crate::control;
 use crate::device::PeerId;
 use crate::gaps::Gaps;
 use crate::identities::{Generation, Identities};
-use crate::initiation::Timestamp;
-use crate::limits::our_choice::{
-    GIVE_UP_AFTER, MAX_PACKET_BYTES, MAX_SESSION_RANGES, PROBE_BYTES, UNANSWERED_INITIATIONS,
-};
+use crate::limits::from_the_specification::DATA_HEADER_BYTES;
+use crate::limits::our_choice::{MAX_PACKET_BYTES, MAX_SESSION_RANGES, PROBE_BYTES, UNANSWERED_INITIATIONS};
+use crate::noise::initiation::Timestamp;
+use crate::noise::stamp::Stamper;
 use crate::probe::Probe;
-use crate::session::{Content, Opened, Scratch, Session, Tick};
+use crate::session::{Opened, Scratch, Session, Tick};
 use crate::timers::{Role, Timers};
 use crate::{
     Counters, DeviceEvent, DropReason, Drops, Endpoint, HandshakeCounts, Output, PeerIdentity, PeerState,
@@ -82,9 +83,9 @@ pub(crate) struct Context<'a, O> {
     pub(crate) identities: &'a Identities,
     pub(crate) ranges: &'a mut Ranges,
     pub(crate) counters: &'a mut Counters,
+    /// Dates our initiations.
+    pub(crate) stamper: &'a mut Stamper,
     pub(crate) scratch: &'a mut Scratch,
-    /// Where a packet gets its padding.
-    pub(crate) padded: &'a mut Scratch,
     pub(crate) mtu: usize,
     /// While the interface is down nothing is said.
     pub(crate) link_is_up: bool,
@@ -208,7 +209,7 @@ impl Peer {
         }
         if !self.seal_and_transmit(packet, cx) {
             self.keep(packet, cx);
-        } else if !self.a_lane_is_ready() {
+        } else if !self.a_lane_is_fresh(cx.now) {
             self.initiate(cx);
         }
     }
@@ -218,20 +219,44 @@ impl Peer {
         if self.wire.endpoint.is_none() {
             return self.drop_packets(DropReason::NoEndpoint, split.remaining() as u64, cx);
         }
-        while let Some(length) = split.write_next(&mut cx.padded[..]) {
-            if !split.is_tcp() && control::is_control(&cx.padded[..length]) {
-                self.drop_packets(DropReason::SourceNotAllowed, 1, cx);
-                continue;
-            }
-            let padded = padded_length(length, cx.mtu);
-            cx.padded[length..padded].fill(0);
-            if !self.seal_padded(&cx.padded[..padded], cx.now, cx.out) {
-                let packet = cx.padded[..length].to_vec();
-                self.keep(&packet, cx);
-            }
+        let longest = padded_length(split.longest(), cx.mtu);
+        if longest > MAX_PACKET_BYTES {
+            return self.drop_packets(DropReason::TooBig, split.remaining() as u64, cx);
         }
-        if !self.a_lane_is_ready() {
+        let Some(session) = sealing(&mut self.current, &mut self.next, &mut self.draining, cx.now) else {
+            return self.keep_split(split, cx);
+        };
+        let mut refused = 0;
+        while split.remaining() > 0 {
+            let sent = self.wire.transmit_sealed(Session::sealed_bytes(longest), cx.out, |space| {
+                let text = &mut space[DATA_HEADER_BYTES..];
+                let length = split.write_next(text)?;
+                if !split.is_tcp() && control::is_control(&text[..length]) {
+                    return None;
+                }
+                let padded = padded_length(length, cx.mtu);
+                text[length..padded].fill(0);
+                let bytes = Session::sealed_bytes(padded);
+                session.seal(&mut space[..bytes], cx.now).then_some(bytes)
+            });
+            refused += u64::from(!sent);
+        }
+        self.timers.sent(cx.now);
+        self.drop_packets(DropReason::SourceNotAllowed, refused, cx);
+        if !self.a_lane_is_fresh(cx.now) {
             self.initiate(cx);
+        }
+    }
+
+    /// Keeps all packets that a large one stands for.
+    fn keep_split(&mut self, split: &mut Split<'_>, cx: &mut Context<'_, impl Output>) {
+        let mut packet = vec![0; split.longest()];
+        while let Some(length) = split.write_next(&mut packet) {
+            if !split.is_tcp() && control::is_control(&packet[..length]) {
+                self.drop_packets(DropReason::SourceNotAllowed, 1, cx);
+            } else {
+                self.keep(&packet[..length], cx);
+            }
         }
     }
 
@@ -302,25 +327,20 @@ impl Peer {
         self.probe.seen(now)
     }
 
-    /// A data datagram for the session with this receiver index. Its packet, if it holds one that may be looked at, lies
-    /// at the beginning of the space afterwards, with this length; whoever calls checks its source.
+    /// A data datagram for the session with this receiver index. Says where in it the text lies afterwards, if there is any;
+    /// whoever calls looks at what it holds and checks its source.
     #[inline]
     pub(crate) fn open<O: Output>(
         &mut self,
         receiver_index: u32,
-        datagram: &[u8],
+        datagram: &mut [u8],
         from: Endpoint,
-        space: &mut [u8],
         cx: &mut Context<'_, O>,
-    ) -> Result<Option<usize>, DropReason> {
+    ) -> Result<Option<Range<usize>>, DropReason> {
         let place = self.place_of(receiver_index);
         let session = self.session_mut(receiver_index).ok_or(DropReason::UnknownIndex)?;
-        let Opened { content, confirms } = session.open(datagram, space)?;
-        let length = match content {
-            Content::Keepalive => Ok(None),
-            Content::Packet { bytes } => Ok(Some(bytes)),
-            Content::NotIp => Err(DropReason::Malformed),
-        };
+        let Opened { bytes, confirms } = session.open(datagram, cx.now)?;
+        let text = DATA_HEADER_BYTES..DATA_HEADER_BYTES + bytes;
         if let Some(number) = datagram.get(8..).and_then(|rest| rest.first_chunk()) {
             self.gaps.saw(receiver_index, u64::from_le_bytes(*number));
         }
@@ -335,7 +355,7 @@ impl Peer {
         if !self.staged.is_empty() {
             self.flush(cx);
         }
-        length
+        Ok((bytes > 0).then_some(text))
     }
 
     /// Does what is due.
@@ -407,10 +427,10 @@ impl Peer {
             self.initiate_in(place, cx);
         }
         let mut old_keys_want_one = false;
-        let next_is_ready = self.next.as_ref().is_some_and(|next| next.lane.is_ready());
-        let a_lane_is_ready = self.a_lane_is_ready();
+        let next_is_ready = self.next.as_ref().is_some_and(|next| next.lane.is_ready(cx.now));
+        let a_lane_is_ready = self.a_lane_is_ready(cx.now);
         for session in &mut self.draining {
-            match session.tick(cx.now, cx.scratch) {
+            match session.tick(cx.now, cx.stamper, cx.scratch) {
                 Tick::Nothing | Tick::GaveUp => {}
                 // Not sent: it speaks for old keys. The lanes ask in its place.
                 Tick::Initiation(_) => old_keys_want_one |= !a_lane_is_ready,
@@ -437,7 +457,7 @@ impl Peer {
                 (Place::Current | Place::Draining, _) => &mut self.current,
             };
             let Some(session) = &mut lane.session else { continue };
-            match session.tick(cx.now, cx.scratch) {
+            match session.tick(cx.now, cx.stamper, cx.scratch) {
                 Tick::Nothing => {}
                 Tick::Initiation(initiation) => {
                     if self.attempting.is_some() {
@@ -461,13 +481,6 @@ impl Peer {
             }
             dormant &= session.is_dormant();
         }
-        if self.next.is_none()
-            && self.current.is_ready()
-            && self.attempting.is_some_and(|since| cx.now >= since + GIVE_UP_AFTER)
-        {
-            self.retire_current(cx.ranges);
-            (gave_up, dormant) = (true, true);
-        }
         if dormant && self.draining.is_empty() && self.other_is_due.is_none() {
             self.timers.stop_ticking();
         } else {
@@ -480,14 +493,23 @@ impl Peer {
             return self.gave_up(cx);
         }
         // Nobody may speak for as long as the interval, and a path that comes back is to be found sooner.
-        let is_cut_off = self.wants_keepalives() && !self.can_seal();
+        let is_cut_off = self.wants_keepalives() && !self.can_seal(cx.now);
         if !self.flush(cx) || old_keys_want_one || is_cut_off {
             self.initiate(cx);
         }
     }
 
-    fn a_lane_is_ready(&self) -> bool {
-        self.current.is_ready() || self.next.as_ref().is_some_and(|next| next.lane.is_ready())
+    fn a_lane_is_ready(&self, now: Instant) -> bool {
+        self.lanes().any(|lane| lane.is_ready(now))
+    }
+
+    /// Whether one has keys, and no attempt at others was given up since: the peer may have lost those.
+    fn a_lane_is_fresh(&self, now: Instant) -> bool {
+        self.lanes().any(|lane| lane.is_fresh(now))
+    }
+
+    fn lanes(&self) -> impl Iterator<Item = &Lane> {
+        [Some(&self.current), self.next.as_ref().map(|next| &next.lane)].into_iter().flatten()
     }
 
     /// Counts an authenticated data datagram and follows its sender.
@@ -513,23 +535,22 @@ impl Peer {
     }
 
     fn seal_and_transmit(&mut self, packet: &[u8], cx: &mut Context<'_, impl Output>) -> bool {
-        cx.link_is_up && self.seal_padded(pad(packet, cx.mtu, cx.padded), cx.now, cx.out)
-    }
-
-    #[inline]
-    fn seal_padded(&mut self, padded: &[u8], now: Instant, out: &mut impl Output) -> bool {
-        let next = self.next.as_mut().map(|next| &mut next.lane);
-        let lanes = [Some(&mut self.current), next].into_iter().flatten();
-        let latest = lanes.filter(|lane| lane.is_ready()).max_by_key(|lane| lane.proven);
-        let sealing = match latest.and_then(|lane| lane.session.as_mut()) {
-            Some(session) => Some(session),
-            None => self.draining.iter_mut().rev().find(|session| session.is_ready()),
+        if !cx.link_is_up {
+            return false;
+        }
+        let Some(session) = sealing(&mut self.current, &mut self.next, &mut self.draining, cx.now) else {
+            return false;
         };
-        let Some(session) = sealing else { return false };
-        let space = Session::sealed_bytes(padded.len());
-        let sent = self.wire.transmit_sealed(space, out, |space| session.seal(padded, space));
+        let bytes = Session::sealed_bytes(padded_length(packet.len(), cx.mtu));
+        let sent = self.wire.transmit_sealed(bytes, cx.out, |space| {
+            let text_end = DATA_HEADER_BYTES + packet.len();
+            space[DATA_HEADER_BYTES..text_end].copy_from_slice(packet);
+            // Padding, and where the tag will be.
+            space[text_end..].fill(0);
+            session.seal(space, cx.now).then_some(bytes)
+        });
         if sent {
-            self.timers.sent(now);
+            self.timers.sent(cx.now);
         }
         sent
     }
@@ -569,6 +590,23 @@ fn path_identifier(identifier: u16) -> u16 {
     identifier ^ 1
 }
 
+/// The session to seal with: that of the lane whose handshake was proven last, or else the latest of those before.
+#[inline]
+fn sealing<'a>(
+    current: &'a mut Lane,
+    next: &'a mut Option<Next>,
+    draining: &'a mut [Session],
+    now: Instant,
+) -> Option<&'a mut Session> {
+    let next = next.as_mut().map(|next| &mut next.lane);
+    let lanes = [Some(current), next].into_iter().flatten();
+    let latest = lanes.filter(|lane| lane.is_ready(now)).max_by_key(|lane| lane.proven);
+    match latest.and_then(|lane| lane.session.as_mut()) {
+        Some(session) => Some(session),
+        None => draining.iter_mut().rev().find(|session| session.is_ready(now)),
+    }
+}
+
 fn find<'a>(
     current: &'a mut Lane,
     next: &'a mut Option<Next>,
@@ -580,19 +618,7 @@ fn find<'a>(
     current.session.iter_mut().chain(next).chain(draining).find(|session| session.range() == range)
 }
 
-/// Zero-pads to a multiple of 16, but never above the MTU (paper §5.4.6). A packet that needs none,
-/// as every full-sized one does at the usual MTU, is not copied.
-fn pad<'a>(packet: &'a [u8], mtu: usize, padded: &'a mut Scratch) -> &'a [u8] {
-    let length = padded_length(packet.len(), mtu);
-    if length == packet.len() {
-        return packet;
-    }
-    padded[..packet.len()].copy_from_slice(packet);
-    padded[packet.len()..length].fill(0);
-    &padded[..length]
-}
-
-/// The kernel's `calculate_skb_padding`: a packet larger than the MTU is padded as its last
+/// With zeros up to a multiple of 16, but never above the MTU (paper §5.4.6). The kernel's `calculate_skb_padding`: a packet larger than the MTU is padded as its last
 /// MTU-sized part would be.
 fn padded_length(length: usize, mtu: usize) -> usize {
     let last_unit = if mtu > 0 && length > mtu { length % mtu } else { length };

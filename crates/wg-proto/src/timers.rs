@@ -1,8 +1,8 @@
-//! The timers of a peer that are ours: persistent keepalive, giving up and beginning again, up and
+//! The timers of a peer, over all of its sessions: persistent keepalive, giving up and beginning again, up and
 //! down, and when to look next.
 //!
-//! **Invariant:** everything here is arithmetic on the `now` it is given. What the Noise session times
-//! on a clock of its own is only asked every [`TICK`].
+//! **Invariant:** everything here is arithmetic on the `now` it is given. What a session times for itself is asked every
+//! [`TICK`].
 
 use std::time::{Duration, Instant};
 

@@ -1,15 +1,15 @@
 //! Packets that came out of the tunnel, on their way into the TUN device.
 //!
-//! Invariant: a packet is opened where it is written from. What waits is written at the end of each batch at the latest, so
-//! no packet waits for another that may not come.
+//! Invariant: a packet is opened where it was received, and written from there. What waits is written at the end of each batch
+//! at the latest, so no packet waits for another that may not come.
 use super::tun::TunSide;
 use crate::limits;
 use packet::coalesce::{Coalescer, Joins};
+use std::ops::Range;
 
-/// Where packets are opened, and which of them go together.
+/// What waits to be written, and what of it goes together.
 pub(super) struct Opened {
-    memory: Box<[u8]>,
-    used: usize,
+    bytes: usize,
     coalescer: Coalescer,
 }
 
@@ -20,34 +20,25 @@ impl Opened {
             Some(offloads) => Joins { tcp: true, udp: offloads.udp },
             None => Joins::default(),
         };
-        let memory = vec![0; limits::OPENED_BYTES].into_boxed_slice();
-        Self { memory, used: 0, coalescer: Coalescer::new(joins) }
+        Self { bytes: 0, coalescer: Coalescer::new(joins) }
     }
 
-    /// Space for a datagram of so many bytes; what waits is written first if there is not enough.
+    /// Keeps the packet at this place of the batch's memory; writes when enough waits.
     #[inline]
-    pub(super) fn space(&mut self, bytes: usize, tun: &mut TunSide) -> &mut [u8] {
-        if self.used + bytes > self.memory.len() {
-            self.write(tun);
+    pub(super) fn keep(&mut self, place: Range<usize>, memory: &mut [u8], tun: &mut TunSide) {
+        tun.fit_incoming(&mut memory[place.clone()]);
+        self.bytes += place.len();
+        self.coalescer.push(memory, place);
+        if self.bytes >= limits::OPENED_BYTES {
+            self.write(memory, tun);
         }
-        &mut self.memory[self.used..self.used + bytes]
-    }
-
-    /// Keeps the packet at the beginning of the space that was given last.
-    #[inline]
-    pub(super) fn keep(&mut self, bytes: usize, tun: &TunSide) {
-        let place = self.used..self.used + bytes;
-        tun.fit_incoming(&mut self.memory[place.clone()]);
-        self.coalescer.push(&self.memory, place.clone());
-        self.used = place.end.next_multiple_of(limits::OPENED_ALIGNMENT).min(self.memory.len());
     }
 
     /// Writes what waits.
-    pub(super) fn write(&mut self, tun: &mut TunSide) {
+    pub(super) fn write(&mut self, memory: &mut [u8], tun: &mut TunSide) {
         if !self.coalescer.is_empty() {
-            self.coalescer
-                .finish(&mut self.memory, |header, pieces, memory| tun.write(&header, pieces, memory));
+            self.coalescer.finish(memory, |header, pieces, memory| tun.write(&header, pieces, memory));
         }
-        self.used = 0;
+        self.bytes = 0;
     }
 }

@@ -1,5 +1,5 @@
 //! The outer side: datagrams in batches, one batch for each family.
-use linux::udp::{self, ReceiveBatch, Received, SendBatch, Sent, UdpSocket, UdpSockets};
+use linux::udp::{self, Place, ReceiveBatch, SendBatch, Sent, UdpSocket, UdpSockets};
 use std::net::SocketAddr;
 use wg_proto::{Endpoint, LocalAddress};
 
@@ -118,7 +118,7 @@ impl UdpSide {
 }
 
 /// Where a received datagram came from, in the core's words.
-pub(super) fn endpoint(datagram: &Received<'_>) -> Endpoint {
+pub(super) fn endpoint(datagram: &Place) -> Endpoint {
     let local =
         datagram.local.map(|udp::LocalAddress { ip, interface_index }| LocalAddress { ip, interface_index });
     Endpoint { remote: datagram.remote, local }

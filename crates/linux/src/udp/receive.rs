@@ -3,6 +3,7 @@ use super::control::{Ancillary, CONTROL_WORDS, Control, address_of, ancillary, s
 use super::{DATAGRAM_BYTES, LocalAddress, UdpSocket};
 use std::io;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 /// Messages taken by one system call. With UDP_GRO each can be 64 KiB of datagrams, and more of them at once would only leave
@@ -35,6 +36,16 @@ struct ReceivedSlot {
 pub struct Received<'a> {
     /// Its bytes.
     pub bytes: &'a [u8],
+    /// Who sent it.
+    pub remote: SocketAddr,
+    /// Which address of ours it was sent to.
+    pub local: Option<LocalAddress>,
+}
+
+/// Where a received datagram lies.
+pub struct Place {
+    /// In the memory of its batch.
+    pub bytes: Range<usize>,
     /// Who sent it.
     pub remote: SocketAddr,
     /// Which address of ours it was sent to.
@@ -112,7 +123,7 @@ impl ReceiveBatch {
             let Some(remote) = address_of(&self.names[slot]) else { continue };
             let Ancillary { local, segment_bytes } = ancillary(&header.msg_hdr);
             let length = (header.msg_len as usize).min(DATAGRAM_BYTES);
-            let segment_bytes = segment_bytes.unwrap_or(DATAGRAM_BYTES);
+            let segment_bytes = segment_bytes.filter(|bytes| *bytes > 0).unwrap_or(DATAGRAM_BYTES);
             self.received.push(ReceivedSlot { slot, length, segment_bytes, remote, local });
         }
         Ok(count)
@@ -120,16 +131,28 @@ impl ReceiveBatch {
 
     /// The datagrams of the last `receive`, in their order.
     pub fn datagrams(&self) -> impl Iterator<Item = Received<'_>> {
-        self.received.iter().flat_map(|received| {
-            let start = received.slot * DATAGRAM_BYTES;
-            let bytes = &self.bytes[start..start + received.length];
-            // An empty datagram is one, too.
-            let is_empty = bytes.is_empty().then_some(bytes);
-            bytes.chunks(received.segment_bytes).chain(is_empty).map(|bytes| Received {
-                bytes,
-                remote: received.remote,
-                local: received.local,
-            })
+        self.received.iter().flat_map(ReceivedSlot::places).map(|Place { bytes, remote, local }| Received {
+            bytes: &self.bytes[bytes],
+            remote,
+            local,
+        })
+    }
+
+    /// The same for whoever changes them where they lie: the memory, and their places in it.
+    pub fn places(&mut self) -> (&mut [u8], impl Iterator<Item = Place>) {
+        (&mut self.bytes, self.received.iter().flat_map(ReceivedSlot::places))
+    }
+}
+
+impl ReceivedSlot {
+    fn places(&self) -> impl Iterator<Item = Place> + use<> {
+        let Self { slot, length, segment_bytes, remote, local } = *self;
+        let (start, end) = (slot * DATAGRAM_BYTES, slot * DATAGRAM_BYTES + length);
+        // An empty datagram is one, too.
+        let count = length.div_ceil(segment_bytes).max(1);
+        (0..count).map(move |number| {
+            let first = start + number * segment_bytes;
+            Place { bytes: first..end.min(first + segment_bytes), remote, local }
         })
     }
 }

@@ -1,6 +1,6 @@
 //! Outages, from a second to an hour: within ten seconds of its end a path carries packets again.
 //!
-//! In here sessions time themselves by the test's clock (`session/virtual_time.rs`); handshakes are real.
+//! Time is a test's own; handshakes are real.
 
 #[path = "../../tests/device/pair.rs"]
 #[expect(dead_code, reason = "the public tests use the rest")]
@@ -168,17 +168,17 @@ fn peers_whose_time_has_come_together_are_served_in_turns_and_nobody_is_forgotte
     device.apply(DeviceUpdate { private_key, peers, ..DeviceUpdate::default() }, now, &mut sink);
     assert_eq!(sink.datagrams.len(), 200, "each is called");
     sink.datagrams.clear();
-    // Nobody answers: each is called again 5 s later.
-    let (end, mut turns) = (now + Duration::from_millis(5_900), 0);
+    // Nobody answers: each is called again 5 s later, and by chance a third of a second more.
+    let (end, mut cut_short) = (now + Duration::from_millis(5_900), 0);
     while let Some(at) = device.next_timeout().filter(|at| *at <= end) {
         now = now.max(at);
         let before = sink.datagrams.len();
         device.handle_timeout(now, &mut sink);
         let sent = sink.datagrams.len() - before;
         assert!(sent <= 16, "{sent} handshakes in one turn");
-        turns += usize::from(sent == 16);
+        cut_short += usize::from(device.next_timeout().is_some_and(|at| at <= now));
     }
-    assert!(turns >= 1, "the share of a turn was never reached, so nothing is shown");
+    assert!(cut_short >= 12, "the share of a turn was hardly ever reached, so nothing is shown");
     let mut called: Vec<SocketAddr> = sink.datagrams.iter().map(|(to, _)| to.remote).collect();
     called.sort_unstable();
     called.dedup();

@@ -7,31 +7,32 @@ use std::time::{Duration, Instant};
 
 use super::{Context, Lane, Peer, Place, find};
 use crate::identities::Generation;
-use crate::initiation::Timestamp;
+use crate::limits::from_the_specification::INITIATION_BYTES;
+use crate::noise::initiation::Initiation;
 use crate::session::Session;
 use crate::timers::Role;
-use crate::{DeviceEvent, DropReason, Endpoint, Output, PublicKey};
+use crate::{DeviceEvent, DropReason, Endpoint, Output};
 
 impl Peer {
     /// An initiation that has passed the gate, by a key of the peer's to a key of ours; each lane with these
     /// keys answers, and the initiator takes the answer that fits its pre-shared key.
     pub(crate) fn accept_initiation(
         &mut self,
-        initiation: &[u8],
-        (own, by, made): (Generation, PublicKey, Timestamp),
+        initiation: &Initiation,
+        own: Generation,
         from: Endpoint,
         cx: &mut Context<'_, impl Output>,
     ) -> Result<(), DropReason> {
-        let fits = |lane: &Lane| lane.keys.own == own && lane.keys.peer == by;
+        let fits = |lane: &Lane| lane.keys.own == own && lane.keys.peer == initiation.public;
         let lanes = [fits(&self.current), self.next.as_ref().is_some_and(|next| fits(&next.lane))];
         if lanes == [false, false] {
             return Err(DropReason::UnknownPeer);
         }
-        if self.last_initiation.is_some_and(|last| made <= last) {
+        if self.last_initiation.is_some_and(|last| initiation.made <= last) {
             self.handshakes.responder_failed += 1;
             return Err(DropReason::Replay);
         }
-        self.last_initiation = Some(made);
+        self.last_initiation = Some(initiation.made);
         let mut result = Err(DropReason::NoSession);
         for (place, _) in [Place::Current, Place::Next].into_iter().zip(lanes).filter(|(_, fits)| *fits) {
             if !self.ensure_session(place, cx) {
@@ -42,7 +43,7 @@ impl Peer {
                 (Place::Next | Place::Current | Place::Draining, _) => &mut self.current,
             };
             let Some(session) = &mut lane.session else { continue };
-            match session.accept_initiation(initiation, cx.scratch) {
+            match session.accept_initiation(initiation, cx.now, cx.scratch) {
                 Ok(response) => {
                     self.wire.transmit_to(from, response, cx.out);
                     result = Ok(());
@@ -56,7 +57,7 @@ impl Peer {
             return Err(reason);
         }
         let follows = (!self.initiations_may_be_replayed).then_some(from);
-        if let Some((from, to)) = self.wire.received(initiation.len(), follows) {
+        if let Some((from, to)) = self.wire.received(INITIATION_BYTES, follows) {
             let peer = self.identity();
             cx.out.event(DeviceEvent::Roamed { peer, from, to });
         }
@@ -77,28 +78,22 @@ impl Peer {
         let place = self.place_of(receiver_index);
         let session = find(&mut self.current, &mut self.next, &mut self.draining, receiver_index)
             .ok_or(DropReason::UnknownIndex)?;
-        // The keepalive that follows goes where the response came from, so that comes first; whether
-        // the response authenticates is known before anything is sent.
-        let wire = &mut self.wire;
-        let out = &mut *cx.out;
-        let mut roamed = None;
-        let mut authentic = false;
-        let result = session.accept_response(response, cx.scratch, |datagram| {
-            if !std::mem::replace(&mut authentic, true) {
-                roamed = wire.received(response.len(), Some(from));
-            }
-            wire.transmit(datagram, out);
-        });
-        if let Err(reason) = result {
-            if reason == DropReason::DecryptFailed {
-                match place {
-                    // Made with the keys of the other lane; perhaps the peer has those alone.
-                    Some(place) if self.next.is_some() => self.other_is_due = Some(place.other()),
-                    Some(_) | None => self.handshakes.initiator_failed += 1,
+        let keepalive = match session.accept_response(response, cx.now, cx.scratch) {
+            Ok(keepalive) => keepalive,
+            Err(reason) => {
+                if reason == DropReason::DecryptFailed {
+                    match place {
+                        // Made with the keys of the other lane; perhaps the peer has those alone.
+                        Some(place) if self.next.is_some() => self.other_is_due = Some(place.other()),
+                        Some(_) | None => self.handshakes.initiator_failed += 1,
+                    }
                 }
+                return Err(reason);
             }
-            return Err(reason);
-        }
+        };
+        // The keepalive that follows goes where the response came from.
+        let roamed = self.wire.received(response.len(), Some(from));
+        self.wire.transmit(keepalive, cx.out);
         let took = self.timers.initiation_answered(cx.now);
         self.timers.received(cx.now);
         if let Some((from, to)) = roamed {
@@ -122,7 +117,7 @@ impl Peer {
         cx: &mut Context<'_, impl Output>,
     ) -> Result<(), DropReason> {
         let session = self.session_mut(receiver_index).ok_or(DropReason::UnknownIndex)?;
-        session.accept_cookie(reply, cx.scratch)?;
+        session.accept_cookie(reply, cx.now)?;
         self.wire.rx_bytes += reply.len() as u64;
         self.wire.rx_packets += 1;
         Ok(())
@@ -135,7 +130,7 @@ impl Peer {
         }
         let offered = self.next.as_ref().is_some_and(|next| next.offered);
         self.initiate_in(if offered { Place::Next } else { Place::Current }, cx);
-        if offered && !self.can_seal() {
+        if offered && !self.can_seal(cx.now) {
             // Perhaps the peer has the present keys alone.
             self.other_is_due = Some(Place::Current);
         }
@@ -150,7 +145,7 @@ impl Peer {
             (Place::Next | Place::Current | Place::Draining, _) => &mut self.current,
         };
         let Some(session) = &mut lane.session else { return };
-        if let Some(initiation) = session.initiate(cx.scratch) {
+        if let Some(initiation) = session.initiate(cx.now, cx.stamper, cx.scratch) {
             self.wire.transmit(initiation, cx.out);
             self.attempting.get_or_insert(cx.now);
             self.timers.sent(cx.now);
@@ -201,7 +196,7 @@ impl Peer {
         out.event(DeviceEvent::Handshake { peer, took });
     }
 
-    /// No answer for 90 s. Packets that waited are dropped; the next one, or a peer that is to be kept
+    /// No answer for 90 s. Keys of before serve on, for the peer may still speak under them. Packets that waited are dropped; the next one, or a peer that is to be kept
     /// alive, begins anew, so that a path that comes back is found within one retry.
     pub(super) fn gave_up(&mut self, cx: &mut Context<'_, impl Output>) {
         self.timers.handshake_over();

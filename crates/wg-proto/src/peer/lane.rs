@@ -1,5 +1,7 @@
 //! One set of keys that handshakes are made with, and the session that has come of them.
 
+use std::time::Instant;
+
 use crate::identities::Generation;
 use crate::session::Session;
 use crate::{PresharedKey, PublicKey};
@@ -18,7 +20,7 @@ pub(crate) struct Keys {
 /// Keys with their session.
 pub(super) struct Lane {
     pub(super) keys: Keys,
-    /// Made on first use: a session is 11 KB, and needs our key.
+    /// Made on first use: it needs our key.
     pub(super) session: Option<Session>,
     /// Grows over both lanes of a peer: where the latest handshake was proven, packets are sealed.
     pub(super) proven: u64,
@@ -48,8 +50,12 @@ impl Lane {
         Lane { keys, session: None, proven: 0 }
     }
 
-    pub(super) fn is_ready(&self) -> bool {
-        self.session.as_ref().is_some_and(Session::is_ready)
+    pub(super) fn is_ready(&self, now: Instant) -> bool {
+        self.session.as_ref().is_some_and(|session| session.is_ready(now))
+    }
+
+    pub(super) fn is_fresh(&self, now: Instant) -> bool {
+        self.session.as_ref().is_some_and(|session| session.is_fresh(now))
     }
 
     pub(super) fn has(&self, receiver_index: u32) -> bool {

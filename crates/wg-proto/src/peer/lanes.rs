@@ -1,8 +1,9 @@
 //! How keys of a live peer are replaced: a *next* lane comes, is used, takes over; the old session drains.
 
+use std::time::Instant;
+
 use super::{Context, Keys, Lane, Next, Peer, Place, Ranges};
 use crate::identities::Generation;
-use crate::limits::from_the_specification::REJECT_AFTER_TIME;
 use crate::limits::our_choice::MAX_DRAINING_SESSIONS;
 use crate::session::Session;
 use crate::{ChangedKey, DeviceEvent, Output, PresharedKey, PublicKey};
@@ -51,13 +52,13 @@ impl Peer {
     }
 
     /// Whether anything authentic has come from it since then.
-    pub(crate) fn was_heard_after(&self, then: std::time::Instant) -> bool {
+    pub(crate) fn was_heard_after(&self, then: Instant) -> bool {
         self.timers.was_heard_after(then)
     }
 
     /// Whether a packet can be sealed now.
-    pub(crate) fn can_seal(&self) -> bool {
-        self.a_lane_is_ready() || self.draining.iter().any(Session::is_ready)
+    pub(crate) fn can_seal(&self, now: Instant) -> bool {
+        self.a_lane_is_ready(now) || self.draining.iter().any(|session| session.is_ready(now))
     }
 
     /// The next handshake uses the key; what runs goes on, and as long as the peer has the old key alone,
@@ -191,17 +192,6 @@ impl Peer {
         self.next = Some(Next { lane: Lane::new(keys), offered, held, in_use: false });
         // The first handshake with these keys need not keep its distance to one with others.
         self.timers.handshake_over();
-    }
-
-    /// Handshakes are about to be given up. The peer may still speak under the keys of before, and would learn
-    /// only after 15 s that nobody listens: they go on apart from the lane that begins anew.
-    pub(super) fn retire_current(&mut self, ranges: &mut Ranges) {
-        let Some(completed) = self.timers.last_handshake() else { return };
-        let session = self.current.session.take().map(|mut session| {
-            session.retire(completed + REJECT_AFTER_TIME);
-            session
-        });
-        self.drain(session, ranges);
     }
 
     fn drain(&mut self, session: Option<Session>, ranges: &mut Ranges) {

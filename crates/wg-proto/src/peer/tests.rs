@@ -94,7 +94,7 @@ struct Lab {
     ranges: Ranges,
     counters: Counters,
     scratch: Box<Scratch>,
-    padded: Box<Scratch>,
+    stamper: Stamper,
     /// Lengths of what was sent.
     sent: Vec<usize>,
 }
@@ -115,7 +115,7 @@ impl Lab {
             ranges: Ranges::default(),
             counters: Counters::default(),
             scratch: Box::new([0; SCRATCH_BYTES]),
-            padded: Box::new([0; SCRATCH_BYTES]),
+            stamper: Stamper::default(),
             sent: Vec::new(),
         }
     }
@@ -129,7 +129,7 @@ impl Lab {
             ranges: &mut self.ranges,
             counters: &mut self.counters,
             scratch: &mut self.scratch,
-            padded: &mut self.padded,
+            stamper: &mut self.stamper,
             link_is_up: true,
             mtu: 1420,
         };

@@ -72,9 +72,9 @@ impl Output for Sink {
 impl Sink {
     /// Hands a datagram to the device and keeps the packet that comes of it.
     pub(crate) fn receive(&mut self, device: &mut Device, datagram: &[u8], from: Endpoint, now: Instant) {
-        let mut space = vec![0; datagram.len()];
-        if let Some(length) = device.handle_udp(datagram, from, now, &mut space, self) {
-            self.delivered.push(space[..length].to_vec());
+        let mut datagram = datagram.to_vec();
+        if let Some(place) = device.handle_udp(&mut datagram, from, now, self) {
+            self.delivered.push(datagram[place].to_vec());
         }
     }
 }

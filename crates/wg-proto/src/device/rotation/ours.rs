@@ -223,7 +223,7 @@ impl Device {
             self.rotations.theirs.get(&id).is_some_and(|it| !matches!(it.step, TheirStep::Settled { .. }));
         let reachable = self.address_of(id).is_some();
         let peer = present(&mut self.peers, id);
-        let can_seal = peer.can_seal();
+        let can_seal = peer.can_seal(now);
         let heard_after = |since| peer.was_heard_after(since);
         let member = self.rotations.job.as_ref().and_then(|job| job.members.get(&id));
         // Keys alone say nothing: it may have died with its half of them.

@@ -214,7 +214,7 @@ impl Device {
                     out.rotation(RotationOutput::Keep { ticket: Ticket { id: number, rehearsal }, key });
                 }
                 // Is it still the wgd that announced?
-                TheirStep::Accepted if present(&mut self.peers, id).can_seal() => {
+                TheirStep::Accepted if present(&mut self.peers, id).can_seal(now) => {
                     if theirs.retry.tries > 3 {
                         self.say(id, Body::Hello, number, now, out);
                     }
