@@ -9,6 +9,8 @@
 
 use std::time::{Duration, Instant};
 
+use transport_cipher::TransportKey;
+
 use super::handshake::Agreed;
 use super::window::Window;
 use super::{TYPE_DATA, word};
@@ -18,9 +20,6 @@ use crate::limits::from_the_specification::{
 };
 use crate::secrets::kept;
 use crate::timers::Role;
-use cipher::TransportKey;
-
-pub(crate) mod cipher;
 
 /// What two sides send each other after one handshake.
 pub(crate) struct Pair {

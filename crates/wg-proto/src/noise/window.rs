@@ -7,7 +7,7 @@ use crate::limits::from_the_specification::REPLAY_BITS;
 
 const WORD: u64 = u64::BITS as u64;
 const WORDS: usize = (REPLAY_BITS / WORD) as usize;
-/// One word is always partly ahead.
+/// The newest's own word is partly ahead.
 const WINDOW: u64 = REPLAY_BITS - WORD;
 
 pub(super) struct Window {
@@ -38,8 +38,9 @@ impl Window {
         if counter >= self.next {
             let newest = self.next.saturating_sub(1) / WORD;
             // Words that the newest has reached since hold bits of a round before.
-            for word in (newest + 1..=counter / WORD).take(WORDS) {
-                self.seen[(word % WORDS as u64) as usize] = 0;
+            for number in (newest + 1..=counter / WORD).take(WORDS) {
+                let (word, _) = place(number * WORD);
+                self.seen[word] = 0;
             }
             self.next = counter + 1;
         }
