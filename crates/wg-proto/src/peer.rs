@@ -34,7 +34,7 @@ use crate::noise::initiation::Timestamp;
 use crate::noise::stamp::Stamper;
 use crate::probe::Probe;
 use crate::session::{Opened, Scratch, Session, Tick};
-use crate::timers::{Role, Timers};
+use crate::timers::Timers;
 use crate::{
     Counters, DeviceEvent, DropReason, Drops, Endpoint, HandshakeCounts, Output, PeerIdentity, PeerState,
     Probed, Probes, PublicKey,
@@ -226,12 +226,13 @@ impl Peer {
         let Some(session) = sealing(&mut self.current, &mut self.next, &mut self.draining, cx.now) else {
             return self.keep_split(split, cx);
         };
-        let mut refused = 0;
+        let (mut unsealed, mut not_theirs) = (0, 0);
         while split.remaining() > 0 {
             let sent = self.wire.transmit_sealed(Session::sealed_bytes(longest), cx.out, |space| {
                 let text = &mut space[DATA_HEADER_BYTES..];
                 let length = split.write_next(text)?;
                 if !split.is_tcp() && control::is_control(&text[..length]) {
+                    not_theirs += 1;
                     return None;
                 }
                 let padded = padded_length(length, cx.mtu);
@@ -239,10 +240,11 @@ impl Peer {
                 let bytes = Session::sealed_bytes(padded);
                 session.seal(&mut space[..bytes], cx.now).then_some(bytes)
             });
-            refused += u64::from(!sent);
+            unsealed += u64::from(!sent);
         }
         self.timers.sent(cx.now);
-        self.drop_packets(DropReason::SourceNotAllowed, refused, cx);
+        self.drop_packets(DropReason::SourceNotAllowed, not_theirs, cx);
+        self.drop_packets(DropReason::NoSession, unsealed - not_theirs, cx);
         if !self.a_lane_is_fresh(cx.now) {
             self.initiate(cx);
         }
@@ -347,7 +349,7 @@ impl Peer {
         self.authenticated(datagram.len(), Some(from), cx.now, cx.out);
         if confirms {
             self.handshakes.responder_completed += 1;
-            self.handshake_completed(place, Role::Responder, None, cx.now, cx.out);
+            self.handshake_completed(place, None, cx.now, cx.out);
         }
         if place == Some(Place::Next) {
             self.next_is_in_use(cx);
@@ -385,8 +387,7 @@ impl Peer {
         if self.wire.endpoint.is_none() || !cx.link_is_up {
             return;
         }
-        let sent = self.seal_and_transmit(&[], cx);
-        if !sent || self.timers.keys_are_old(cx.now) {
+        if !self.seal_and_transmit(&[], cx) {
             self.initiate(cx);
         }
     }

@@ -19,9 +19,8 @@ use crate::noise::initiation::Initiation;
 use crate::noise::macs::Macs;
 use crate::noise::rules::{Due, Rules};
 use crate::noise::stamp::Stamper;
-use crate::noise::transport::{Pair, Pairs};
+use crate::noise::transport::{Pair, Pairs, Role};
 use crate::secrets::forget;
-use crate::timers::Role;
 use crate::{DropReason, PresharedKey, PublicKey};
 
 /// Room for any datagram, made once.

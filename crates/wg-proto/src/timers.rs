@@ -6,15 +6,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::limits::from_the_specification::{REKEY_AFTER_TIME, REKEY_TIMEOUT};
+use crate::limits::from_the_specification::REKEY_TIMEOUT;
 use crate::limits::our_choice::{PEER_DOWN_AFTER, TICK};
-
-/// Who began the handshake that the current keys come from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    Initiator,
-    Responder,
-}
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Timers {
@@ -31,8 +24,8 @@ pub(crate) struct Timers {
     initiation_sent: Option<Instant>,
     /// How long the last answer to one took.
     round_trip: Option<Duration>,
-    /// When both sides agreed on keys, and who had begun.
-    completed: Option<(Instant, Role)>,
+    /// When both sides agreed on keys.
+    completed: Option<Instant>,
     next_tick: Option<Instant>,
     up_since: Option<Instant>,
     up_before: Duration,
@@ -74,14 +67,9 @@ impl Timers {
         self.round_trip
     }
 
-    pub(crate) fn handshake_completed(&mut self, now: Instant, role: Role) {
-        // When both sides began at once each is in both roles, and each must go on as initiator:
-        // else each would leave it to the other to renew the keys.
-        let began_as_well =
-            self.completed.is_some_and(|(at, role)| role == Role::Initiator && now < at + REKEY_TIMEOUT);
-        let role = if began_as_well { Role::Initiator } else { role };
+    pub(crate) fn handshake_completed(&mut self, now: Instant) {
         self.handshake_sent = None;
-        self.completed = Some((now, role));
+        self.completed = Some(now);
         self.keep_ticking(now);
     }
 
@@ -91,19 +79,13 @@ impl Timers {
     }
 
     pub(crate) fn last_handshake(&self) -> Option<Instant> {
-        self.completed.map(|(at, _)| at)
+        self.completed
     }
 
     /// Two handshake messages of ours stand at least `REKEY_TIMEOUT` apart: else two peers that speak
     /// at the same moment answer each other's initiations for ever.
     pub(crate) fn may_initiate(&self, now: Instant) -> bool {
         self.handshake_sent.is_none_or(|sent| now >= sent + REKEY_TIMEOUT)
-    }
-
-    /// The initiator renews keys once they are this old. Keepalives count as use here: without data
-    /// the session itself would let them lapse.
-    pub(crate) fn keys_are_old(&self, now: Instant) -> bool {
-        self.completed.is_some_and(|(at, role)| role == Role::Initiator && now >= at + REKEY_AFTER_TIME)
     }
 
     /// Sets the interval. `true` if it was off before: then one goes out at once.

@@ -306,6 +306,10 @@ fn initiations_that_cross_leave_one_connection() {
         assert_eq!(theirs.open(&datagram), Some(packet(3, 60)));
         assert_eq!(ours.open(&theirs.seal(&packet(4, 60))), Ok(packet(4, 60)));
     }
+    // Had each left the renewal to the other, nobody would begin.
+    ours.now += SECOND * 120;
+    ours.seal(&packet(5, 60)).unwrap();
+    assert!(ours.initiation_due().is_some());
 }
 
 #[test]
@@ -431,20 +435,20 @@ fn keys_serve_for_180_seconds_and_are_wiped_then() {
 
 #[test]
 fn who_began_begins_again_with_what_is_sent_after_two_minutes_or_comes_after_165_seconds() {
-    for (first, at, sends, begins) in [
-        (First::We, 119, true, false),
-        (First::We, 120, true, true),
-        (First::They, 179, true, false),
-        (First::We, 164, false, false),
-        (First::We, 165, false, true),
-        (First::They, 179, false, false),
+    for (first, at, sent, begins) in [
+        (First::We, 119, Some(packet(1, 60)), false),
+        (First::We, 120, Some(packet(1, 60)), true),
+        (First::We, 120, Some(Vec::new()), true),
+        (First::They, 179, Some(packet(1, 60)), false),
+        (First::We, 164, None, false),
+        (First::We, 165, None, true),
+        (First::They, 179, None, false),
     ] {
         let (mut ours, mut theirs) = connected(first);
         ours.now += SECOND * at;
-        if sends {
-            ours.seal(&packet(1, 60)).unwrap();
-        } else {
-            ours.open(&theirs.seal(&packet(1, 60))).unwrap();
+        match sent {
+            Some(text) => assert!(ours.seal(&text).is_some()),
+            None => assert!(ours.open(&theirs.seal(&packet(1, 60))).is_ok()),
         }
         assert_eq!(ours.initiation_due().is_some(), begins, "{first:?} after {at} s");
     }

@@ -1,7 +1,8 @@
 //! Keys of the transport (paper §5.4.6), and which of them is used for what.
 //!
 //! A session has up to three pairs of keys, as the kernel has them: *current* seals; *next* is what we answered with, and takes
-//! its place when the peer has used it; *previous* opens what is still under way.
+//! its place when the peer has used it; *previous* opens what is still under way. When initiations cross, each side seals with what
+//! came of its own, and opens what came of the other's: so both are initiators, and each renews its keys.
 //!
 //! **Invariants:** a pair neither seals nor opens once it is [`REJECT_AFTER_TIME`] old or its counter has come to
 //! [`REJECT_AFTER_MESSAGES`]. A counter is noted only after its tag was verified, so forgeries use up none. A pair is moved by its
@@ -19,7 +20,13 @@ use crate::limits::from_the_specification::{
     DATA_HEADER_BYTES, DATA_TAG_BYTES, REJECT_AFTER_MESSAGES, REJECT_AFTER_TIME, REKEY_AFTER_MESSAGES,
 };
 use crate::secrets::kept;
-use crate::timers::Role;
+
+/// Whose handshake it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Initiator,
+    Responder,
+}
 
 /// What two sides send each other after one handshake.
 pub(crate) struct Pair {
@@ -35,6 +42,8 @@ pub(crate) struct Pair {
     role: Role,
     /// The peer is known to have the keys.
     confirmed: bool,
+    /// While we waited for that, a handshake of our own ended.
+    crossed: bool,
 }
 
 impl Pair {
@@ -52,6 +61,7 @@ impl Pair {
                 made: now,
                 role,
                 confirmed: role == Role::Initiator,
+                crossed: false,
             })
         })
     }
@@ -115,6 +125,9 @@ impl Pairs {
     /// Takes the keys of a handshake that we began: the peer has them already.
     pub(crate) fn begun(&mut self, pair: Box<Pair>) {
         self.previous = self.current.replace(pair);
+        if let Some(next) = &mut self.next {
+            next.crossed = true;
+        }
     }
 
     /// Takes the keys of a handshake that we answered: the peer may never get the answer.
@@ -143,7 +156,9 @@ impl Pairs {
         pair.open(datagram)?;
         let confirms = !std::mem::replace(&mut pair.confirmed, true);
         if confirms && self.next.as_ref().is_some_and(|next| next.index == index) {
-            self.previous = std::mem::replace(&mut self.current, self.next.take());
+            let next = self.next.take();
+            let crossed = next.as_ref().is_some_and(|next| next.crossed);
+            self.previous = if crossed { next } else { std::mem::replace(&mut self.current, next) };
         }
         Ok(confirms)
     }

@@ -10,7 +10,6 @@ use crate::identities::Generation;
 use crate::limits::from_the_specification::INITIATION_BYTES;
 use crate::noise::initiation::Initiation;
 use crate::session::Session;
-use crate::timers::Role;
 use crate::{DeviceEvent, DropReason, Endpoint, Output};
 
 impl Peer {
@@ -101,7 +100,7 @@ impl Peer {
             cx.out.event(DeviceEvent::Roamed { peer, from, to });
         }
         self.handshakes.initiator_completed += 1;
-        self.handshake_completed(place, Role::Initiator, took, cx.now, cx.out);
+        self.handshake_completed(place, took, cx.now, cx.out);
         if place == Some(Place::Next) {
             self.next_is_in_use(cx);
         }
@@ -173,7 +172,6 @@ impl Peer {
     pub(super) fn handshake_completed(
         &mut self,
         place: Option<Place>,
-        role: Role,
         took: Option<Duration>,
         now: Instant,
         out: &mut impl Output,
@@ -188,7 +186,7 @@ impl Peer {
             (Some(Place::Next), Some(next)) => next.lane.proven = self.proofs,
             (Some(Place::Next | Place::Draining) | None, _) => {}
         }
-        self.timers.handshake_completed(now, role);
+        self.timers.handshake_completed(now);
         let peer = self.identity();
         if self.timers.up(now) {
             out.event(DeviceEvent::PeerUp { peer: self.identity() });

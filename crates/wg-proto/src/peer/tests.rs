@@ -65,27 +65,6 @@ fn our_handshake_messages_keep_their_distance() {
     assert!(timers.may_initiate(now));
 }
 
-#[test]
-fn keepalives_renew_the_initiators_old_keys() {
-    let now = start();
-    for (role, old) in [(Role::Initiator, true), (Role::Responder, false)] {
-        let mut timers = Timers::default();
-        timers.handshake_completed(now, role);
-        assert!(!timers.keys_are_old(now + Duration::from_secs(119)));
-        assert_eq!(timers.keys_are_old(now + Duration::from_secs(120)), old, "{role:?}");
-    }
-}
-
-#[test]
-fn who_began_at_the_same_moment_as_the_peer_renews_as_well() {
-    let (mut timers, now) = (Timers::default(), start());
-    timers.handshake_completed(now, Role::Initiator);
-    timers.handshake_completed(now + Duration::from_millis(10), Role::Responder);
-    assert!(timers.keys_are_old(now + Duration::from_secs(121)));
-    timers.handshake_completed(now + Duration::from_secs(121), Role::Responder);
-    assert!(!timers.keys_are_old(now + Duration::from_secs(300)));
-}
-
 /// One peer and what it borrows.
 struct Lab {
     now: Instant,

@@ -345,7 +345,7 @@ fn every_single_message_can_be_lost() {
         let mut messages = 0;
         for lost in 1..=16 {
             let mut rig = Rig::new();
-            // Messages of the Noise protocol are repeated by a clock that does not jump: those are not lost here.
+            // Messages of the Noise protocol repeat themselves: those are not lost here.
             rig.pair.lost_short = Some(rig.pair.short + lost);
             let before = rig.pair.short;
             rig.rotate(Left, kind, false);
