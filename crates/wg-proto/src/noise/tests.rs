@@ -9,9 +9,11 @@ use boringtun::noise::{Tunn, TunnResult};
 use boringtun::x25519;
 use proptest::prelude::*;
 
+use super::handshake::{Initiated, Parties};
 use super::initiation::{Initiation, Initiator};
 use super::stamp::Stamper;
 use super::symmetric::Symmetric;
+use super::transport::Pair;
 use crate::identity::{Admission, Identity};
 use crate::limits::our_choice::SCRATCH_BYTES;
 use crate::load::Load;
@@ -461,6 +463,20 @@ fn a_session_that_nobody_uses_comes_to_rest() {
     ours.now += SECOND * 181;
     assert_eq!(ours.initiation_due(), None);
     assert!(ours.session.is_dormant());
+}
+
+#[test]
+fn a_session_takes_less_than_a_kilobyte_of_the_place_for_secrets() {
+    // wgd's arena is sized by it, in blocks of 64 bytes.
+    let sizes = [
+        size_of::<Pair>(),
+        size_of::<Pair>(),
+        size_of::<Pair>(),
+        size_of::<Parties>(),
+        size_of::<Initiated>(),
+    ];
+    let bytes: usize = sizes.into_iter().map(|size| size.next_multiple_of(64)).sum();
+    assert!(bytes <= 960, "{bytes} bytes: {sizes:?}");
 }
 
 /// What a line does to datagrams: how often each arrives, and how far behind its place.

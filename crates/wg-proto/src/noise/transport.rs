@@ -187,3 +187,38 @@ impl Pairs {
         [&self.previous, &self.current, &self.next].into_iter().flatten().map(|pair| &**pair)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    /// Keys that open what they sealed.
+    fn pair(role: Role, now: Instant) -> Box<Pair> {
+        let key = || Zeroizing::new([7; 32]);
+        Pair::kept(1, role, &Agreed { peer_index: 1, sending: key(), receiving: key() }, now)
+    }
+
+    #[test]
+    fn keys_come_to_an_end_by_number_as_well() {
+        let now = start();
+        let mut pairs = Pairs::default();
+        pairs.begun(pair(Role::Responder, now));
+        let set = |pairs: &mut Pairs, counter| pairs.current.as_mut().unwrap().counter = counter;
+        let is_old = |pairs: &Pairs| pairs.current().unwrap().is_older_than(Duration::MAX, now);
+        let mut datagram = [0; 32];
+        set(&mut pairs, REKEY_AFTER_MESSAGES - 1);
+        assert!(!is_old(&pairs));
+        assert!(pairs.seal(&mut datagram, now) && is_old(&pairs), "also for who did not begin");
+        set(&mut pairs, REJECT_AFTER_MESSAGES - 1);
+        assert!(pairs.seal(&mut datagram, now));
+        assert_eq!(pairs.open(&mut datagram, now), Ok(true));
+        assert!(!pairs.seal(&mut datagram, now) && pairs.sealing(now).is_none());
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "tests need one instant to count from")]
+    fn start() -> Instant {
+        Instant::now()
+    }
+}
