@@ -393,6 +393,25 @@ mod tests {
     }
 
     #[test]
+    fn what_netcfg_has_opened_is_read_as_the_file_is() {
+        let key = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(key.path(), format!("{KEY}\n")).expect("write");
+        let text = format!("[Interface]\nPrivateKeyFile = {}\nListenPort = 51820\n", key.path().display());
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), text).expect("write");
+        let open = || [file.path(), key.path()].map(|path| File::open(path).expect("open"));
+        let tunnel = Tunnel::opened(file.path(), open(), true).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(tunnel.listen_port(), 51820);
+        assert!(tunnel.has_key_file && !tunnel.holds_keys);
+        let (of_file, of_key) =
+            (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(7));
+        let tunnel = tunnel.last_written(vec![Some(of_file), Some(of_key)]);
+        assert_eq!(tunnel.key_created, Some(of_key), "the key has a file of its own");
+        let [file_alone, _] = open();
+        assert!(Tunnel::opened(file.path(), [file_alone], true).is_err(), "the key did not come");
+    }
+
+    #[test]
     fn a_missing_file_is_an_unconfigured_interface() {
         let tunnel =
             Tunnel::load(Path::new("/nonexistent/wg0.conf"), true, false).unwrap_or_else(|e| panic!("{e}"));

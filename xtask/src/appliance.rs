@@ -107,6 +107,7 @@ pub(crate) fn run(options: &Options) -> Result<ExitCode> {
         let verifier = PathBuf::from(format!("{}.vkey", key.display()));
         if !key.is_file() || !verifier.is_file() {
             let _ = std::fs::remove_file(&key);
+            std::fs::create_dir_all(image::place("")).context("make target/image")?;
             image::signing::make_key(&image::signing::KeyOptions::new("test.example/culvert", &key))?;
         }
         for (name, flavour, kernel, revision) in [

@@ -98,6 +98,41 @@ fn edge_and_storaged_have_the_tunnel_for_a_network_and_no_privilege_to_begin_wit
 }
 
 #[test]
+fn each_part_of_wgd_begins_with_no_more_than_it_keeps() {
+    for (unit, user, capabilities) in [
+        ("wgd@.service", &["wgd"][..], ""),
+        // Root, for the files; nothing that would let it pass over another owner.
+        ("wgd-netcfg@.service", &[], "CAP_NET_ADMIN"),
+        ("wgd-inside@.service", &["wgd"], "CAP_NET_ADMIN"),
+        ("culvert-netns@.service", &["wgd"], "CAP_NET_ADMIN"),
+    ] {
+        let text = read(unit);
+        assert_eq!(values(&text, "User"), user, "{unit}");
+        assert_eq!(values(&text, "CapabilityBoundingSet"), [capabilities], "{unit}");
+        assert_eq!(values(&text, "NoNewPrivileges"), ["yes"], "{unit}");
+        assert_eq!(values(&text, "RestrictNamespaces"), ["yes"], "{unit}");
+        // These would start a command with more than the unit says, unseen by what finds the exposure.
+        for line in values(&text, "ExecStart") {
+            assert!(!line.starts_with(['+', '!']), "{unit}: {line}");
+        }
+        assert!(
+            values(&text, "ExecStartPre").is_empty() && values(&text, "ExecStartPost").is_empty(),
+            "{unit}"
+        );
+    }
+    // The tunnel's files are netcfg's alone to see.
+    assert!(values(&read("wgd@.service"), "InaccessiblePaths")[0].contains("-/etc/wireguard"));
+    for (socket, group, mode) in
+        [("wgd-netcfg@.socket", &["wgd"][..], "0660"), ("wgd-inside@.socket", &[], "0600")]
+    {
+        let text = read(socket);
+        assert_eq!((values(&text, "SocketUser"), values(&text, "SocketMode")), (vec!["root"], vec![mode]));
+        assert_eq!(values(&text, "SocketGroup"), group, "{socket}");
+        assert_eq!(values(&text, "ListenSequentialPacket").len(), 1, "{socket}");
+    }
+}
+
+#[test]
 fn a_stop_outlasts_the_drain_and_a_restart_of_wgd_takes_nobody_along() {
     for unit in ["edge.service", "storaged.service"] {
         let text = read(unit);

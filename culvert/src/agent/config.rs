@@ -171,8 +171,8 @@ impl Config {
         let watch = raw.watch.into_iter().enumerate().filter_map(|(at, one)| {
             let key = format!("watch[{at}].address");
             let address: std::net::SocketAddr = wrong.take(&key, one.address.parse())?;
-            if production && !address.ip().is_loopback() {
-                wrong.add(&key, "is no address of this host's loopback");
+            if production && !is_of_this_host(address.ip()) {
+                wrong.add(&key, "is no address of this host");
             }
             let server = wrong.take(&key, format!("http://{address}").parse())?;
             Some(Watch { name: one.name, server })
@@ -263,6 +263,11 @@ impl Config {
         let own = self.user.unwrap_or_else(User::current);
         self.wgd.map(|wgd| User { uid: own.uid, gid: wgd.gid }).or(self.user)
     }
+}
+
+/// Whether the kernel lets a socket have it: what is asked there in plain text never leaves the host.
+fn is_of_this_host(address: std::net::IpAddr) -> bool {
+    address.is_loopback() || std::net::UdpSocket::bind((address, 0)).is_ok()
 }
 
 /// `udp://HOST[:514]`, `tcp://HOST[:514]` or `tls://HOST[:6514]`.

@@ -107,7 +107,8 @@ impl Netcfg {
         path: &Path,
         user: Option<User>,
     ) -> io::Result<(Privileged, Self)> {
-        let (privileged, resolver) = resolver::start(privileged, user, false)?;
+        let (privileged, resolver) =
+            resolver::start(privileged, user.or_else(|| Some(User::current())), false)?;
         let socket = seqpacket::connect_to(path)?;
         send_with_descriptors(socket.as_fd(), b"resolver", &[resolver.socket.as_fd()])?;
         Ok((privileged, Self(Way::Process(UnixDatagram::from(socket)))))

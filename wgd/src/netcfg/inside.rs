@@ -46,3 +46,40 @@ pub(super) fn fetch(path: &Path) -> io::Result<Inside> {
         Err(other) => Err(io::Error::other(format!("three descriptors were expected, {} came", other.len()))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use linux::unix_listener::bind_unix_listener;
+    use std::fs::File;
+
+    #[test]
+    fn what_comes_is_all_of_it_or_nothing() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("inside");
+        assert_eq!(fetch(&path).err().map(|error| error.kind()), Some(io::ErrorKind::NotFound));
+        // A listener of another kind is nobody's.
+        let _other = bind_unix_listener(&path, 0o600, None).expect("listener");
+        assert!(fetch(&path).is_err());
+    }
+
+    #[test]
+    fn two_descriptors_are_not_three() {
+        use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+        use std::os::fd::AsRawFd as _;
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("inside");
+        let door =
+            socket(AddressFamily::Unix, SockType::SeqPacket, SockFlag::SOCK_CLOEXEC, None).expect("socket");
+        bind(door.as_raw_fd(), &UnixAddr::new(&path).expect("path")).expect("bound");
+        listen(&door, Backlog::new(1).expect("backlog")).expect("listens");
+        let serve = std::thread::spawn(move || {
+            let peer = seqpacket::accept_one(door).expect("peer");
+            let file = File::open("/dev/null").expect("file");
+            send_with_descriptors(peer.as_fd(), b"inside", &[file.as_fd(), file.as_fd()]).expect("sent");
+        });
+        let error = fetch(&path).err().expect("an error").to_string();
+        serve.join().expect("served");
+        assert!(error.contains("2 came"), "{error}");
+    }
+}
