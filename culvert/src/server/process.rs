@@ -276,6 +276,10 @@ fn descriptors(directory: &Path) -> Result<Vec<Descriptor>, Unread> {
         let Ok(target) = link(&entry.path()) else { continue };
         let Some(number) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
         let info = fs::read_to_string(directory.join(format!("fdinfo/{number}"))).unwrap_or_default();
+        // Of a device that came from another process the path is one in that process's mounts; the driver says what it is
+        // (`tun_chr_show_fdinfo` in drivers/net/tun.c).
+        let is_tun = info.lines().any(|line| line.starts_with("iff:"));
+        let target = if is_tun { "/dev/net/tun".to_owned() } else { target };
         let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
         let flags = flags.and_then(|text| u32::from_str_radix(text.trim(), 8).ok()).unwrap_or(0);
         let writable = flags & libc::O_ACCMODE.cast_unsigned() != libc::O_RDONLY.cast_unsigned();
