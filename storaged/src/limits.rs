@@ -119,6 +119,8 @@ pub const SEND_IDLE: Duration = Duration::from_secs(30);
 pub const DRAIN: Duration = Duration::from_secs(20);
 
 /// How long an answer of whois is believed. A peer that changes its key or leaves is noticed within it,
+/// Between tries to ask while wgd's queue is full: it reads a queue in less.
+pub const WHOIS_PAUSE: Duration = Duration::from_millis(1);
 /// and wgd's events empty the cache at once.
 pub const WHOIS_CACHE: Duration = Duration::from_secs(3);
 /// Addresses in the whois cache: many times the edges that one store has.

@@ -19,7 +19,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 use tunnel_events::{Backoff, Event, MAX_DATAGRAM_BYTES, Message, PeerIdentity, Question};
 
-use crate::limits::{WHOIS_CACHE, WHOIS_CACHE_ENTRIES, WHOIS_PENDING, WHOIS_SILENCE, WHOIS_TIMEOUT};
+use crate::limits::{
+    WHOIS_CACHE, WHOIS_CACHE_ENTRIES, WHOIS_PAUSE, WHOIS_PENDING, WHOIS_SILENCE, WHOIS_TIMEOUT,
+};
 
 /// Asks, remembers, and hears events.
 #[derive(Debug)]
@@ -126,17 +128,33 @@ impl Whois {
         answer: oneshot::Receiver<Option<PeerIdentity>>,
     ) -> Result<Option<PeerIdentity>, Unanswered> {
         let question = Message::Question(Question { id, source }).encode();
-        if let Err(error) = self.socket.get_ref().send_to(&question, &self.wgd) {
-            return Err(self.silence(&error));
-        }
-        match tokio::time::timeout(WHOIS_TIMEOUT, answer).await {
-            Ok(Ok(found)) => {
+        let asked = async {
+            self.send(&question).await?;
+            Ok::<_, io::Error>(answer.await)
+        };
+        match tokio::time::timeout(WHOIS_TIMEOUT, asked).await {
+            Ok(Err(error)) => Err(self.silence(&error)),
+            Ok(Ok(Ok(found))) => {
                 if self.unanswered.swap(0, Ordering::Relaxed) >= WHOIS_SILENCE {
                     tracing::info!("wgd answers again");
                 }
                 Ok(found)
             }
-            Ok(Err(_)) | Err(_) => Err(self.silence(&"no answer within a second")),
+            Ok(Ok(Err(_))) | Err(_) => Err(self.silence(&"no answer within a second")),
+        }
+    }
+
+    /// Waits for a place in wgd's queue, which holds ten by default (`net.unix.max_dgram_qlen`): as many clients as begin
+    /// at one moment ask at one moment.
+    async fn send(&self, question: &[u8]) -> io::Result<()> {
+        loop {
+            match self.socket.get_ref().send_to(question, &self.wgd) {
+                // Readiness to write is of our own queue; nothing tells when theirs has room.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    tokio::time::sleep(WHOIS_PAUSE).await;
+                }
+                sent => return sent.map(drop),
+            }
         }
     }
 
@@ -217,6 +235,30 @@ mod tests {
             let _ = tokio::time::timeout(Duration::ZERO, whois.ask(source)).await;
         }
         assert!(whois.state().pending.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("wgd");
+        let wgd = UnixDatagram::bind(&path).unwrap();
+        let others = UnixDatagram::unbound().unwrap();
+        others.set_nonblocking(true).unwrap();
+        let mut filled = 0;
+        while others.send_to(b"another's", &path).is_ok() {
+            filled += 1;
+        }
+        assert!(filled > 0);
+        let whois = whois(&folder, path);
+        let mut asking = Box::pin(whois.send(b"ours"));
+        assert!(tokio::time::timeout(Duration::ZERO, &mut asking).await.is_err(), "it waits");
+        let mut buffer = [0; MAX_DATAGRAM_BYTES];
+        for _ in 0..filled {
+            assert_eq!(wgd.recv(&mut buffer).unwrap(), b"another's".len());
+        }
+        asking.await.unwrap();
+        let length = wgd.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..length], b"ours");
     }
 
     #[tokio::test]
